@@ -1,0 +1,22 @@
+"""Fixtures that more than one folder of tests needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def vectors_dir() -> Path:
+    """The folder of public test vectors; its README says where each suite comes from."""
+    folder = Path(os.environ.get("OWNKEY_VECTORS", ROOT.parent / "shared" / "vectors"))
+    if not folder.is_dir():
+        reason = f"public test vectors are not at {folder}: set OWNKEY_VECTORS to their folder"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
