@@ -1,0 +1,80 @@
+"""The interface of a key store. No implementation stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ownkey.container import EncryptedDataKey
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.secret_bytes import SecretBytes
+
+DATA_KEY_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedDataKey:
+    """A fresh data key, once in clear and once wrapped."""
+
+    plaintext: SecretBytes
+    wrapped: EncryptedDataKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDescription:
+    """What a key store found when it used the key both ways just now.
+
+    Attributes:
+        state: Never ``UNKNOWN``: describing is asking.
+        cause: Why it is not available; empty when it is.
+    """
+
+    state: KeyState
+    cause: str = ""
+
+
+class KeyStore(Protocol):
+    """Holds customer keys and uses them; a key never leaves it.
+
+    ``reference`` names a key inside the store (a file's name, a token object's label, an ARN). ``context`` is the
+    encryption context, bound to the wrapped key as additional authenticated data. ``timeout`` is in seconds; a store
+    that has not answered by then raises :class:`KeyUnreachable` (or :class:`KeyStoreThrottled` when the call was never
+    started), and the outcome of the operation in the store is unknown.
+
+    Every method raises only subclasses of :class:`ownkey_server.domain.errors.KeyStoreError`; a vendor's exception
+    is chained as the cause. ``tests/contract/`` holds what every implementation must do.
+    """
+
+    @property
+    def name(self) -> str:
+        """The store's name in the settings; the replica's name in status and errors."""
+        ...
+
+    async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
+        """Make 32 random bytes and wrap them, in the store where it can."""
+        ...
+
+    async def wrap(
+        self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
+    ) -> EncryptedDataKey:
+        """Wrap a data key (32 bytes) that the caller has."""
+        ...
+
+    async def unwrap(
+        self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
+    ) -> SecretBytes:
+        """The data key again; :class:`CiphertextInvalid` unless key, context and bytes are those of the wrap."""
+        ...
+
+    def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
+        """Whether the entry names exactly this key of this kind of store, judged by its provider fields alone."""
+        ...
+
+    async def describe(self, reference: str, timeout: float) -> KeyDescription:
+        """Use the key both ways on throw-away bytes and say what happened. Never raises for the key's state."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads, sessions and handles. Idempotent; later calls raise :class:`KeyUnreachable`."""
+        ...
