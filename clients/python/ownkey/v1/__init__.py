@@ -1,0 +1,1 @@
+"""Generated from protos/ownkey/v1 by `make proto`."""
