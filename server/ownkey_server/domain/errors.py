@@ -7,6 +7,7 @@
     ├── TenantNotFound
     ├── KeyNotFound                no such key, or none of this tenant's keys made this ciphertext
     ├── PolicyDenied               the tenant's policy says no
+    ├── AssetMismatch              the ciphertext is another asset's than the one named
     └── KeyStoreError              a customer key could not be used
         ├── KeyRevoked             a deliberate act of the key's holder
         ├── KeyUnreachable         an outage: nobody decided anything
@@ -63,6 +64,15 @@ class PolicyDenied(OwnkeyError):
         super().__init__(f"policy of tenant {tenant!r} denies this asset: {explanation}")
         self.tenant = tenant
         self.rule = rule
+
+
+class AssetMismatch(OwnkeyError):
+    """The ciphertext belongs to another asset than the one that the request names."""
+
+    def __init__(self, tenant: str, pair: str) -> None:
+        super().__init__(f"this is not the asset that the request names: the pair {pair!r} of its context differs")
+        self.tenant = tenant
+        self.pair = pair
 
 
 class KeyStoreError(OwnkeyError):

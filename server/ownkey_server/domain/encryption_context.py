@@ -1,0 +1,70 @@
+"""The encryption context: string pairs bound to a wrapped key, and shown in the customer's own key log.
+
+The reserved pairs are a public contract: customers write conditions on them in the policy of their key, to take back
+one class, group, asset or hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.errors import AssetMismatch, InvalidRequest
+
+TENANT = "ownkey:tenant"
+ASSET_CLASS = "ownkey:asset-class"
+ASSET_ID = "ownkey:asset-id"
+GROUP = "ownkey:group"
+HOUR = "ownkey:hour"
+
+RESERVED_PREFIX = "ownkey:"
+# `aws-crypto-` belongs to the container format, and AWS keeps `aws:` for itself: nobody needs either.
+REFUSED_PREFIXES = (RESERVED_PREFIX, "aws-", "aws:")
+RESERVED_KEYS = frozenset({TENANT, ASSET_CLASS, ASSET_ID, GROUP, HOUR})
+
+
+def build(asset: Asset, group: str, now: datetime, extra: Mapping[str, str]) -> dict[str, str]:
+    """The context of a new data key.
+
+    Args:
+        asset: What the key is for.
+        group: The group that policy decided by, or empty.
+        now: The present time (UTC).
+        extra: The caller's own pairs.
+
+    Raises:
+        InvalidRequest: A pair of the caller's uses a reserved prefix.
+    """
+    for key in extra:
+        if key.startswith(REFUSED_PREFIXES):
+            raise InvalidRequest("extra_context", f"key {key!r} must not begin with {' or '.join(REFUSED_PREFIXES)}")
+    context = {
+        TENANT: asset.tenant,
+        ASSET_CLASS: asset.asset_class.value,
+        ASSET_ID: asset.asset_id,
+        HOUR: now.astimezone(UTC).strftime("%Y-%m-%dT%H"),
+        **extra,
+    }
+    if group:
+        context[GROUP] = group
+    return context
+
+
+def require_asset(context: Mapping[str, str], asset: Asset, expected: Mapping[str, str]) -> None:
+    """Make sure that a context is that of the asset which the caller named: never one asset's content for another's.
+
+    Args:
+        context: The pairs of a wrapped key or of an object's header.
+        asset: What the caller says it is. An empty group accepts any.
+        expected: Further pairs that must be there.
+
+    Raises:
+        AssetMismatch: Names the first pair that differs, not its value.
+    """
+    reserved = {TENANT: asset.tenant, ASSET_CLASS: asset.asset_class.value, ASSET_ID: asset.asset_id}
+    if asset.group:
+        reserved[GROUP] = asset.group
+    for key, value in (*reserved.items(), *expected.items()):
+        if context.get(key) != value:
+            raise AssetMismatch(asset.tenant, key)

@@ -1,0 +1,81 @@
+"""A tenant: its keys, its groups, its policy, and how its calls are gated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from ownkey_server.domain.policy import Policy
+
+PROVIDER_KEY_NAME = "provider/keys/main"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerKey:
+    """A key encryption key, and where it can be used.
+
+    Attributes:
+        name: ``tenants/{tenant}/keys/{key}``, or ``provider/keys/main`` for the provider's own.
+        store: Name of the key store in the settings.
+        reference: What the key is called in that store: a file's name, a token object's label.
+    """
+
+    name: str
+    store: str
+    reference: str
+
+
+class GateMode(StrEnum):
+    """What happens to a call whose recording could not be protected."""
+
+    OFF = "off"
+    REFUSE = "refuse"
+    ALLOW_NO_RECORDING = "allow_no_recording"
+
+
+class CallDirection(StrEnum):
+    """Which way a call goes, seen from the tenant."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class CallGate:
+    """How a tenant's calls are gated.
+
+    Attributes:
+        mode: What to do while a key that is needed is not usable.
+        directions: The calls that are gated; others are as with mode ``off``.
+        countries: ISO 3166 codes of where the tenant's phones are: whose emergency numbers count.
+        emergency_numbers: The tenant's own, such as an internal security desk.
+        outside_line_prefixes: Digits dialled to get an outside line, such as ``9``.
+    """
+
+    mode: GateMode = GateMode.OFF
+    directions: frozenset[CallDirection] = frozenset(CallDirection)
+    countries: tuple[str, ...] = ()
+    emergency_numbers: frozenset[str] = frozenset()
+    outside_line_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer organization.
+
+    Attributes:
+        keys: By id.
+        groups: Ids of all groups.
+        groups_of: For each user, the groups that hold the user.
+    """
+
+    id: str
+    enrolled_at: datetime
+    keys: Mapping[str, CustomerKey]
+    policy: Policy
+    groups: frozenset[str] = frozenset()
+    groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    call_gate: CallGate = CallGate()
