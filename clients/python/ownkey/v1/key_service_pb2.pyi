@@ -58,7 +58,7 @@ class _CallDirection:
 class _CallDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallDirection.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CALL_DIRECTION_UNSPECIFIED: _CallDirection.ValueType  # 0
-    """Not a direction: treated as outbound, so that emergency numbers are recognized."""
+    """Not known: the call is gated if any calls are."""
     CALL_DIRECTION_INBOUND: _CallDirection.ValueType  # 1
     """Someone calls the tenant."""
     CALL_DIRECTION_OUTBOUND: _CallDirection.ValueType  # 2
@@ -70,7 +70,7 @@ class CallDirection(_CallDirection, metaclass=_CallDirectionEnumTypeWrapper):
     """Which way a call goes, seen from the tenant."""
 
 CALL_DIRECTION_UNSPECIFIED: CallDirection.ValueType  # 0
-"""Not a direction: treated as outbound, so that emergency numbers are recognized."""
+"""Not known: the call is gated if any calls are."""
 CALL_DIRECTION_INBOUND: CallDirection.ValueType  # 1
 """Someone calls the tenant."""
 CALL_DIRECTION_OUTBOUND: CallDirection.ValueType  # 2
@@ -517,7 +517,7 @@ class AuthorizeCallRequest(_message.Message):
     call_id: _builtins.str
     """Required. The call's id, such as the SIP Call-ID. 1 to 256 printable ASCII characters."""
     caller: _builtins.str
-    """Optional. Who calls: a number, `tel:` or `sip:` URI. At most 512 bytes."""
+    """Optional. Who calls: a number, `tel:` or `sip:` URI; for the record, it decides nothing. At most 512 bytes."""
     callee: _builtins.str
     """Required. Who is called: a number, `tel:`, `sip:` or `urn:service:` URI. 1 to 512 bytes."""
     direction: Global___CallDirection.ValueType

@@ -147,9 +147,9 @@ class KeyServiceServicer:
         the other, are the content. Every chunk is authenticated before it is sent, and the content is whole only when the
         call ends with OK.
 
-        For a byte range, the start names the object's size. Send the object's first bytes until the first response comes
-        (its header_length tells how many were needed; more do no harm as long as nothing else was sent before), then
-        exactly the ciphertext ranges that it lists, in that order.
+        For a byte range, the start names the object's size, and the next message holds the object's first bytes, at least
+        its whole header (the first 65,552 bytes always suffice; a smaller object may be sent whole). Then wait for the
+        first response, and send exactly the ciphertext ranges that it lists, in that order.
 
         Errors: those of Unwrap, STREAM_PROTOCOL, CONTAINER_UNSUPPORTED, CONTAINER_INVALID, CONTAINER_TRUNCATED,
         CONTAINER_TRAILING_DATA, CONTAINER_LIMIT_EXCEEDED, RANGE_INVALID.

@@ -1,0 +1,119 @@
+"""The commands that need the server: ``ownkey serve``, ``ownkey init`` and ``ownkey keystore``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from ownkey_server import settings as settings_module
+from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.keystores import catalog
+from ownkey_server.main import open_key_store, serve as serve_until_signal
+from ownkey_server.settings import Settings, SettingsError
+from ownkey_server.storage.tenants_file import TenantsFileError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TEMPLATES = ("ownkey.toml", "tenants.toml")
+
+_config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("ownkey.toml"),
+    envvar="OWNKEY_CONFIG",
+    show_default=True,
+    show_envvar=True,
+    help="The settings file.",
+)
+
+
+def _load(config: Path) -> Settings:
+    try:
+        return settings_module.load(config)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@_config_option
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def serve(config: Path, log_level: str) -> None:
+    """Serve until SIGTERM or SIGINT, then let the calls under way end.
+
+    Settings come from one TOML file and from the environment; `ownkey init` makes a first one.
+    """
+    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    settings = _load(config)
+    try:
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+            runner.run(serve_until_signal(settings))
+    except (TenantsFileError, KeyStoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    # uvloop saves about a tenth of each call; where it does not run, the standard loop does.
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("."))
+def init(directory: Path) -> None:
+    """Write a settings file and a tenants file to start from into DIRECTORY.
+
+    Nothing that is there already is touched.
+    """
+    taken = [name for name in TEMPLATES if (directory / name).exists()]
+    if taken:
+        raise click.ClickException(f"{directory / taken[0]} is there already; choose another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in TEMPLATES:
+        text = resources.files("ownkey_server").joinpath("templates", name).read_text(encoding="utf-8")
+        (directory / name).write_text(text, encoding="utf-8")
+        click.echo(f"wrote {directory / name}")
+    click.echo(f"next: ownkey serve --config {directory / 'ownkey.toml'}")
+
+
+@click.group()
+def keystore() -> None:
+    """Make keys in a key store, and disable or enable those of an embedded one.
+
+    These commands work on the key store itself, as its holder would, and need no running server.
+    """
+
+
+_store_option = click.option("--store", default="embedded", show_default=True, help="The key store's name in the settings.")
+
+
+@keystore.command()
+@click.argument("reference")
+@_store_option
+@_config_option
+def create(reference: str, store: str, config: Path) -> None:
+    """Make the key REFERENCE: 256-bit AES, never to be overwritten, in a token never to be exported."""
+    settings = _load(config)
+    asyncio.run(_create(settings, store, reference))
+    click.echo(f"made key {reference!r} in key store {store!r}")
+
+
+async def _create(settings: Settings, store_name: str, reference: str) -> None:
+    try:
+        store = open_key_store(settings, store_name)
+    except KeyError:
+        raise click.ClickException(
+            f"the settings have no key store {store_name!r}; they have: {', '.join(settings.key_stores)}"
+        ) from None
+    try:
+        await store.create(reference)
+    except KeyStoreError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        await store.close()

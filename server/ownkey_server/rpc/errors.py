@@ -1,0 +1,139 @@
+"""The one place where errors become gRPC statuses: the table, and what goes into the details."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ownkey import container
+from ownkey.v1 import error_reason_pb2
+from ownkey_server.domain import errors
+
+Reason: TypeAlias = error_reason_pb2.ErrorReason.ValueType
+ERROR_DOMAIN = "ownkey"
+RETRY_AFTER_SECONDS = 1
+REASON_PREFIX = "ERROR_REASON_"
+
+_log = logging.getLogger(__name__)
+
+
+class StreamProtocolError(errors.OwnkeyError):
+    """Messages of a stream came in an order that the contract does not know."""
+
+
+class InvalidRequests(errors.OwnkeyError):
+    """Several fields of a request are wrong.
+
+    Attributes:
+        violations: One for each.
+    """
+
+    def __init__(self, violations: list[errors.InvalidRequest]) -> None:
+        super().__init__("; ".join(str(v) for v in violations))
+        self.violations = violations
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error goes over the wire.
+
+    Attributes:
+        metadata: Names of the error's attributes that go into ``ErrorInfo.metadata``.
+        retry: Whether ``RetryInfo`` comes with it.
+    """
+
+    code: grpc.StatusCode
+    reason: Reason
+    metadata: tuple[str, ...] = ()
+    retry: bool = False
+
+
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+_KEY = ("key", "replica")
+
+# The first row whose type matches counts, so that a narrower type stands before a wider one.
+TABLE: Mapping[type[Exception], Row] = {
+    errors.InvalidRequest: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
+    InvalidRequests: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
+    StreamProtocolError: Row(_INVALID, error_reason_pb2.ERROR_REASON_STREAM_PROTOCOL),
+    errors.TenantNotFound: Row(grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_TENANT_NOT_FOUND, ("tenant",)),
+    errors.KeyNotFound: Row(grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_KEY_NOT_FOUND, ("tenant",)),
+    errors.PolicyDenied: Row(
+        grpc.StatusCode.PERMISSION_DENIED, error_reason_pb2.ERROR_REASON_POLICY_DENIED, ("tenant", "rule")
+    ),
+    errors.AssetMismatch: Row(_INVALID, error_reason_pb2.ERROR_REASON_ASSET_MISMATCH),
+    errors.KeyRevoked: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_REVOKED, _KEY),
+    errors.KeyUnreachable: Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_KEY_UNREACHABLE, _KEY, retry=True
+    ),
+    errors.KeyStoreThrottled: Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_KEY_STORE_THROTTLED, _KEY, retry=True
+    ),
+    errors.KeyMisconfigured: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_MISCONFIGURED, _KEY),
+    errors.CiphertextInvalid: Row(_INVALID, error_reason_pb2.ERROR_REASON_CIPHERTEXT_INVALID, _KEY),
+    errors.OperationUnsupported: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_STORE_UNSUPPORTED, _KEY),
+    container.RangeInvalid: Row(grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_RANGE_INVALID),
+    container.Truncated: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRUNCATED),
+    container.TrailingData: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRAILING_DATA),
+    container.UnsupportedFormat: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_UNSUPPORTED),
+    container.LimitExceeded: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_LIMIT_EXCEEDED),
+    container.EncryptionLimitExceeded: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_LIMIT_EXCEEDED),
+    container.ContainerError: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_INVALID),
+}
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """The status, with all its details, that tells a caller of an error.
+
+    An error that is not in the table is a defect of ours: the caller gets a fixed text and an id, and our log the rest.
+    """
+    row = next((row for kind, row in TABLE.items() if isinstance(error, kind)), None)
+    if row is None:
+        error_id = secrets.token_hex(8)
+        _log.error("error %s", error_id, exc_info=error)
+        return _status(
+            grpc.StatusCode.INTERNAL,
+            f"internal error {error_id}: the server's log has the details",
+            _info(error_reason_pb2.ERROR_REASON_INTERNAL, {"error_id": error_id}),
+        )
+    details = [_info(row.reason, {name: str(getattr(error, name)) for name in row.metadata})]
+    violations = [error] if isinstance(error, errors.InvalidRequest) else getattr(error, "violations", [])
+    if violations:
+        bad = error_details_pb2.BadRequest()
+        for violation in violations:
+            bad.field_violations.add(field=violation.field, description=violation.description)
+        details.append(_packed(bad))
+    if row.retry:
+        delay = duration_pb2.Duration(seconds=RETRY_AFTER_SECONDS)
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return _status(row.code, str(error), *details)
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception) -> NoReturn:
+    """End the call with the status of ``error``."""
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _status(code: grpc.StatusCode, message: str, *details: any_pb2.Any) -> status_pb2.Status:
+    return status_pb2.Status(code=code.value[0], message=message, details=details)
+
+
+def _info(reason: Reason, metadata: Mapping[str, str]) -> any_pb2.Any:
+    name = error_reason_pb2.ErrorReason.Name(reason).removeprefix(REASON_PREFIX)
+    return _packed(error_details_pb2.ErrorInfo(reason=name, domain=ERROR_DOMAIN, metadata=metadata))
+
+
+def _packed(detail: object) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)  # type: ignore[arg-type]
+    return packed

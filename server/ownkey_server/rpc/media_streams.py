@@ -1,0 +1,160 @@
+"""KeyService's media streams: bytes in, bytes out, and nothing held longer than a frame."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
+
+import grpc
+
+from ownkey.container import Header, HeaderReader, Truncated
+from ownkey.v1 import key_service_pb2
+from ownkey_server.rpc import convert
+from ownkey_server.rpc.contract import RequestParser
+from ownkey_server.rpc.errors import StreamProtocolError
+from ownkey_server.rpc.key_service import Context
+from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message, chunk_of
+from ownkey_server.service.media import Media
+
+Chunk: TypeAlias = bytes | memoryview
+R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
+DecryptRequests: TypeAlias = "_Requests[key_service_pb2.DecryptMediaRequest]"
+
+# As in the contract, for messages that are read without it.
+MAX_CHUNK = 4 * 1024 * 1024
+
+
+class MediaServicer:
+    """Each method reads requests from, and writes answers to, the call's context, both as bytes."""
+
+    def __init__(self, media: Media, parser: RequestParser) -> None:
+        self._media = media
+        self._parser = parser
+        self._writer = ChunkWriter()
+
+    async def EncryptMedia(self, context: Context) -> None:
+        """Encrypt a stream of content into one object."""
+        requests = _Requests(context, self._parser, key_service_pb2.EncryptMediaRequest)
+        start = (await requests.first()).start
+        issued, encryptor = await self._media.encrypt(
+            convert.asset(start.asset), start.extra_context, start.frame_length, context.time_remaining()
+        )
+        started = key_service_pb2.EncryptMediaStarted(
+            key=issued.key.name,
+            decision=convert.POLICY_DECISIONS[issued.decision.outcome.effect],
+            rule=issued.decision.rule,
+            encryption_context=issued.context,
+            message_id=encryptor.header.message_id,
+            frame_length=encryptor.header.frame_length,
+        )
+        await context.write(key_service_pb2.EncryptMediaResponse(started=started).SerializeToString())
+        await context.write(chunk_message(encryptor.header.to_bytes()))
+        while (chunk := await requests.chunk()) is not None:
+            size = encryptor.output_size(len(chunk))
+            message = self._writer.message(size, partial(encryptor.update_into, chunk))
+            if message:
+                await context.write(message)
+        await context.write(chunk_message(encryptor.finish()))
+
+    async def DecryptMedia(self, context: Context) -> None:
+        """Decrypt an object, or a byte range of one."""
+        requests = _Requests(context, self._parser, key_service_pb2.DecryptMediaRequest)
+        start = (await requests.first()).start
+        if start.HasField("range"):
+            await self._decrypt_range(context, start, requests)
+        else:
+            await self._decrypt_whole(context, start, requests)
+
+    async def _decrypt_whole(
+        self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
+    ) -> None:
+        reader = HeaderReader()
+        header = None
+        while header is None:
+            header = reader.feed(await requests.required_chunk())
+        opened = await self._media.open(
+            header, convert.asset(start.asset), start.expected_context, context.time_remaining()
+        )
+        await context.write(_started(header, opened.key.key.name))
+        decryptor = opened.reader
+        chunk: Chunk | None = reader.rest
+        while chunk is not None:
+            size = decryptor.output_size(len(chunk))
+            message = self._writer.message(size, partial(decryptor.update_into, chunk))
+            if message:
+                await context.write(message)
+            chunk = await requests.chunk()
+        decryptor.finish()
+
+    async def _decrypt_range(
+        self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
+    ) -> None:
+        header = HeaderReader().feed(await requests.required_chunk())
+        if header is None:
+            raise StreamProtocolError("the message after the start must hold the object's whole header")
+        opened = await self._media.open_range(
+            header, convert.asset(start.asset), start.expected_context, start.object_size, context.time_remaining()
+        )
+        stream = opened.reader.stream(start.range.offset, start.range.length or None)
+        spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
+        await context.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
+        while (chunk := await requests.chunk()) is not None:
+            size = stream.output_size(len(chunk))
+            message = self._writer.message(size, partial(stream.update_into, chunk))
+            if message:
+                await context.write(message)
+        stream.finish()
+
+
+class _Requests(Generic[R]):
+    """The requests of one stream, in the order that the contract wants: a start, then chunks."""
+
+    def __init__(self, context: Context, parser: RequestParser, request_type: type[R]) -> None:
+        self._context = context
+        self._parser = parser
+        self._type = request_type
+
+    async def first(self) -> R:
+        """The first request, which is a start."""
+        raw = await self._context.read()
+        if raw is grpc.aio.EOF:
+            raise StreamProtocolError("the stream ended before its start message")
+        message = self._parser.parse(raw, self._type)
+        if message.WhichOneof("payload") != "start":
+            raise StreamProtocolError("the first message of a stream must be a start")
+        return message
+
+    async def chunk(self) -> Chunk | None:
+        """The next chunk; None when the client has sent its last."""
+        raw = await self._context.read()
+        if raw is grpc.aio.EOF:
+            return None
+        chunk = chunk_of(raw)
+        if chunk is not None and len(chunk) <= MAX_CHUNK:
+            return chunk
+        message = self._parser.parse(raw, self._type)
+        if message.WhichOneof("payload") != "chunk":
+            raise StreamProtocolError("only the first message of a stream may be a start")
+        return message.chunk
+
+    async def required_chunk(self) -> Chunk:
+        """The next chunk of an object whose header has not come yet."""
+        chunk = await self.chunk()
+        if chunk is None:
+            raise Truncated("the object ends inside its header")
+        return chunk
+
+
+def _started(
+    header: Header, key_name: str, spans: list[key_service_pb2.ByteRange] | None = None, content_size: int = 0
+) -> bytes:
+    started = key_service_pb2.DecryptMediaStarted(
+        key=key_name,
+        encryption_context=header.encryption_context,
+        message_id=header.message_id,
+        frame_length=header.frame_length,
+        header_length=header.length,
+        ciphertext_ranges=spans,
+        content_size=content_size,
+    )
+    return key_service_pb2.DecryptMediaResponse(started=started).SerializeToString()

@@ -1,0 +1,129 @@
+"""The gRPC server: its methods, its limits, health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from ownkey_server.rpc import errors
+from ownkey_server.rpc.contract import SERVICE_NAME, RequestParser, load_contract
+from ownkey_server.rpc.key_service import Context, KeyServicer, Services
+from ownkey_server.rpc.media_streams import MediaServicer
+
+_log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What can be set about the listener.
+
+    Attributes:
+        listen: ``HOST:PORT`` or ``unix:PATH``; port 0 takes a free one.
+        max_message_bytes: A larger message is refused by the transport, before anybody reads it.
+        max_concurrent_streams: Calls at once on one connection.
+    """
+
+    listen: str
+    reflection: bool
+    max_message_bytes: int
+    max_concurrent_streams: int
+
+
+class Server:
+    """A listening server.
+
+    Attributes:
+        address: Where it listens, with the port that it got.
+    """
+
+    def __init__(self, server: grpc.aio.Server, health: health_aio.HealthServicer, address: str) -> None:
+        self._server = server
+        self._health = health
+        self.address = address
+
+    @classmethod
+    async def start(cls, options: ServerOptions, services: Services) -> Server:
+        """Bind and serve.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", options.max_message_bytes),
+                ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+                # A fixed window: with the bandwidth probe, slow readers make the transport hold gigabytes.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", MIB),
+            ]
+        )
+        contract = load_contract()
+        server.add_generic_rpc_handlers((_handlers(services, RequestParser(contract)),))
+        health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        if options.reflection:
+            names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            for standard in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+                contract.AddSerializedFile(standard.serialized_pb)
+            reflection.enable_server_reflection(names, server, pool=contract)
+        try:
+            port = server.add_insecure_port(options.listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {options.listen}: is the port taken?") from error
+        await server.start()
+        for name in ("", SERVICE_NAME):
+            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        host, _, _ = options.listen.rpartition(":")
+        address = options.listen if options.listen.startswith("unix:") else f"{host}:{port}"
+        return cls(server, health, address)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Say NOT_SERVING, take no new calls, and give those under way ``drain_seconds`` to end."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(drain_seconds)
+
+
+def _handlers(services: Services, parser: RequestParser) -> grpc.GenericRpcHandler:
+    keys = KeyServicer(services, parser)
+    media = MediaServicer(services.media, parser)
+    # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
+    unary = (keys.GenerateDataKey, keys.Unwrap, keys.KeyStatus, keys.CheckPolicy, keys.AuthorizeCall)
+    streams = (media.EncryptMedia, media.DecryptMedia)
+    return grpc.method_handlers_generic_handler(
+        SERVICE_NAME,
+        {method.__name__: grpc.unary_unary_rpc_method_handler(_unary(method)) for method in unary}
+        | {method.__name__: grpc.stream_stream_rpc_method_handler(_stream(method)) for method in streams},
+    )
+
+
+def _unary(method: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def handle(raw: bytes, context: Context) -> bytes:
+        try:
+            return await method(raw, context)
+        except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
+            await errors.abort(context, error)
+
+    return handle
+
+
+def _stream(method: Callable[[Context], Awaitable[None]]) -> Callable[[object, Context], Awaitable[None]]:
+    async def handle(_requests: object, context: Context) -> None:
+        try:
+            await method(context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
+            await errors.abort(context, error)
+
+    return handle

@@ -1,0 +1,60 @@
+"""What every use of a key goes through first: the tenant, its groups, and its policy's decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ownkey_server.domain import policy
+from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.errors import InvalidRequest, PolicyDenied
+from ownkey_server.domain.policy import Decision, Effect
+from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.storage.directory import Directory
+
+NO_GROUPS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a tenant's policy decided about an asset.
+
+    Attributes:
+        key: The key that serves; None exactly when the decision denies.
+    """
+
+    tenant: Tenant
+    decision: Decision
+    key: CustomerKey | None
+
+
+def rule_on(directory: Directory, asset: Asset, now: datetime) -> Ruling:
+    """Ask the policy of the asset's tenant.
+
+    Raises:
+        TenantNotFound: There is no such tenant.
+        InvalidRequest: The asset names a group that the tenant does not have.
+    """
+    tenant = directory.tenant(asset.tenant)
+    if asset.group and asset.group not in tenant.groups:
+        # Passing over a group nobody knows would let a misspelt one end up with the policy's default.
+        raise InvalidRequest("asset.group", f"tenant {tenant.id!r} has no group {asset.group!r}")
+    decision = policy.evaluate(tenant.policy, asset, tenant.groups_of.get(asset.user, NO_GROUPS), now)
+    match decision.outcome.effect:
+        case Effect.ALLOW:
+            return Ruling(tenant, decision, tenant.keys[decision.outcome.key])
+        case Effect.PROVIDER_KEY:
+            return Ruling(tenant, decision, directory.provider_key)
+        case Effect.DENY:
+            return Ruling(tenant, decision, None)
+
+
+def require_key(ruling: Ruling, asset: Asset) -> CustomerKey:
+    """The key that the ruling names.
+
+    Raises:
+        PolicyDenied: It names none.
+    """
+    if ruling.key is None:
+        raise PolicyDenied(ruling.tenant.id, ruling.decision.rule, policy.explain(ruling.decision, asset))
+    return ruling.key

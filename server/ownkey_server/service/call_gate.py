@@ -1,0 +1,202 @@
+"""The call gate: whether a call may be set up, decided from memory alone.
+
+The order is the promise: an emergency call is allowed before anything else is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from ownkey import emergency
+from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode
+from ownkey_server.service.access import rule_on
+from ownkey_server.service.clock import Clock
+from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.storage.directory import Directory
+
+# RFC 3261: 403 tells the caller's side that the server understood and will not, 503 that trying again may help.
+SIP_FORBIDDEN = 403
+SIP_SERVICE_UNAVAILABLE = 503
+
+
+class CallDecision(StrEnum):
+    """Whether a call may be set up."""
+
+    ALLOW = "allow"
+    ALLOW_NO_RECORDING = "allow_no_recording"
+    REFUSE = "refuse"
+
+
+class CallReason(StrEnum):
+    """What decided about a call."""
+
+    EMERGENCY = "emergency"
+    NOTHING_STORED = "nothing_stored"
+    GATING_OFF = "gating_off"
+    KEY_AVAILABLE = "key_available"
+    POLICY_DENIED = "policy_denied"
+    KEY_REVOKED = "key_revoked"
+    KEY_UNREACHABLE = "key_unreachable"
+    KEY_MISCONFIGURED = "key_misconfigured"
+    KEY_UNKNOWN = "key_unknown"
+
+
+REASON_OF_STATE = {
+    KeyState.AVAILABLE: CallReason.KEY_AVAILABLE,
+    KeyState.REVOKED: CallReason.KEY_REVOKED,
+    KeyState.UNREACHABLE: CallReason.KEY_UNREACHABLE,
+    KeyState.MISCONFIGURED: CallReason.KEY_MISCONFIGURED,
+    KeyState.UNKNOWN: CallReason.KEY_UNKNOWN,
+}
+# When several keys are needed, the one in the worst state decides; a revocation is the customer's word and comes first.
+WORST_FIRST = (KeyState.REVOKED, KeyState.MISCONFIGURED, KeyState.UNREACHABLE, KeyState.UNKNOWN, KeyState.AVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The facts about a call that is to be set up.
+
+    Attributes:
+        callee: Who is called, in any way of writing.
+        stores: What will be stored of it; empty means nothing.
+    """
+
+    tenant: str
+    call_id: str
+    callee: str
+    direction: CallDirection | None = None
+    user: str = ""
+    group: str = ""
+    stores: tuple[AssetClass, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """Whether a call may be set up, and why.
+
+    Attributes:
+        sip_status: For ``REFUSE``; else 0.
+        key: The key that decided, if one did.
+        evidence_age: Of that key; None when there is no evidence.
+    """
+
+    decision: CallDecision
+    reason: CallReason
+    explanation: str
+    valid_until: datetime
+    sip_status: int = 0
+    key: CustomerKey | None = None
+    evidence_age: timedelta | None = None
+
+    @property
+    def emergency(self) -> bool:
+        """Whether the call goes to an emergency service."""
+        return self.reason is CallReason.EMERGENCY
+
+
+@dataclass(frozen=True, slots=True)
+class _NeededKey:
+    key: CustomerKey
+    state: KeyState
+    cause: str
+    age: timedelta | None
+
+
+class CallGateKeeper:
+    """Decides about calls.
+
+    Args:
+        answer_valid: How long an answer may be used for calls with the same facts.
+    """
+
+    def __init__(self, directory: Directory, board: StatusBoard, clock: Clock, answer_valid: timedelta) -> None:
+        self._directory = directory
+        self._board = board
+        self._clock = clock
+        self._answer_valid = answer_valid
+
+    def emergency_answer(self, tenant_id: str, callee: str) -> CallAnswer | None:
+        """Allow a call to an emergency service, whatever else is wrong with the request; None for any other call.
+
+        A tenant that nobody knows gets the emergency numbers of every country.
+        """
+        tenant = self._directory.tenants.get(tenant_id)
+        gate = tenant.call_gate if tenant else CallGate()
+        if not emergency.is_emergency(
+            callee,
+            gate.countries,
+            own_numbers=gate.emergency_numbers,
+            outside_line_prefixes=gate.outside_line_prefixes,
+        ):
+            return None
+        return self._answer(CallDecision.ALLOW, CallReason.EMERGENCY, "emergency calls always connect")
+
+    def authorize(self, call: Call) -> CallAnswer:
+        """Decide about a call.
+
+        Raises:
+            TenantNotFound: There is no such tenant, and this is no emergency call.
+            InvalidRequest: The call names a group that the tenant does not have, and this is no emergency call.
+        """
+        answer = self.emergency_answer(call.tenant, call.callee)
+        if answer is not None:
+            return answer
+        gate = self._directory.tenant(call.tenant).call_gate
+        if not call.stores:
+            return self._answer(CallDecision.ALLOW, CallReason.NOTHING_STORED, "nothing of the call will be stored")
+        needed = self._needed_keys(call)
+        if isinstance(needed, CallAnswer):
+            return needed
+        worst = min(needed, key=lambda one: WORST_FIRST.index(one.state))
+        if worst.state.usable:
+            return self._about(worst, CallDecision.ALLOW, CallReason.KEY_AVAILABLE)
+        if gate.mode is GateMode.OFF or (call.direction is not None and call.direction not in gate.directions):
+            return self._about(worst, CallDecision.ALLOW, CallReason.GATING_OFF)
+        reason = REASON_OF_STATE[worst.state]
+        if gate.mode is GateMode.ALLOW_NO_RECORDING:
+            return self._about(worst, CallDecision.ALLOW_NO_RECORDING, reason)
+        sip_status = SIP_FORBIDDEN if worst.state is KeyState.REVOKED else SIP_SERVICE_UNAVAILABLE
+        return self._about(worst, CallDecision.REFUSE, reason, sip_status)
+
+    def _needed_keys(self, call: Call) -> list[_NeededKey] | CallAnswer:
+        """The keys for all that will be stored, or an answer when policy forbids to store any of it."""
+        now = self._clock()
+        needed = []
+        for asset_class in call.stores:
+            asset = Asset(call.tenant, asset_class, call.call_id, user=call.user, group=call.group)
+            ruling = rule_on(self._directory, asset, now)
+            if ruling.key is None:
+                # No key would help, so refusing the call would be the wrong answer: it must not be recorded.
+                explanation = f"policy rule {ruling.decision.rule!r} denies to store a {asset_class}"
+                return self._answer(CallDecision.ALLOW_NO_RECORDING, CallReason.POLICY_DENIED, explanation)
+            evidence = self._board.of(ruling.key.name, now)
+            if evidence is None:
+                needed.append(_NeededKey(ruling.key, KeyState.UNKNOWN, "it was not asked yet", None))
+            else:
+                age = now - evidence.observed_at
+                needed.append(_NeededKey(ruling.key, evidence.state, evidence.cause, age))
+        return needed
+
+    def _about(
+        self, needed: _NeededKey, decision: CallDecision, reason: CallReason, sip_status: int = 0
+    ) -> CallAnswer:
+        explanation = f"key {needed.key.name} is {needed.state}" + (f": {needed.cause}" if needed.cause else "")
+        if reason is CallReason.GATING_OFF:
+            explanation += "; the tenant does not gate this call"
+        return self._answer(decision, reason, explanation, sip_status, needed.key, needed.age)
+
+    def _answer(
+        self,
+        decision: CallDecision,
+        reason: CallReason,
+        explanation: str,
+        sip_status: int = 0,
+        key: CustomerKey | None = None,
+        evidence_age: timedelta | None = None,
+    ) -> CallAnswer:
+        valid_until = self._clock() + self._answer_valid
+        return CallAnswer(decision, reason, explanation, valid_until, sip_status, key, evidence_age)

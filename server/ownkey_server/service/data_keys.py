@@ -1,0 +1,114 @@
+"""Data keys: made for one asset under the key that policy names, and opened again for that asset alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ownkey.container import EncryptedDataKey
+from ownkey_server.domain import encryption_context
+from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.errors import KeyNotFound
+from ownkey_server.domain.policy import Decision
+from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.service.access import require_key, rule_on
+from ownkey_server.service.clock import Clock
+from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.storage.directory import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedDataKey:
+    """A data key just made, and everything that opening it again needs."""
+
+    key: CustomerKey
+    decision: Decision
+    plaintext: SecretBytes
+    wrapped: EncryptedDataKey
+    context: Mapping[str, str]
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDataKey:
+    """A data key unwrapped, and how long it may be used."""
+
+    key: CustomerKey
+    plaintext: SecretBytes
+    lease_expires_at: datetime
+
+
+class DataKeys:
+    """Makes and opens data keys.
+
+    Args:
+        lease: How long the plaintext of a data key may be used before the caller must ask again.
+    """
+
+    def __init__(self, directory: Directory, ring: KeyRing, clock: Clock, lease: timedelta) -> None:
+        self._directory = directory
+        self._ring = ring
+        self._clock = clock
+        self._lease = lease
+
+    async def generate(self, asset: Asset, extra: Mapping[str, str], remaining: float | None) -> IssuedDataKey:
+        """Make a data key for one asset.
+
+        Args:
+            asset: What it is for.
+            extra: The caller's own pairs for the encryption context.
+            remaining: Seconds that the caller is still waiting, if it said so.
+
+        Raises:
+            InvalidRequest: A pair uses a reserved prefix, or the group is unknown.
+            TenantNotFound: There is no such tenant.
+            PolicyDenied: The tenant's policy says no.
+            KeyStoreError: The key that policy names cannot be used; no other is tried.
+        """
+        now = self._clock()
+        ruling = rule_on(self._directory, asset, now)
+        key = require_key(ruling, asset)
+        context = encryption_context.build(asset, ruling.decision.group or asset.group, now, extra)
+        generated = await self._ring.generate(key, context, remaining)
+        return IssuedDataKey(key, ruling.decision, generated.plaintext, generated.wrapped, context, now + self._lease)
+
+    async def unwrap(
+        self,
+        asset: Asset,
+        entries: Sequence[EncryptedDataKey],
+        context: Mapping[str, str],
+        remaining: float | None,
+        *,
+        named_key: str = "",
+        expected: Mapping[str, str] | None = None,
+    ) -> OpenedDataKey:
+        """Open a data key for the asset that it was made for.
+
+        Policy must still allow the asset, though not necessarily under the key that wrapped it: content stays
+        readable when a rule moves its class to another key.
+
+        Args:
+            asset: What the caller says it is for.
+            entries: The data key, wrapped under one or more keys.
+            context: The encryption context that came with it.
+            remaining: Seconds that the caller is still waiting, if it said so.
+            named_key: The key name that the wrapped key carries, if any: it must be that of the entry.
+            expected: Further pairs that the context must hold.
+
+        Raises:
+            AssetMismatch: The context is another asset's.
+            KeyNotFound: No key of this tenant made any entry.
+            PolicyDenied: The tenant's policy denies the asset.
+            KeyStoreError: The key cannot be used, or the ciphertext is not its.
+        """
+        now = self._clock()
+        ruling = rule_on(self._directory, asset, now)
+        require_key(ruling, asset)
+        encryption_context.require_asset(context, asset, expected or {})
+        key, entry = self._ring.find(ruling.tenant, self._directory.provider_key, entries)
+        if named_key and named_key != key.name:
+            raise KeyNotFound(ruling.tenant.id, f"the wrapped key names {named_key!r}, but {key.name!r} made its entry")
+        plaintext = await self._ring.unwrap(key, entry, context, remaining)
+        return OpenedDataKey(key, plaintext, now + self._lease)

@@ -1,0 +1,123 @@
+"""Whole objects: content encrypted into the container under a data key of its own, and opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ownkey.container import (
+    FRAME_LENGTH_DOCUMENT,
+    FRAME_LENGTH_MEDIA,
+    FRAME_LENGTH_VOICE,
+    Decryptor,
+    Encryptor,
+    Header,
+    RangeDecryptor,
+)
+from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
+
+# A frame is sent when it is full: 256 KiB of live voice would be half a minute of delay, and small things stay small.
+FRAME_LENGTHS = {
+    AssetClass.LIVE_MEDIA: FRAME_LENGTH_VOICE,
+    AssetClass.MEETING_TRANSCRIPT: FRAME_LENGTH_DOCUMENT,
+    AssetClass.MEETING_CHAT: FRAME_LENGTH_DOCUMENT,
+    AssetClass.PHONE_TRANSCRIPT: FRAME_LENGTH_DOCUMENT,
+    AssetClass.CALENDAR_TOKEN_ROOMS: FRAME_LENGTH_DOCUMENT,
+    AssetClass.CALENDAR_TOKEN_USER: FRAME_LENGTH_DOCUMENT,
+    AssetClass.TEAMS_TOKEN: FRAME_LENGTH_DOCUMENT,
+    AssetClass.TEAM_CHAT: FRAME_LENGTH_DOCUMENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedObject:
+    """An object whose header is authentic and whose key is open; ``reader`` turns the rest into content."""
+
+    key: OpenedDataKey
+    reader: Decryptor
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRange:
+    """The same for a byte range of an object."""
+
+    key: OpenedDataKey
+    reader: RangeDecryptor
+
+
+class Media:
+    """Encrypts and opens objects."""
+
+    def __init__(self, data_keys: DataKeys) -> None:
+        self._data_keys = data_keys
+
+    async def encrypt(
+        self, asset: Asset, extra: Mapping[str, str], frame_length: int, remaining: float | None
+    ) -> tuple[IssuedDataKey, Encryptor]:
+        """A data key for the asset and the engine that encrypts with it.
+
+        Args:
+            asset: What is encrypted.
+            extra: The caller's own pairs for the encryption context.
+            frame_length: Plaintext bytes in a frame; 0 chooses by class.
+            remaining: Seconds that the caller is still waiting, if it said so.
+
+        Raises:
+            OwnkeyError: As :meth:`DataKeys.generate`.
+            LimitExceeded: The encryption context is too large for a header.
+        """
+        issued = await self._data_keys.generate(asset, extra, remaining)
+        try:
+            encryptor = Encryptor(
+                issued.plaintext.reveal(),
+                encryption_context=issued.context,
+                encrypted_data_keys=[issued.wrapped],
+                frame_length=frame_length or FRAME_LENGTHS.get(asset.asset_class, FRAME_LENGTH_MEDIA),
+            )
+        finally:
+            issued.plaintext.wipe()
+        return issued, encryptor
+
+    async def open(
+        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
+    ) -> OpenedObject:
+        """Open an object that is the asset's.
+
+        Args:
+            header: As it stands in the object; nothing in it is believed before the key and the tag agree.
+            asset: What the caller says it is.
+            expected: Further pairs that the object's context must hold.
+            remaining: Seconds that the caller is still waiting, if it said so.
+
+        Raises:
+            OwnkeyError: As :meth:`DataKeys.unwrap`.
+            ContainerError: The header was changed, or the key is not the object's.
+        """
+        opened = await self._unwrap(header, asset, expected, remaining)
+        try:
+            return OpenedObject(opened, Decryptor(header, opened.plaintext.reveal()))
+        finally:
+            opened.plaintext.wipe()
+
+    async def open_range(
+        self, header: Header, asset: Asset, expected: Mapping[str, str], object_size: int, remaining: float | None
+    ) -> OpenedRange:
+        """The same for a part of an object of ``object_size`` bytes.
+
+        Raises:
+            OwnkeyError: As :meth:`DataKeys.unwrap`.
+            ContainerError: As :meth:`open`; also when no object of that header can have that size.
+        """
+        opened = await self._unwrap(header, asset, expected, remaining)
+        try:
+            return OpenedRange(opened, RangeDecryptor(header, opened.plaintext.reveal(), object_size=object_size))
+        finally:
+            opened.plaintext.wipe()
+
+    async def _unwrap(
+        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
+    ) -> OpenedDataKey:
+        return await self._data_keys.unwrap(
+            asset, header.encrypted_data_keys, header.encryption_context, remaining, expected=expected
+        )

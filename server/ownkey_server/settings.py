@@ -1,0 +1,152 @@
+"""The server's settings: one TOML file, and environment variables over it (docs/settings.md).
+
+``OWNKEY_SERVER__LISTEN=127.0.0.1:7401`` overrides ``listen`` in ``[server]``. An unknown name, in the file or in the
+environment, is an error: a misspelt limit must not silently be no limit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX = "OWNKEY_"
+SECTIONS = ("server", "keys", "call_gate")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. The message lists every mistake with its place, a line each."""
+
+
+def _require_loopback(listen: str) -> str:
+    host, colon, port = listen.rpartition(":")
+    if listen.startswith("unix:"):
+        return listen
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:7400, or unix:PATH")
+    address = host.removeprefix("[").removesuffix("]")
+    try:
+        loopback = address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError(
+            f"{host} is not a loopback address; this server speaks plain HTTP/2 and takes no calls from other machines"
+        )
+    return listen
+
+
+class _Section(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    """The listener and its limits."""
+
+    listen: Annotated[str, AfterValidator(_require_loopback)] = "127.0.0.1:7400"
+    tenants_file: Path = Path("tenants.toml")
+    reflection: bool = True
+    max_message_bytes: int = Field(default=12 * 1024 * 1024, ge=5 * 1024 * 1024, le=64 * 1024 * 1024)
+    max_concurrent_streams: int = Field(default=1000, ge=1)
+    drain_seconds: float = Field(default=10.0, ge=0)
+
+
+class KeySettings(_Section):
+    """How keys are used and watched."""
+
+    lease_seconds: float = Field(default=60.0, gt=0, le=900)
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    probe_interval_seconds: float = Field(default=10.0, gt=0)
+    evidence_max_age_seconds: float = Field(default=60.0, gt=0)
+
+
+class CallGateSettings(_Section):
+    """How long an answer about a call may be used."""
+
+    answer_valid_seconds: float = Field(default=5.0, gt=0, le=60)
+
+
+class EmbeddedSettings(_Section):
+    """Keys in a directory. Not for production."""
+
+    kind: Literal["embedded"]
+    directory: Path
+
+
+class Pkcs11Settings(_Section):
+    """Keys in a PKCS#11 token."""
+
+    kind: Literal["pkcs11"]
+    module: Path
+    token_label: str = Field(min_length=1, max_length=32)
+    pin_file: Path
+    mechanism: Literal["auto", "aes-gcm", "aes-key-wrap"] = "auto"
+
+
+KeyStoreSettings = Annotated[EmbeddedSettings | Pkcs11Settings, Field(discriminator="kind")]
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    server: ServerSettings = ServerSettings()
+    keys: KeySettings = KeySettings()
+    call_gate: CallGateSettings = CallGateSettings()
+    key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
+
+
+def load(path: Path) -> Settings:
+    """Read the file, put the environment over it, and make its relative paths relative to the file.
+
+    Raises:
+        SettingsError: Something is wrong: all mistakes are listed.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "; make one with: ownkey init" if isinstance(error, FileNotFoundError) else ""
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}{hint}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+    _put_environment_over(document)
+    try:
+        settings = Settings.model_validate(document)
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {_describe(e)}" for e in error.errors())) from None
+    return _with_absolute_paths(settings, path.parent.absolute())
+
+
+def _put_environment_over(document: dict[str, Any]) -> None:
+    for name in sorted(os.environ):
+        section, separator, field = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if name.startswith(ENVIRONMENT_PREFIX) and separator:
+            if section not in SECTIONS:
+                raise SettingsError(f"environment variable {name}: there is no section [{section}] to override")
+            document.setdefault(section, {})[field] = os.environ[name]
+
+
+def _describe(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part not in ("embedded", "pkcs11")) or "the file"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    given = error.get("input")
+    shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
+    return f"{place}: {message}{shown}"
+
+
+def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
+    def absolute(section: BaseModel) -> BaseModel:
+        paths = {name: folder / value for name, value in section if isinstance(value, Path)}
+        return section.model_copy(update=paths)
+
+    return settings.model_copy(
+        update={
+            "server": absolute(settings.server),
+            "key_stores": {name: absolute(store) for name, store in settings.key_stores.items()},
+        }
+    )

@@ -1,0 +1,1 @@
+"""Where tenants, keys, groups and policies come from."""
