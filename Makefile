@@ -1,0 +1,65 @@
+# Everything that is done to ownkey, by one name each. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+SERVER := $(VENV)/.server
+DEV := $(VENV)/.dev
+
+help:  ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(SERVER)  ## Run the main job and show it; FILE=call.wav takes your own recording
+	@$(BIN)/python tools/demo.py $(if $(FILE),--file "$(FILE)")
+
+test: $(DEV)  ## Install what the tests need, and run them all
+	@tools/install_test_packages.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)  ## Check format, style, types, layers, protos, stubs, locks and the Dockerfile
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	$(BIN)/hadolint Dockerfile
+	tools/check_generated.sh
+
+fix: $(DEV)  ## Mend what can be mended without thinking
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd protos && ../$(BIN)/buf format -w
+
+proto: $(DEV)  ## Generate the stubs and the server's contract from protos/
+	$(BIN)/python tools/generate_proto.py
+
+bench: $(DEV)  ## Measure, each figure as a ratio to a baseline of the same minute; writes build/bench.json
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+load: $(DEV)  ## Start a server and put load on it with ghz; prints rates, percentiles and errors
+	$(BIN)/python clients/ghz/load.py $(ARGS)
+
+lock: $(DEV)  ## Resolve the dependencies anew into the hash-locked requirements
+	tools/lock.sh
+
+clean:  ## Remove what was made here
+	rm -rf $(VENV) build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
+
+$(SERVER): $(VENV)/bin/python requirements/server.txt pyproject.toml
+	@echo "installing ownkey and its server into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/server.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(SERVER) requirements/dev.txt
+	@echo "installing the development tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: help demo test lint fix proto bench load lock clean
