@@ -21,7 +21,7 @@ ENV PATH=/opt/ownkey/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     OWNKEY_CONFIG=/etc/ownkey/ownkey.toml
-USER ownkey
+USER 10001:10001
 WORKDIR /var/lib/ownkey
 # The server listens on loopback: share its network with the services that call it (--network, or the same pod).
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-m", "ownkey_server.health"]

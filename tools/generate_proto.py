@@ -66,7 +66,13 @@ def main() -> None:
         full = Path(scratch) / "full.binpb"
         protoc(f"-I{PROTOS}", "--include_imports", f"--descriptor_set_out={full}", *sources)
         with_comments = Path(scratch) / "comments.binpb"
-        protoc(f"-I{PROTOS}", "--include_imports", "--include_source_info", f"--descriptor_set_out={with_comments}", *sources)
+        protoc(
+            f"-I{PROTOS}",
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={with_comments}",
+            *sources,
+        )
         plain = Path(scratch) / "plain.binpb"
         contract = descriptor_pb2.FileDescriptorSet.FromString(with_comments.read_bytes())
         plain.write_bytes(without_rules(contract).SerializeToString(deterministic=True))
@@ -83,7 +89,7 @@ def main() -> None:
                 continue
             shutil.copyfile(stub, STUBS / stub.name)
         CONTRACT.write_bytes(full.read_bytes())
-    print(f"{len(list(STUBS.iterdir()))} files in {STUBS.relative_to(ROOT)}, {CONTRACT.relative_to(ROOT)}")  # noqa: T201
+    print(f"{len(list(STUBS.iterdir()))} files in {STUBS.relative_to(ROOT)}, {CONTRACT.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import click
 
 from ownkey_server import settings as settings_module
 from ownkey_server.domain.errors import KeyStoreError
-from ownkey_server.keystores import catalog
-from ownkey_server.main import open_key_store, serve as serve_until_signal
+from ownkey_server.main import open_key_store
+from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.settings import Settings, SettingsError
 from ownkey_server.storage.tenants_file import TenantsFileError
 
@@ -40,7 +40,9 @@ def _load(config: Path) -> Settings:
 
 @click.command()
 @_config_option
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 def serve(config: Path, log_level: str) -> None:
     """Serve until SIGTERM or SIGINT, then let the calls under way end.
 
@@ -65,7 +67,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("."))
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path())
 def init(directory: Path) -> None:
     """Write a settings file and a tenants file to start from into DIRECTORY.
 
@@ -90,7 +92,9 @@ def keystore() -> None:
     """
 
 
-_store_option = click.option("--store", default="embedded", show_default=True, help="The key store's name in the settings.")
+_store_option = click.option(
+    "--store", default="embedded", show_default=True, help="The key store's name in the settings."
+)
 
 
 @keystore.command()

@@ -6,13 +6,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from ownkey_server.domain.tenants import CustomerKey
-from ownkey_server.keystores import catalog
-from ownkey_server.keystores.base import KeyStore
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
 from ownkey_server.service.call_gate import CallGateKeeper
@@ -77,18 +73,14 @@ def _options(settings: Settings) -> ServerOptions:
     )
 
 
-def _services(
-    settings: Settings, directory: Directory, ring: KeyRing, board: StatusBoard, clock: Clock
-) -> Services:
+def _services(settings: Settings, directory: Directory, ring: KeyRing, board: StatusBoard, clock: Clock) -> Services:
     data_keys = DataKeys(directory, ring, clock, timedelta(seconds=settings.keys.lease_seconds))
     return Services(
         data_keys=data_keys,
         media=Media(data_keys),
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, clock),
-        call_gate=CallGateKeeper(
-            directory, board, clock, timedelta(seconds=settings.call_gate.answer_valid_seconds)
-        ),
+        call_gate=CallGateKeeper(directory, board, clock, timedelta(seconds=settings.call_gate.answer_valid_seconds)),
     )
 
 

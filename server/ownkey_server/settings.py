@@ -130,7 +130,10 @@ def _put_environment_over(document: dict[str, Any]) -> None:
 
 
 def _describe(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part not in ("embedded", "pkcs11")) or "the file"
+    location = [str(part) for part in error["loc"]]
+    if location[:1] == ["key_stores"]:
+        del location[2:3]  # pydantic puts the kind of the key store between its name and the field
+    place = ".".join(location) or "the file"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such setting"

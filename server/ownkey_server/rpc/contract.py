@@ -73,7 +73,7 @@ class RequestParser:
             request_class = message_factory.GetMessageClass(self._contract.FindMessageTypeByName(name))
             self._classes[name] = request_class
         try:
-            return cast(M, request_class.FromString(raw))  # type: ignore[arg-type]
+            return cast("M", request_class.FromString(raw))  # type: ignore[arg-type]
         except DecodeError:
             raise InvalidRequests([InvalidRequest("", f"the message is no {name}")]) from None
 

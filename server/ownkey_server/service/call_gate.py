@@ -181,9 +181,7 @@ class CallGateKeeper:
                 needed.append(_NeededKey(ruling.key, evidence.state, evidence.cause, age))
         return needed
 
-    def _about(
-        self, needed: _NeededKey, decision: CallDecision, reason: CallReason, sip_status: int = 0
-    ) -> CallAnswer:
+    def _about(self, needed: _NeededKey, decision: CallDecision, reason: CallReason, sip_status: int = 0) -> CallAnswer:
         explanation = f"key {needed.key.name} is {needed.state}" + (f": {needed.cause}" if needed.cause else "")
         if reason is CallReason.GATING_OFF:
             explanation += "; the tenant does not gate this call"

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from ownkey_server.domain import encryption_context
+from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.domain.errors import AssetMismatch, InvalidRequest
+
+ASSET = Asset("acme", AssetClass.PHONE_VOICEMAIL, "vm-7")
+NOW = datetime(2026, 11, 23, 16, 59, 59, tzinfo=UTC)
+
+
+def test_the_reserved_pairs_are_the_published_ones() -> None:
+    assert encryption_context.build(ASSET, "finance", NOW, {"purpose": "billing"}) == {
+        "ownkey:tenant": "acme",
+        "ownkey:asset-class": "phone_voicemail",
+        "ownkey:asset-id": "vm-7",
+        "ownkey:group": "finance",
+        "ownkey:hour": "2026-11-23T16",
+        "purpose": "billing",
+    }
+
+
+def test_without_a_group_there_is_no_group_pair() -> None:
+    assert "ownkey:group" not in encryption_context.build(ASSET, "", NOW, {})
+
+
+def test_the_hour_is_utc_whatever_the_clock_s_zone() -> None:
+    there = NOW.astimezone(timezone(timedelta(hours=9)))
+    assert encryption_context.build(ASSET, "", there, {})["ownkey:hour"] == "2026-11-23T16"
+
+
+@pytest.mark.parametrize("key", ["ownkey:tenant", "ownkey:anything", "aws-crypto-public-key", "aws:x"])
+def test_a_caller_cannot_write_a_reserved_pair(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="must not begin with"):
+        encryption_context.build(ASSET, "", NOW, {key: "x"})
+
+
+@pytest.mark.parametrize("key", ["ownkey:tenant", "ownkey:asset-class", "ownkey:asset-id", "ownkey:group", "purpose"])
+@pytest.mark.parametrize("change", ["missing", "different"])
+def test_a_context_of_another_asset_is_refused(key: str, change: str) -> None:
+    asset = Asset("acme", AssetClass.PHONE_VOICEMAIL, "vm-7", group="finance")
+    context = encryption_context.build(asset, "finance", NOW, {"purpose": "billing"})
+    encryption_context.require_asset(context, asset, {"purpose": "billing"})
+    if change == "missing":
+        del context[key]
+    else:
+        context[key] = "other"
+    with pytest.raises(AssetMismatch, match=key) as caught:
+        encryption_context.require_asset(context, asset, {"purpose": "billing"})
+    assert "other" not in str(caught.value)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from phonenumbers import PhoneMetadata
+
+from ownkey.emergency import COUNTRIES, is_emergency
+
+
+@pytest.mark.parametrize(
+    "callee",
+    [
+        "911",
+        "9-1-1",
+        " 911 ",
+        "tel:911",
+        "TEL:9.1.1",
+        "tel:911;phone-context=+1",
+        "sip:911@pbx.example;user=phone",
+        "sips:911:secret@pbx.example",
+        '"Emergency" <sip:911@pbx.example>',
+        "sip:%39%31%31@pbx.example",
+        "\uff19\uff11\uff11",
+        "911,,1",
+        "9911",
+        "+1911",
+        "+49112",
+        "0049112",
+        "112",
+        "7777",
+        "urn:service:sos",
+        "URN:service:SOS.police",
+        "urn:service:sos.fire;x=1",
+        "sip:urn:service:sos.ambulance@psap.example",
+    ],
+)
+def test_an_emergency_call_is_known_in_every_way_of_writing(callee: str) -> None:
+    assert is_emergency(callee, ["US"], own_numbers=["77-77"], outside_line_prefixes=["9"])
+
+
+@pytest.mark.parametrize(
+    "callee",
+    [
+        "",
+        " ",
+        "+15551234567",
+        "tel:+15551234567",
+        "sip:alice@pbx.example",
+        "urn:service:sosx",
+        "urn:service:counseling",
+        "4911",
+        "91",
+        "12345",
+    ],
+)
+def test_other_calls_are_not_emergencies(callee: str) -> None:
+    assert not is_emergency(callee, ["US"], own_numbers=["7777"], outside_line_prefixes=["9"])
+
+
+def test_the_numbers_of_a_country_count_there_and_wherever_no_country_is_known() -> None:
+    assert is_emergency("999", ["GB"])
+    assert not is_emergency("999", ["US"])
+    assert is_emergency("999")
+    assert is_emergency("000")
+
+
+def test_a_country_nobody_knows_is_as_good_as_none() -> None:
+    assert is_emergency("999", ["XX"])
+
+
+@pytest.mark.parametrize("country", sorted(COUNTRIES))
+def test_every_country_with_numbers_in_the_data_is_served(country: str) -> None:
+    metadata = PhoneMetadata.short_metadata_for_region(country)
+    example = metadata.emergency.example_number if metadata and metadata.emergency else None
+    numbers = ["112", "911"] + ([example] if example else [])
+    for number in numbers:
+        assert is_emergency(number, [country]), number
+        assert is_emergency(f"tel:{number}", [country]), number
+
+
+@given(st.text(max_size=60), st.lists(st.text(max_size=3), max_size=2))
+def test_no_callee_makes_it_fail(callee: str, prefixes: list[str]) -> None:
+    assert is_emergency(callee, ["US"], own_numbers=[callee], outside_line_prefixes=prefixes) in (True, False)

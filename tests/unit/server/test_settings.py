@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from ownkey_server.settings import EmbeddedSettings, SettingsError, load
+
+TEMPLATE = resources.files("ownkey_server").joinpath("templates", "ownkey.toml").read_text(encoding="utf-8")
+
+
+def write(folder: Path, text: str = TEMPLATE) -> Path:
+    path = folder / "ownkey.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_template_says_what_the_defaults_are(tmp_path: Path) -> None:
+    settings = load(write(tmp_path))
+    bare = load(write(tmp_path, '[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n'))
+    assert settings == bare
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    settings = load(write(tmp_path))
+    assert settings.server.tenants_file == tmp_path / "tenants.toml"
+    store = settings.key_stores["embedded"]
+    assert isinstance(store, EmbeddedSettings)
+    assert store.directory == tmp_path / "keys"
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWNKEY_SERVER__LISTEN", "127.0.0.1:0")
+    monkeypatch.setenv("OWNKEY_KEYS__LEASE_SECONDS", "7")
+    settings = load(write(tmp_path))
+    assert settings.server.listen == "127.0.0.1:0"
+    assert settings.keys.lease_seconds == 7
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:7400", "[::1]:7400", "localhost:0", "127.9.9.9:1", "unix:/run/ownkey.sock"]
+)
+def test_it_listens_where_only_this_machine_can_call(tmp_path: Path, listen: str) -> None:
+    settings = load(write(tmp_path, TEMPLATE.replace("127.0.0.1:7400", listen)))
+    assert settings.server.listen == listen
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"127.0.0.1:7400"', '"0.0.0.0:7400"', "server.listen: 0.0.0.0 is not a loopback address"),
+        ('"127.0.0.1:7400"', '"example.com:7400"', "server.listen: example.com is not a loopback address"),
+        ('"127.0.0.1:7400"', '"127.0.0.1"', "server.listen: must be HOST:PORT"),
+        ('"127.0.0.1:7400"', '"127.0.0.1:70000"', "server.listen: must be HOST:PORT"),
+        (
+            "lease_seconds = 60",
+            "lease_seconds = 6000",
+            "keys.lease_seconds: Input should be less than or equal to 900 (got 6000)",
+        ),
+        ("lease_seconds", "leese_seconds", "keys.leese_seconds: there is no such setting"),
+        ('kind = "embedded"', 'kind = "vault"', "key_stores.embedded: Input tag 'vault'"),
+        ('directory = "keys"', "", "key_stores.embedded.directory: Field required"),
+        ("[server]", "[server", "is not valid TOML"),
+    ],
+)
+def test_a_bad_setting_is_told_with_its_place(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    assert old in TEMPLATE
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, TEMPLATE.replace(old, new, 1)))
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("OWNKEY_SERVER__LISTN", "server.listn: there is no such setting"),
+        ("OWNKEY_SERVR__LISTEN", "there is no section [servr]"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, complaint: str
+) -> None:
+    monkeypatch.setenv(name, "127.0.0.1:1")
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path))
+    assert complaint in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="ownkey init"):
+        load(tmp_path / "nowhere.toml")
