@@ -90,9 +90,8 @@ def _is_emergency_number(digits: str, regions: frozenset[str]) -> bool:
     for length in (1, 2, 3):
         code, national = international[:length], international[length:]
         there = frozenset(phonenumbers.region_codes_for_country_code(int(code or 0))) & COUNTRIES
-        if there and national:
-            if national in UNIVERSAL_NUMBERS or _known(national, there):
-                return True
+        if there and national and (national in UNIVERSAL_NUMBERS or _known(national, there)):
+            return True
     return False
 
 

@@ -36,7 +36,7 @@ class Services:
 
 
 class KeyServicer:
-    """Each method takes a request as bytes and gives the answer as bytes; ``rpc/server.py`` turns errors to statuses."""
+    """Each method takes a request as bytes and gives the answer as bytes; ``rpc/server.py`` answers errors."""
 
     def __init__(self, services: Services, parser: RequestParser) -> None:
         self._services = services

@@ -152,6 +152,9 @@ class CallGateKeeper:
         if isinstance(needed, CallAnswer):
             return needed
         worst = min(needed, key=lambda one: WORST_FIRST.index(one.state))
+        return self._gated(gate, call, worst)
+
+    def _gated(self, gate: CallGate, call: Call, worst: _NeededKey) -> CallAnswer:
         if worst.state.usable:
             return self._about(worst, CallDecision.ALLOW, CallReason.KEY_AVAILABLE)
         if gate.mode is GateMode.OFF or (call.direction is not None and call.direction not in gate.directions):

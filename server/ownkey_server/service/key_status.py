@@ -99,7 +99,7 @@ class Prober:
             before = self._board.of(key.name, self._clock())
             try:
                 await self._ring.probe(key)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged whole
                 # A defect must not end the watch over all the other keys.
                 _log.exception("probe of %s failed", key.name)
                 return

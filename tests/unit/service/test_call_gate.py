@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ownkey_server.domain.assets import AssetClass
+from ownkey_server.domain.errors import InvalidRequest, TenantNotFound
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.policy import Effect, Outcome, Policy, Rule
+from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
+from ownkey_server.service.call_gate import Call, CallDecision, CallGateKeeper, CallReason
+from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.storage.directory import Directory
+
+NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
+MAIN = CustomerKey("tenants/acme/keys/main", "embedded", "acme-main")
+VOICEMAIL = CustomerKey("tenants/acme/keys/voicemail", "embedded", "acme-voicemail")
+PROVIDER = CustomerKey("provider/keys/main", "embedded", "provider")
+POLICY = Policy(
+    (
+        Rule("voicemail", Outcome(Effect.ALLOW, "voicemail"), asset_classes=frozenset({AssetClass.PHONE_VOICEMAIL})),
+        Rule("no-mms", Outcome(Effect.DENY), asset_classes=frozenset({AssetClass.PHONE_MMS})),
+        Rule("transcripts", Outcome(Effect.PROVIDER_KEY), asset_classes=frozenset({AssetClass.PHONE_TRANSCRIPT})),
+    ),
+    Outcome(Effect.ALLOW, "main"),
+)
+NOT_USABLE = [KeyState.REVOKED, KeyState.UNREACHABLE, KeyState.MISCONFIGURED, KeyState.UNKNOWN]
+
+
+class Gate:
+    """A gate whose keys are in the states that a test says."""
+
+    def __init__(self, mode: GateMode = GateMode.REFUSE, **states: KeyState) -> None:
+        directions = frozenset({CallDirection.INBOUND, CallDirection.OUTBOUND})
+        gate = CallGate(mode, directions, ("US",), frozenset({"7777"}), ("9",))
+        keys = {"main": MAIN, "voicemail": VOICEMAIL}
+        tenant = Tenant("acme", NOW, keys, POLICY, frozenset({"finance"}), call_gate=gate)
+        self.now = NOW
+        self.board = StatusBoard(timedelta(seconds=60))
+        for key in (*keys.values(), PROVIDER):
+            state = states.get(key.reference.removeprefix("acme-"), KeyState.AVAILABLE)
+            if state is not KeyState.UNKNOWN:
+                self.board.saw(key.name, state, f"it is {state}", NOW - timedelta(seconds=3))
+        directory = Directory({"acme": tenant}, PROVIDER)
+        self.keeper = CallGateKeeper(directory, self.board, lambda: self.now, timedelta(seconds=5))
+
+    def ask(self, callee: str = "+15551234567", *, tenant: str = "acme", **facts: object):  # type: ignore[no-untyped-def]
+        call = {"stores": (AssetClass.PHONE_RECORDING,), "direction": CallDirection.OUTBOUND} | facts
+        return self.keeper.authorize(Call(tenant, "call-1", callee, **call))  # type: ignore[arg-type]
+
+
+def test_a_call_is_allowed_while_its_key_is_available() -> None:
+    answer = Gate().ask()
+    assert (answer.decision, answer.reason) == (CallDecision.ALLOW, CallReason.KEY_AVAILABLE)
+    assert (answer.key, answer.evidence_age, answer.sip_status) == (MAIN, timedelta(seconds=3), 0)
+    assert answer.valid_until == NOW + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("state", NOT_USABLE)
+@pytest.mark.parametrize("mode", GateMode)
+def test_what_happens_without_a_usable_key_is_the_tenant_s_choice(state: KeyState, mode: GateMode) -> None:
+    answer = Gate(mode, main=state).ask()
+    expected = {
+        GateMode.OFF: CallDecision.ALLOW,
+        GateMode.REFUSE: CallDecision.REFUSE,
+        GateMode.ALLOW_NO_RECORDING: CallDecision.ALLOW_NO_RECORDING,
+    }
+    assert answer.decision is expected[mode]
+    assert answer.reason is (CallReason.GATING_OFF if mode is GateMode.OFF else CallReason(f"key_{state}"))
+    assert answer.sip_status == (0 if mode is not GateMode.REFUSE else 403 if state is KeyState.REVOKED else 503)
+
+
+@pytest.mark.parametrize("state", KeyState)
+@pytest.mark.parametrize("mode", GateMode)
+@pytest.mark.parametrize("callee", ["911", "9911", "tel:112", "sip:911@pbx", "urn:service:sos.fire", "7777"])
+def test_an_emergency_call_connects_whatever_the_state_and_the_mode(
+    state: KeyState, mode: GateMode, callee: str
+) -> None:
+    answer = Gate(mode, main=state).ask(callee)
+    assert (answer.decision, answer.reason, answer.emergency) == (CallDecision.ALLOW, CallReason.EMERGENCY, True)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"tenant": "nobody"}, {"group": "no-such-group"}, {"stores": (AssetClass.PHONE_MMS,)}]
+)
+def test_an_emergency_call_connects_whatever_else_is_wrong(facts: dict[str, object]) -> None:
+    assert Gate(main=KeyState.REVOKED).ask("911", **facts).emergency  # type: ignore[arg-type]
+
+
+def test_a_tenant_that_nobody_knows_gets_every_country_s_emergency_numbers_and_nothing_else() -> None:
+    assert Gate().ask("999", tenant="nobody").emergency
+    with pytest.raises(TenantNotFound):
+        Gate().ask(tenant="nobody")
+
+
+def test_a_group_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(InvalidRequest, match="no group 'sales'"):
+        Gate().ask(group="sales")
+
+
+def test_a_call_that_stores_nothing_needs_no_key() -> None:
+    answer = Gate(main=KeyState.REVOKED).ask(stores=())
+    assert (answer.decision, answer.reason, answer.key) == (CallDecision.ALLOW, CallReason.NOTHING_STORED, None)
+
+
+def test_only_the_keys_of_what_is_stored_count() -> None:
+    gate = Gate(voicemail=KeyState.REVOKED)
+    assert gate.ask().decision is CallDecision.ALLOW
+    assert gate.ask(stores=(AssetClass.PHONE_VOICEMAIL,)).decision is CallDecision.REFUSE
+    both = gate.ask(stores=(AssetClass.PHONE_RECORDING, AssetClass.PHONE_VOICEMAIL))
+    assert (both.decision, both.key) == (CallDecision.REFUSE, VOICEMAIL)
+
+
+def test_of_two_bad_keys_the_revoked_one_is_told() -> None:
+    stores = (AssetClass.PHONE_RECORDING, AssetClass.PHONE_VOICEMAIL)
+    answer = Gate(main=KeyState.UNREACHABLE, voicemail=KeyState.REVOKED).ask(stores=stores)
+    assert (answer.reason, answer.sip_status) == (CallReason.KEY_REVOKED, 403)
+
+
+def test_content_that_policy_denies_is_not_recorded_and_the_call_goes_on() -> None:
+    answer = Gate().ask(stores=(AssetClass.PHONE_MMS,))
+    assert (answer.decision, answer.reason) == (CallDecision.ALLOW_NO_RECORDING, CallReason.POLICY_DENIED)
+    assert "no-mms" in answer.explanation
+
+
+def test_the_provider_s_key_gates_what_it_protects() -> None:
+    answer = Gate(provider=KeyState.UNREACHABLE).ask(stores=(AssetClass.PHONE_TRANSCRIPT,))
+    assert (answer.decision, answer.key) == (CallDecision.REFUSE, PROVIDER)
+
+
+def test_a_direction_that_is_not_gated_goes_through() -> None:
+    gate = Gate(main=KeyState.REVOKED)
+    assert gate.ask(direction=CallDirection.INTERNAL).reason is CallReason.GATING_OFF
+    assert gate.ask(direction=None).decision is CallDecision.REFUSE
+
+
+def test_evidence_that_is_too_old_proves_nothing() -> None:
+    gate = Gate()
+    gate.now = NOW + timedelta(seconds=58)
+    answer = gate.ask()
+    assert (answer.decision, answer.reason) == (CallDecision.REFUSE, CallReason.KEY_UNKNOWN)
+    assert answer.evidence_age == timedelta(seconds=61)

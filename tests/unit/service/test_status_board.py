@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ownkey_server.domain import errors
+from ownkey_server.domain.key_state import KeyEvidence, KeyState
+from ownkey_server.service.status_board import STATE_OF_ERROR, StatusBoard
+
+NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
+
+
+def subclasses(kind: type[Exception]) -> set[type[Exception]]:
+    return {kind} | {grandchild for child in kind.__subclasses__() for grandchild in subclasses(child)}
+
+
+def test_every_error_of_a_key_store_has_its_say_about_the_state() -> None:
+    assert set(STATE_OF_ERROR) == subclasses(errors.KeyStoreError) - {errors.KeyStoreError}
+
+
+@pytest.mark.parametrize("error", [errors.CiphertextInvalid, errors.KeyStoreThrottled])
+@pytest.mark.parametrize("before", [None, KeyState.AVAILABLE, KeyState.REVOKED, KeyState.UNREACHABLE])
+def test_a_forged_ciphertext_or_a_busy_moment_never_changes_a_state(
+    error: type[errors.KeyStoreError], before: KeyState | None
+) -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    if before:
+        board.saw("key", before, "", NOW)
+    evidence = board.of("key", NOW)
+    board.saw_error("key", error("store", "key", "because"), NOW + timedelta(seconds=1))
+    assert board.of("key", NOW) == evidence
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (errors.KeyRevoked, KeyState.REVOKED),
+        (errors.KeyUnreachable, KeyState.UNREACHABLE),
+        (errors.KeyMisconfigured, KeyState.MISCONFIGURED),
+    ],
+)
+def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
+    error: type[errors.KeyStoreError], state: KeyState
+) -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    board.saw_error("key", error("store", "key", "because"), NOW)
+    assert board.of("key", NOW) == KeyEvidence(state, "because", NOW)
+
+
+def test_old_evidence_makes_a_state_unknown_and_says_what_it_was() -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    board.saw("key", KeyState.AVAILABLE, "", NOW)
+    assert board.of("key", NOW + timedelta(seconds=60)) == KeyEvidence(KeyState.AVAILABLE, "", NOW)
+    evidence = board.of("key", NOW + timedelta(seconds=61))
+    assert evidence is not None
+    assert (evidence.state, evidence.observed_at) == (KeyState.UNKNOWN, NOW)
+    assert "available" in evidence.cause
