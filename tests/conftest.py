@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support import server
+from support.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +24,10 @@ def vectors_dir() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ownkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A running server with embedded keys and the example tenants, as a process of its own."""
+    with server.process(tmp_path_factory.mktemp("server")) as running:
+        yield running

@@ -1,0 +1,99 @@
+"""Real servers for tests: one in this process, where tasks can be counted, and one as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from importlib import resources
+from pathlib import Path
+
+from ownkey_server import settings
+from ownkey_server.main import running_server
+
+OWNKEY = str(Path(sys.executable).parent / "ownkey")
+TEMPLATES = resources.files("ownkey_server") / "templates"
+
+
+def write_settings(folder: Path, *, tenants: str = "", extra: str = "") -> Path:
+    """Settings for a server on a free port with the example tenants and embedded keys; gives the settings file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (TEMPLATES / "ownkey.toml").read_text(encoding="utf-8")
+    text = text.replace("127.0.0.1:7400", "127.0.0.1:0")
+    text = text.replace("probe_interval_seconds = 10 ", "probe_interval_seconds = 0.2 ")
+    (folder / "ownkey.toml").write_text(text + extra, encoding="utf-8")
+    tenants = tenants or (TEMPLATES / "tenants.toml").read_text(encoding="utf-8")
+    (folder / "tenants.toml").write_text(tenants, encoding="utf-8")
+    return folder / "ownkey.toml"
+
+
+@contextlib.asynccontextmanager
+async def in_process(folder: Path, **options: str) -> AsyncIterator[str]:
+    """A server in this event loop; gives its address."""
+    loaded = settings.load(write_settings(folder, **options))
+    async with running_server(loaded) as server:
+        yield server.address
+
+
+class ServerProcess:
+    """A running server.
+
+    Attributes:
+        address: Where it listens.
+        directory: Its settings' folder.
+        pid: Its process id.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.directory = directory
+        self.address = ""
+
+    def wait_until_serving(self, log: Path) -> None:
+        """Read the address from the log, which tells it once the server serves."""
+        with subprocess.Popen(
+            ["tail", "-n", "+1", "-F", "-s", "0.05", f"--pid={self.pid}", str(log)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as follow:
+            assert follow.stdout is not None
+            for line in follow.stdout:
+                if b" on 127.0.0.1:" in line:
+                    self.address = line.decode().rpartition(" on ")[2].strip()
+                    follow.kill()
+                    return
+        raise AssertionError(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
+
+    def disable(self, reference: str = "acme-main") -> None:
+        """Take a key away, as its holder would."""
+        self._keystore("disable", reference)
+
+    def enable(self, reference: str = "acme-main") -> None:
+        """Give a key back."""
+        self._keystore("enable", reference)
+
+    def _keystore(self, verb: str, reference: str) -> None:
+        config = str(self.directory / "ownkey.toml")
+        subprocess.run([OWNKEY, "keystore", verb, reference, "--config", config], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def process(folder: Path, **options: str) -> Iterator[ServerProcess]:
+    """A server as its users run it, until the block ends."""
+    config = write_settings(folder, **options)
+    log = folder / "server.log"
+    with log.open("wb") as sink:
+        started = subprocess.Popen([OWNKEY, "serve", "--config", str(config)], stdout=sink, stderr=sink)
+    try:
+        server = ServerProcess(started, folder)
+        server.wait_until_serving(log)
+        yield server
+    finally:
+        started.terminate()
+        try:
+            started.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
