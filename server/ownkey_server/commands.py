@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import click
 
 from ownkey_server import settings as settings_module
 from ownkey_server.domain.errors import KeyStoreError
-from ownkey_server.main import open_key_store
+from ownkey_server.keystores.base import KeyMaker, KeyStore
+from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.main import open_key_stores
 from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.settings import Settings, SettingsError
 from ownkey_server.storage.tenants_file import TenantsFileError
@@ -102,22 +105,52 @@ _store_option = click.option(
 @_store_option
 @_config_option
 def create(reference: str, store: str, config: Path) -> None:
-    """Make the key REFERENCE: 256-bit AES, never to be overwritten, in a token never to be exported."""
-    settings = _load(config)
-    asyncio.run(_create(settings, store, reference))
+    """Make the key REFERENCE: 256-bit AES, never overwritten; in a token, never to be exported."""
+    _work_on(config, store, lambda opened: opened.create(reference))
     click.echo(f"made key {reference!r} in key store {store!r}")
 
 
-async def _create(settings: Settings, store_name: str, reference: str) -> None:
+@keystore.command()
+@click.argument("reference")
+@_store_option
+@_config_option
+def disable(reference: str, store: str, config: Path) -> None:
+    """Take the key REFERENCE of an embedded store away; `enable` gives it back."""
+    _work_on(config, store, lambda opened: _require_embedded(opened, store).disable(reference))
+    click.echo(f"disabled key {reference!r}: whatever needs it fails from now on")
+
+
+@keystore.command()
+@click.argument("reference")
+@_store_option
+@_config_option
+def enable(reference: str, store: str, config: Path) -> None:
+    """Give the key REFERENCE of an embedded store back."""
+    _work_on(config, store, lambda opened: _require_embedded(opened, store).enable(reference))
+    click.echo(f"enabled key {reference!r}")
+
+
+def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[None]]) -> None:
+    """Open one key store of the settings, work on it as its holder, and close it."""
+    settings = _load(config)
+    if store not in settings.key_stores:
+        names = ", ".join(settings.key_stores)
+        raise click.ClickException(f"the settings have no key store {store!r}; they have: {names}")
+
+    async def run() -> None:
+        opened = open_key_stores(settings)[store]
+        try:
+            await work(opened)
+        finally:
+            await opened.close()
+
     try:
-        store = open_key_store(settings, store_name)
-    except KeyError:
-        raise click.ClickException(
-            f"the settings have no key store {store_name!r}; they have: {', '.join(settings.key_stores)}"
-        ) from None
-    try:
-        await store.create(reference)
+        asyncio.run(run())
     except KeyStoreError as error:
         raise click.ClickException(str(error)) from error
-    finally:
-        await store.close()
+
+
+def _require_embedded(store: KeyStore, name: str) -> EmbeddedKeyStore:
+    if not isinstance(store, EmbeddedKeyStore):
+        raise click.ClickException(f"key store {name!r} is not embedded: use the tools of its token")
+    return store

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
+from ownkey_server.keystores import catalog
+from ownkey_server.keystores.base import KeyMaker, KeyStore
+from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
 from ownkey_server.service.call_gate import CallGateKeeper
@@ -19,7 +22,7 @@ from ownkey_server.service.key_status import KeyStatus, Prober
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.settings import Settings
+from ownkey_server.settings import Settings, key_store_options
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.directory import Directory
 
@@ -36,10 +39,10 @@ async def running_server(settings: Settings, clock: Clock = system_clock) -> Asy
     """
     directory = tenants_file.load(settings.server.tenants_file, frozenset(settings.key_stores))
     async with contextlib.AsyncExitStack() as stack:
-        stores = _open_key_stores(settings)
+        stores = open_key_stores(settings)
         for store in stores.values():
             stack.push_async_callback(store.close)
-        _make_embedded_keys(stores, directory)
+        await _make_first_keys(stores, directory)
         board = StatusBoard(timedelta(seconds=settings.keys.evidence_max_age_seconds))
         ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds))
         prober = Prober(
@@ -62,6 +65,28 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings):
         await stop.wait()
+
+
+def open_key_stores(settings: Settings) -> Mapping[str, KeyMaker]:
+    """The key stores of the settings, by name."""
+    modules = catalog.Modules()
+    return {
+        name: catalog.open_key_store(name, key_store_options(section), modules)
+        for name, section in settings.key_stores.items()
+    }
+
+
+async def _make_first_keys(stores: Mapping[str, KeyStore], directory: Directory) -> None:
+    """Make every key that the tenants file names in an embedded store that has none at all.
+
+    In a store that has keys, a missing one is not made anew: its content would be lost without a word.
+    """
+    new = {name for name, store in stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
+    for key in directory.all_keys():
+        store = stores[key.store]
+        if key.store in new and isinstance(store, EmbeddedKeyStore):
+            await store.create(key.reference)
+            _log.info("made key %r in key store %r", key.reference, key.store)
 
 
 def _options(settings: Settings) -> ServerOptions:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+
 ENVIRONMENT_PREFIX = "OWNKEY_"
 SECTIONS = ("server", "keys", "call_gate")
 
@@ -118,6 +120,15 @@ def load(path: Path) -> Settings:
     except ValidationError as error:
         raise SettingsError("\n".join(f"{path}: {_describe(e)}" for e in error.errors())) from None
     return _with_absolute_paths(settings, path.parent.absolute())
+
+
+def key_store_options(section: EmbeddedSettings | Pkcs11Settings) -> KeyStoreOptions:
+    """The section as the catalog of key stores wants it."""
+    match section:
+        case EmbeddedSettings():
+            return EmbeddedOptions(section.directory)
+        case Pkcs11Settings():
+            return Pkcs11Options(section.module, section.token_label, section.pin_file, section.mechanism)
 
 
 def _put_environment_over(document: dict[str, Any]) -> None:

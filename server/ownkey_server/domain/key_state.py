@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyMisconfigured,
+    KeyRevoked,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+    OperationUnsupported,
+)
 
 class KeyState(StrEnum):
     """What is known of a key. ``REVOKED`` is a deliberate act, ``UNREACHABLE`` an outage: never one for the other."""
@@ -35,3 +45,15 @@ class KeyEvidence:
     state: KeyState
     cause: str
     observed_at: datetime
+
+
+STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
+    KeyRevoked: KeyState.REVOKED,
+    KeyUnreachable: KeyState.UNREACHABLE,
+    KeyMisconfigured: KeyState.MISCONFIGURED,
+    OperationUnsupported: KeyState.MISCONFIGURED,
+    # A forged ciphertext and a busy moment say nothing about the state of a key.
+    KeyStoreThrottled: None,
+    CiphertextInvalid: None,
+}
+"""What a failed use of a key shows about its state."""

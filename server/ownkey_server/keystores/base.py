@@ -26,7 +26,7 @@ class KeyDescription:
     """What a key store found when it used the key both ways just now.
 
     Attributes:
-        state: Never ``UNKNOWN``: describing is asking.
+        state: ``UNKNOWN`` only when the store was too busy to try.
         cause: Why it is not available; empty when it is.
     """
 
@@ -77,4 +77,16 @@ class KeyStore(Protocol):
 
     async def close(self) -> None:
         """Let go of threads, sessions and handles. Idempotent; later calls raise :class:`KeyUnreachable`."""
+        ...
+
+
+class KeyMaker(KeyStore, Protocol):
+    """A key store in which keys can be made from here, by its holder."""
+
+    async def create(self, reference: str) -> None:
+        """Make a 256-bit AES key that never leaves the store. None is ever overwritten.
+
+        Raises:
+            KeyStoreError: It cannot be made, or there is one of that name.
+        """
         ...

@@ -102,6 +102,11 @@ def key_report(report: KeyReport) -> key_state_pb2.CustomerKeyStatus:
     )
 
 
+def key_state(state: KeyState | None) -> key_state_pb2.KeyState.ValueType:
+    """The state as the contract has it; unspecified for None."""
+    return KEY_STATES[state] if state else key_state_pb2.KEY_STATE_UNSPECIFIED
+
+
 def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
     """A time as the contract has it."""
     # Not FromDatetime, which costs several microseconds of every data key.

@@ -100,7 +100,7 @@ class KeyServicer:
             key=check.ruling.key.name if check.ruling.key else "",
             rule=check.ruling.decision.rule,
             explanation=check.explanation,
-            key_state=convert.KEY_STATES[check.key_state] if check.key_state else None,
+            key_state=convert.key_state(check.key_state),
         ).SerializeToString()
 
     async def AuthorizeCall(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002

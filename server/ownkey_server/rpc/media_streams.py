@@ -7,7 +7,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 
-from ownkey.container import Header, HeaderReader, Truncated
+from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.v1 import key_service_pb2
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
@@ -16,7 +16,6 @@ from ownkey_server.rpc.key_service import Context
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message, chunk_of
 from ownkey_server.service.media import Media
 
-Chunk: TypeAlias = bytes | memoryview
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
 DecryptRequests: TypeAlias = "_Requests[key_service_pb2.DecryptMediaRequest]"
 
@@ -77,7 +76,7 @@ class MediaServicer:
         )
         await context.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
-        chunk: Chunk | None = reader.rest
+        chunk: Buffer | None = reader.rest
         while chunk is not None:
             size = decryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(decryptor.update_into, chunk))
@@ -112,7 +111,7 @@ class _Requests(Generic[R]):
     def __init__(self, context: Context, parser: RequestParser, request_type: type[R]) -> None:
         self._context = context
         self._parser = parser
-        self._type = request_type
+        self._type: type[R] = request_type
 
     async def first(self) -> R:
         """The first request, which is a start."""
@@ -124,7 +123,7 @@ class _Requests(Generic[R]):
             raise StreamProtocolError("the first message of a stream must be a start")
         return message
 
-    async def chunk(self) -> Chunk | None:
+    async def chunk(self) -> Buffer | None:
         """The next chunk; None when the client has sent its last."""
         raw = await self._context.read()
         if raw is grpc.aio.EOF:
@@ -137,7 +136,7 @@ class _Requests(Generic[R]):
             raise StreamProtocolError("only the first message of a stream may be a start")
         return message.chunk
 
-    async def required_chunk(self) -> Chunk:
+    async def required_chunk(self) -> Buffer:
         """The next chunk of an object whose header has not come yet."""
         chunk = await self.chunk()
         if chunk is None:

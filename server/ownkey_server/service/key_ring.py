@@ -66,7 +66,8 @@ class KeyRing:
     async def probe(self, key: CustomerKey) -> None:
         """Use the key both ways on throw-away bytes, to learn its state."""
         description = await self._stores[key.store].describe(key.reference, self._timeout)
-        self._board.saw(key.name, description.state, description.cause, self._clock())
+        if description.state is not KeyState.UNKNOWN:
+            self._board.saw(key.name, description.state, description.cause, self._clock())
 
     def find(
         self, tenant: Tenant, provider_key: CustomerKey, entries: Sequence[EncryptedDataKey]

@@ -4,26 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from ownkey_server.domain.errors import (
-    CiphertextInvalid,
-    KeyMisconfigured,
-    KeyRevoked,
-    KeyStoreError,
-    KeyStoreThrottled,
-    KeyUnreachable,
-    OperationUnsupported,
-)
-from ownkey_server.domain.key_state import KeyEvidence, KeyState
-
-# A forged ciphertext and a busy moment say nothing about the state of a key.
-STATE_OF_ERROR: dict[type[KeyStoreError], KeyState | None] = {
-    KeyRevoked: KeyState.REVOKED,
-    KeyUnreachable: KeyState.UNREACHABLE,
-    KeyMisconfigured: KeyState.MISCONFIGURED,
-    OperationUnsupported: KeyState.MISCONFIGURED,
-    KeyStoreThrottled: None,
-    CiphertextInvalid: None,
-}
+from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyEvidence, KeyState
 
 
 class StatusBoard:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ownkey_server.domain import errors
-from ownkey_server.domain.key_state import KeyEvidence, KeyState
-from ownkey_server.service.status_board import STATE_OF_ERROR, StatusBoard
+from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyEvidence, KeyState
+from ownkey_server.service.status_board import StatusBoard
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
 

@@ -1,0 +1,67 @@
+"""The list of all key stores: from a section of the settings to a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from ownkey_server.keystores.base import KeyMaker
+from ownkey_server.keystores.embedded import EmbeddedKeyStore
+
+if TYPE_CHECKING:
+    from ownkey_server.keystores.pkcs11_module import Pkcs11Module
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedOptions:
+    """Keys in the files of a directory."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pkcs11Options:
+    """Keys in a PKCS#11 token.
+
+    Attributes:
+        module: The vendor's library.
+        token_label: Which of its tokens.
+        pin_file: A file with the user PIN, and nobody else's to read.
+        mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+    """
+
+    module: Path
+    token_label: str
+    pin_file: Path
+    mechanism: str = "auto"
+
+
+KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options
+
+
+class Modules:
+    """The PKCS#11 modules of this process, one owner for each: a module must not be loaded by two."""
+
+    def __init__(self) -> None:
+        self._modules: dict[Path, Pkcs11Module] = {}
+
+    def get(self, path: Path) -> Pkcs11Module:
+        """The owner of the module at ``path``."""
+        from ownkey_server.keystores.pkcs11_module import Pkcs11Module  # noqa: PLC0415 - not everybody has an HSM
+
+        path = path.resolve()
+        if path not in self._modules:
+            self._modules[path] = Pkcs11Module(path)
+        return self._modules[path]
+
+
+def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> KeyMaker:
+    """The key store that the options describe. Nothing is asked of it yet."""
+    match options:
+        case EmbeddedOptions():
+            return EmbeddedKeyStore(name, options.directory)
+        case Pkcs11Options():
+            from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415
+
+            return Pkcs11KeyStore(name, modules.get(options.module), options)

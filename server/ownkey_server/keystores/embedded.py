@@ -1,0 +1,244 @@
+"""Customer keys in files of a directory. To try ownkey with: whoever reads the directory has every key.
+
+A key is 32 bytes in ``<reference>.key``, mode 0600. Its holder disables it by a file ``<reference>.disabled`` beside
+it. Both are looked at on every use, so that what the holder does counts at once.
+
+What it means when a key does not work:
+
+- the ``.disabled`` file is there: the key was taken away, ``REVOKED``
+- the key's file is gone, or cannot be read: an outage, ``UNREACHABLE``, since a volume that is not mounted looks so
+- the file was never there since the server started, or others may read it: ``MISCONFIGURED``
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ownkey.container import (
+    EncryptedDataKey,
+    parse_raw_aes_provider_info,
+    raw_aes_provider_info,
+    serialize_context,
+)
+from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
+from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyRevoked, KeyUnreachable
+from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
+from ownkey_server.keystores.probe import use_both_ways
+
+_log = logging.getLogger(__name__)
+
+PROVIDER_ID = "ownkey-embedded"
+KEY_LENGTH = 32
+REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class _LoadedKey:
+    """A key in memory, and which file it was read from."""
+
+    cipher: AESGCM
+    inode: int
+    modified: int
+
+
+class EmbeddedKeyStore:
+    """A key store in a directory.
+
+    Args:
+        name: The store's name in the settings.
+        directory: Where the keys are; made with mode 0700 by :meth:`create`.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self._name = name
+        self._directory = directory
+        self._loaded: dict[str, _LoadedKey] = {}
+        self._closed = False
+        _log.warning("key store %r keeps its keys in files of %s: not for production", name, directory)
+
+    @property
+    def name(self) -> str:
+        """The store's name in the settings."""
+        return self._name
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no key was ever made here: the directory is missing or empty."""
+        return not self._directory.exists() or not any(self._directory.iterdir())
+
+    async def generate_data_key(
+        self,
+        reference: str,
+        context: Mapping[str, str],
+        timeout: float,  # noqa: ARG002 - files answer at once
+    ) -> GeneratedDataKey:
+        """Make 32 random bytes and wrap them."""
+        data_key = bytearray(os.urandom(DATA_KEY_LENGTH))
+        return GeneratedDataKey(SecretBytes(data_key), self._wrap(reference, data_key, context))
+
+    async def wrap(
+        self,
+        reference: str,
+        data_key: SecretBytes,
+        context: Mapping[str, str],
+        timeout: float,  # noqa: ARG002
+    ) -> EncryptedDataKey:
+        """Wrap a data key."""
+        return self._wrap(reference, data_key.reveal(), context)
+
+    async def unwrap(
+        self,
+        reference: str,
+        wrapped: EncryptedDataKey,
+        context: Mapping[str, str],
+        timeout: float,  # noqa: ARG002
+    ) -> SecretBytes:
+        """The data key again."""
+        cipher = self._cipher(reference)
+        iv = parse_raw_aes_provider_info(wrapped.provider_info, reference)
+        whole = len(wrapped.ciphertext) == DATA_KEY_LENGTH + TAG_LENGTH
+        if wrapped.provider_id != PROVIDER_ID or iv is None or not whole:
+            raise CiphertextInvalid(self._name, reference, "the wrapped key was not made by this key")
+        try:
+            return SecretBytes(cipher.decrypt(iv, wrapped.ciphertext, serialize_context(context)))
+        except InvalidTag:
+            cause = "wrong key, wrong encryption context, or changed bytes"
+            raise CiphertextInvalid(self._name, reference, cause) from None
+
+    def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
+        """Whether the entry names exactly this key."""
+        if wrapped.provider_id != PROVIDER_ID:
+            return False
+        return parse_raw_aes_provider_info(wrapped.provider_info, reference) is not None
+
+    async def describe(self, reference: str, timeout: float) -> KeyDescription:
+        """Use the key both ways on throw-away bytes."""
+        return await use_both_ways(self, reference, timeout)
+
+    async def close(self) -> None:
+        """Forget the keys."""
+        self._closed = True
+        self._loaded.clear()
+
+    async def create(self, reference: str) -> None:
+        """Make a key. It is on disk before this returns, and none is ever overwritten.
+
+        Raises:
+            KeyMisconfigured: There is such a key already, or the directory cannot be written.
+        """
+        path = self._path(reference, "key")
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(os.urandom(KEY_LENGTH))
+                    file.flush()
+                    os.fsync(descriptor)
+                os.link(partial, path)  # unlike a rename, this fails when the name is taken
+            finally:
+                partial.unlink()
+            self._sync_directory()
+        except FileExistsError:
+            raise KeyMisconfigured(self._name, reference, "there is a key of this name already") from None
+        except OSError as error:
+            raise KeyMisconfigured(self._name, reference, f"cannot be made: {error.strerror}") from error
+
+    async def disable(self, reference: str) -> None:
+        """Take the key away, as its holder.
+
+        Raises:
+            KeyMisconfigured: There is no such key, or the directory cannot be written.
+        """
+        self._require_key(reference)
+        try:
+            self._path(reference, "disabled").touch(mode=0o600)
+            self._sync_directory()
+        except OSError as error:
+            raise KeyMisconfigured(self._name, reference, f"cannot be disabled: {error.strerror}") from error
+
+    async def enable(self, reference: str) -> None:
+        """Give the key back, as its holder.
+
+        Raises:
+            KeyMisconfigured: There is no such key, or the directory cannot be written.
+        """
+        self._require_key(reference)
+        try:
+            self._path(reference, "disabled").unlink(missing_ok=True)
+            self._sync_directory()
+        except OSError as error:
+            raise KeyMisconfigured(self._name, reference, f"cannot be enabled: {error.strerror}") from error
+
+    def _wrap(self, reference: str, data_key: bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
+        cipher = self._cipher(reference)
+        iv = os.urandom(IV_LENGTH)
+        ciphertext = cipher.encrypt(iv, data_key, serialize_context(context))
+        return EncryptedDataKey(PROVIDER_ID, raw_aes_provider_info(reference, iv), ciphertext)
+
+    def _cipher(self, reference: str) -> AESGCM:
+        """The key, as its file is now."""
+        if self._closed:
+            raise KeyUnreachable(self._name, reference, "the key store is closed")
+        path = self._path(reference, "key")
+        loaded = self._loaded.get(reference)
+        try:
+            if os.path.lexists(self._path(reference, "disabled")):
+                raise KeyRevoked(self._name, reference, "its holder disabled it")
+            found = os.stat(path)  # noqa: PTH116 - on every use, and twice as fast
+            if loaded is None or (loaded.inode, loaded.modified) != (found.st_ino, found.st_mtime_ns):
+                loaded = self._loaded[reference] = self._load(reference, path)
+        except FileNotFoundError:
+            if loaded is None:
+                raise KeyMisconfigured(self._name, reference, f"{path} is not there") from None
+            raise KeyUnreachable(self._name, reference, f"{path} is not there any more") from None
+        except OSError as error:
+            raise KeyUnreachable(self._name, reference, f"{path} cannot be read: {error.strerror}") from error
+        return loaded.cipher
+
+    def _load(self, reference: str, path: Path) -> _LoadedKey:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                cause = f"others may read {path}; run: chmod 600 {path}"
+                raise KeyMisconfigured(self._name, reference, cause)
+            key = bytearray(file.read(KEY_LENGTH + 1))
+        if len(key) != KEY_LENGTH:
+            raise KeyMisconfigured(self._name, reference, f"{path} must hold exactly {KEY_LENGTH} bytes")
+        cipher = AESGCM(key)
+        for i in range(len(key)):
+            key[i] = 0
+        return _LoadedKey(cipher, found.st_ino, found.st_mtime_ns)
+
+    def _require_key(self, reference: str) -> None:
+        if not self._path(reference, "key").exists():
+            raise KeyMisconfigured(self._name, reference, f"there is no such key in {self._directory}")
+
+    def _path(self, reference: str, kind: str) -> Path:
+        if not REFERENCE.fullmatch(reference):
+            cause = "a key's name here is 1 to 128 letters, digits, dots, hyphens and underscores"
+            raise KeyMisconfigured(self._name, reference, cause)
+        return self._directory / f"{reference}.{kind}"
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems have no such thing
+                raise
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,29 @@
+"""How a key store describes a key: by using it both ways.
+
+A check that only wraps would miss a right to unwrap that was withdrawn.
+"""
+
+from __future__ import annotations
+
+from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError
+from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyState
+from ownkey_server.keystores.base import KeyDescription, KeyStore
+
+PROBE_CONTEXT = {"ownkey:probe": "describe"}
+
+
+async def use_both_ways(store: KeyStore, reference: str, timeout: float) -> KeyDescription:
+    """Wrap and unwrap throw-away bytes, and say what happened.
+
+    ``UNKNOWN`` means that the store was too busy to try.
+    """
+    try:
+        made = await store.generate_data_key(reference, PROBE_CONTEXT, timeout)
+        opened = await store.unwrap(reference, made.wrapped, PROBE_CONTEXT, timeout)
+    except CiphertextInvalid:
+        return KeyDescription(KeyState.MISCONFIGURED, "it does not open what it has just wrapped")
+    except KeyStoreError as error:
+        return KeyDescription(STATE_OF_ERROR[type(error)] or KeyState.UNKNOWN, error.cause)
+    if opened.reveal() != made.plaintext.reveal():
+        return KeyDescription(KeyState.MISCONFIGURED, "it opens what it has just wrapped to other bytes")
+    return KeyDescription(KeyState.AVAILABLE)
