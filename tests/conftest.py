@@ -10,6 +10,7 @@ import pytest
 
 from support import server
 from support.server import ServerProcess
+from support.softhsm import SoftHsm, require_softhsm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +32,10 @@ def ownkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
     """A running server with embedded keys and the example tenants, as a process of its own."""
     with server.process(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
+    """SoftHSM with no token yet: each test makes its own, under a label of its own."""
+    require_softhsm()
+    return SoftHsm(tmp_path_factory.mktemp("softhsm"))

@@ -17,6 +17,7 @@ from ownkey_server.domain.errors import (
     OperationUnsupported,
 )
 
+
 class KeyState(StrEnum):
     """What is known of a key. ``REVOKED`` is a deliberate act, ``UNREACHABLE`` an outage: never one for the other."""
 

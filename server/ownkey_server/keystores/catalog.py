@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.pin import PinFile
 
 if TYPE_CHECKING:
     from ownkey_server.keystores.pkcs11_module import Pkcs11Module
@@ -64,4 +65,10 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
         case Pkcs11Options():
             from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415
 
-            return Pkcs11KeyStore(name, modules.get(options.module), options)
+            return Pkcs11KeyStore(
+                name,
+                modules.get(options.module),
+                token_label=options.token_label,
+                pin=PinFile(options.pin_file),
+                mechanism=options.mechanism,
+            )

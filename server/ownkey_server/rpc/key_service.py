@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import grpc
-from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 
 from ownkey.v1 import key_service_pb2
+from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser

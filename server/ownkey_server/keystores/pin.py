@@ -1,0 +1,50 @@
+"""The PIN of a token, from a file, and never tried twice when the token has refused it.
+
+Tokens lock themselves after a few wrong PINs, and a service that tries again on every call would see to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+
+class PinUnusable(Exception):
+    """There is no PIN to try. The message says why, and never holds one."""
+
+
+class PinFile:
+    """A file whose first line is the PIN, read at each login so that a changed PIN needs no restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._refused = b""
+
+    def read(self) -> str:
+        """The PIN.
+
+        Raises:
+            PinUnusable: The file cannot be read, others may read it, it is empty, or the token has refused this PIN.
+        """
+        try:
+            with self._path.open(encoding="utf-8") as file:
+                mode = stat.S_IMODE(self._path.stat().st_mode)
+                pin = file.readline().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            raise PinUnusable(f"the PIN file {self._path} cannot be read") from None
+        if mode & 0o077:
+            raise PinUnusable(f"others may read the PIN file; run: chmod 600 {self._path}")
+        if not pin:
+            raise PinUnusable(f"the PIN file {self._path} is empty: its first line must be the PIN")
+        if _digest(pin) == self._refused:
+            raise PinUnusable(f"the token has refused the PIN in {self._path}: write the right one there")
+        return pin
+
+    def was_refused(self, pin: str) -> None:
+        """Remember that this PIN is wrong, by its hash: it is not tried again until the file holds another."""
+        self._refused = _digest(pin)
+
+
+def _digest(pin: str) -> bytes:
+    return hashlib.sha256(pin.encode()).digest()

@@ -1,0 +1,109 @@
+"""SoftHSM for tests: tokens in a folder of their own, worked on from other processes as their operator would.
+
+SoftHSM reads its configuration once a process, so one folder serves a whole test session and holds every token.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE_PATHS = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+)
+PIN = "471100"
+SO_PIN = "08150815"
+
+# Run in another process: what an operator's tool would do to a key.
+_SET_RIGHTS = """
+import sys, pkcs11
+module, token, pin, label, value = sys.argv[1:]
+rights = (pkcs11.Attribute.ENCRYPT, pkcs11.Attribute.DECRYPT, pkcs11.Attribute.WRAP, pkcs11.Attribute.UNWRAP)
+with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
+    for key in session.get_objects({pkcs11.Attribute.LABEL: label}):
+        for right in rights:
+            key[right] = value == "yes"
+"""
+
+
+class SoftHsm:
+    """A folder of tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = Path(next(path for path in MODULE_PATHS if Path(path).exists()))
+        self.tokens = folder / "tokens"
+        self.tokens.mkdir(parents=True)
+        self.configuration = folder / "softhsm2.conf"
+        self.configuration.write_text(
+            f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+            "slots.removable = false\nslots.mechanisms = ALL\n",
+            encoding="utf-8",
+        )
+        os.environ["SOFTHSM2_CONF"] = str(self.configuration)
+
+    def make_token(self, label: str, pin: str = PIN) -> Path:
+        """Make a token; gives a file with its PIN."""
+        self._util("--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", pin)
+        return self.write_pin(label, pin)
+
+    def write_pin(self, label: str, pin: str = PIN) -> Path:
+        """Write a PIN file."""
+        path = self.folder / f"{label}.pin"
+        path.touch(mode=0o600)
+        path.write_text(pin + "\n", encoding="utf-8")
+        return path
+
+    def delete_token(self, label: str) -> None:
+        """Delete a token and all that it holds."""
+        self._util("--delete-token", "--token", label)
+
+    def change_pin(self, label: str, old: str, new: str) -> None:
+        """Change a token's user PIN."""
+        self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)
+
+    def destroy_key(self, token: str, label: str) -> None:
+        """Delete a key object, as its holder."""
+        arguments = ("--login", "--pin", PIN, "--delete-object", "--type", "secrkey", "--label", label)
+        self._tool("--token-label", token, *arguments)
+
+    def withdraw_rights(self, token: str, label: str) -> None:
+        """Take from a key the right to be used for anything."""
+        self._set_rights(token, label, "no")
+
+    def give_rights_back(self, token: str, label: str) -> None:
+        """Give a key the rights to wrap and unwrap in every way."""
+        self._set_rights(token, label, "yes")
+
+    def run_python(self, script: str, *arguments: str) -> str:
+        """What a script prints that runs in a process of its own."""
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def _set_rights(self, token: str, label: str, value: str) -> None:
+        self.run_python(_SET_RIGHTS, str(self.module), token, PIN, label, value)
+
+    def _util(self, *arguments: str) -> None:
+        subprocess.run(["softhsm2-util", *arguments], check=True, capture_output=True, timeout=60)
+
+    def _tool(self, *arguments: str) -> None:
+        command = ["pkcs11-tool", "--module", str(self.module), *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def require_softhsm() -> None:
+    """Skip without SoftHSM and OpenSC, and fail in CI: there, nothing that can be installed may be missing."""
+    missing = [tool for tool in ("softhsm2-util", "pkcs11-tool") if not shutil.which(tool)]
+    if missing:
+        reason = f"{' and '.join(missing)} not found: install softhsm2 and opensc"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
