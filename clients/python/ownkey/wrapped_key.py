@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from ownkey.container import ContainerError, EncryptedDataKey, Header
+from ownkey.container import ContainerError, EncryptedDataKey, Header, HeaderInvalid, LimitExceeded
 
 VERSION = 1
 MAX_ENTRIES = 16
@@ -46,14 +46,19 @@ class WrappedKey:
         """Its bytes.
 
         Raises:
-            WrappedKeyInvalid: It has no entry, more than 16, or more than 16 KiB.
+            WrappedKeyInvalid: It has no entry, more than 16, more than 16 KiB, or a name without UTF-8 form.
         """
         if not 1 <= len(self.encrypted_data_keys) <= MAX_ENTRIES:
             count = len(self.encrypted_data_keys)
             raise WrappedKeyInvalid(f"a wrapped key has 1 to {MAX_ENTRIES} entries, not {count}")
-        name = self.key.encode()
-        parts = [bytes([VERSION]), _U16.pack(len(name)), name, _U16.pack(len(self.encrypted_data_keys))]
-        raw = b"".join((*parts, *(entry.to_bytes() for entry in self.encrypted_data_keys)))
+        try:
+            name = self.key.encode()
+            parts = [bytes([VERSION]), _U16.pack(len(name)), name, _U16.pack(len(self.encrypted_data_keys))]
+            raw = b"".join((*parts, *(entry.to_bytes() for entry in self.encrypted_data_keys)))
+        except (UnicodeEncodeError, HeaderInvalid):
+            raise WrappedKeyInvalid("a name in the wrapped key has no UTF-8 form") from None
+        except (struct.error, LimitExceeded):
+            raise WrappedKeyInvalid(f"a wrapped key has at most {MAX_LENGTH} bytes") from None
         if len(raw) > MAX_LENGTH:
             raise WrappedKeyInvalid(f"a wrapped key has at most {MAX_LENGTH} bytes, not {len(raw)}")
         return raw

@@ -6,6 +6,7 @@ docs/formats.md describes every byte; what is written here, other vendors' libra
 
 from ownkey.container.context import serialize_context
 from ownkey.container.decryptor import Decryptor
+from ownkey.container.derivation import Buffer
 from ownkey.container.encryptor import FRAME_LENGTH_DOCUMENT, FRAME_LENGTH_MEDIA, FRAME_LENGTH_VOICE, Encryptor
 from ownkey.container.errors import (
     CommitmentMismatch,
@@ -21,8 +22,9 @@ from ownkey.container.errors import (
     Truncated,
     UnsupportedFormat,
 )
-from ownkey.container.header import DEFAULT_LIMITS, Buffer, EncryptedDataKey, Header, HeaderReader, ReaderLimits
-from ownkey.container.ranges import ByteSpan, RangeDecryptor, RangeStream
+from ownkey.container.header import DEFAULT_LIMITS, EncryptedDataKey, Header, HeaderReader, ReaderLimits
+from ownkey.container.range_stream import ByteSpan, RangeStream
+from ownkey.container.ranges import RangeDecryptor
 from ownkey.container.raw_aes import parse_raw_aes_provider_info, raw_aes_provider_info
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ownkey.container.errors import CommitmentMismatch, HeaderTampered
 
@@ -23,6 +23,7 @@ COMMITMENT_LABEL = b"COMMITKEY"
 # The header's tag is a GCM tag over nothing, with the nonce that no frame has: frames count from 1.
 HEADER_IV = bytes(IV_LENGTH)
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
 MessageKey: TypeAlias = AESGCM
 
 
@@ -39,17 +40,20 @@ class AuthenticatedHeader(Protocol):
     def tag(self) -> bytes: ...  # noqa: D102
 
 
-def derive(data_key: bytes | bytearray | memoryview, message_id: bytes) -> tuple[MessageKey, bytes]:
+def derive(data_key: Buffer, message_id: bytes) -> tuple[MessageKey, bytes]:
     """The key for the frames of one message, and its commitment (32 bytes).
 
-    HKDF-SHA-512 with the message id as salt: extracted once, expanded under two labels.
+    HKDF-SHA-512 with the message id as salt, under two labels (RFC 5869; AWS Encryption SDK specification, "Algorithm
+    suites"). It runs once for each label, so that what the two share never becomes an object that cannot be wiped.
     """
     if len(data_key) != DATA_KEY_LENGTH:
         raise ValueError(f"a data key has {DATA_KEY_LENGTH} bytes, not {len(data_key)}")
-    extracted = HKDF.extract(hashes.SHA512(), message_id, data_key)
-    encryption_key = HKDFExpand(hashes.SHA512(), DATA_KEY_LENGTH, ENCRYPTION_LABEL).derive(extracted)
-    commitment = HKDFExpand(hashes.SHA512(), COMMITMENT_LENGTH, COMMITMENT_LABEL).derive(extracted)
-    return AESGCM(encryption_key), commitment
+    commitment = HKDF(hashes.SHA512(), COMMITMENT_LENGTH, message_id, COMMITMENT_LABEL).derive(data_key)
+    encryption_key = bytearray(DATA_KEY_LENGTH)
+    HKDF(hashes.SHA512(), DATA_KEY_LENGTH, message_id, ENCRYPTION_LABEL).derive_into(data_key, encryption_key)
+    key = AESGCM(encryption_key)
+    encryption_key[:] = bytes(DATA_KEY_LENGTH)
+    return key, commitment
 
 
 def header_tag(key: MessageKey, body: bytes) -> bytes:
@@ -57,7 +61,7 @@ def header_tag(key: MessageKey, body: bytes) -> bytes:
     return key.encrypt(HEADER_IV, b"", body)
 
 
-def open_message(data_key: bytes | bytearray | memoryview, header: AuthenticatedHeader) -> MessageKey:
+def open_message(data_key: Buffer, header: AuthenticatedHeader) -> MessageKey:
     """The key for a message's frames, once the data key and the header are shown to belong together.
 
     Raises:

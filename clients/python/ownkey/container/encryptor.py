@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NoReturn, SupportsIndex
 
+from ownkey.container.derivation import Buffer
 from ownkey.container.errors import EncryptionLimitExceeded
 from ownkey.container.frames import (
     FINAL_MARK,
@@ -15,7 +17,7 @@ from ownkey.container.frames import (
     U32,
     FrameBinding,
 )
-from ownkey.container.header import Buffer, EncryptedDataKey, Header, create_header
+from ownkey.container.header import EncryptedDataKey, Header, create_header
 
 FRAME_LENGTH_MEDIA = 262_144
 FRAME_LENGTH_VOICE = 16_384
@@ -23,7 +25,7 @@ FRAME_LENGTH_DOCUMENT = 65_536
 
 
 class Encryptor:
-    """Encrypts one object under one data key. Holds at most one frame.
+    """Encrypts one object under one data key. Holds at most one frame, and never two calls at once.
 
     The caller stores ``header.to_bytes()``, then what :meth:`update` gives, then what :meth:`finish` gives. The last
     full frame is held back until more comes, since the final frame is marked as such.
@@ -71,28 +73,31 @@ class Encryptor:
 
     def update(self, data: Buffer) -> bytes:
         """The frames that ``data`` completes, as one piece; empty when it completes none."""
-        out = bytearray(self.output_size(len(data)))
+        out = bytearray(self.output_size(memoryview(data).nbytes))
         return bytes(memoryview(out)[: self.update_into(data, out)])
 
     def update_into(self, data: Buffer, out: bytearray | memoryview) -> int:
         """The same into a buffer of the caller's, which may be used again afterwards; returns the bytes written.
 
+        The buffer must not overlap ``data``. Bulk data is not copied: a frame is encrypted from where it lies.
+
         Raises:
             ValueError: ``out`` is smaller than :meth:`output_size` of the data, or the object is finished. Nothing
                 was taken.
-            EncryptionLimitExceeded: The object has as many frames as a message may have.
+            EncryptionLimitExceeded: The object would have more frames than a message may have. Nothing was taken.
         """
         self._require_alive()
-        size = self.output_size(len(data))
+        view = memoryview(data).cast("B")
+        size = self.output_size(len(view))
         if len(out) < size:
             raise ValueError(f"the output needs room for {size} bytes, and has {len(out)}")
         if self._number + size // self._stride > MAX_FRAMES:
-            raise EncryptionLimitExceeded("a message may have 2**32 - 1 frames, and this one has them")
-        if not len(data):
+            raise EncryptionLimitExceeded
+        if not view:
             return 0
         self._alive = False
         with memoryview(out) as target:
-            written = self._encrypt_whole_frames(memoryview(data).cast("B"), target)
+            written = self._encrypt_whole_frames(view, target)
         self._alive = True
         return written
 
@@ -108,11 +113,11 @@ class Encryptor:
             ValueError: ``out`` is too small, or the object is finished already.
         """
         self._require_alive()
-        rest = self._held if self._held is not None else memoryview(self._buffer)
-        size = len(rest) + FINAL_OVERHEAD
+        size = FINAL_OVERHEAD + (self._frame_length if self._held is not None else len(self._buffer))
         if len(out) < size:
             raise ValueError(f"the output needs room for {size} bytes, and has {len(out)}")
         self._alive = False
+        rest = self._held if self._held is not None else memoryview(self._buffer)
         with memoryview(out) as target:
             U32.pack_into(target, 0, FINAL_MARK)
             U32.pack_into(target, 4, self._number)
@@ -125,6 +130,10 @@ class Encryptor:
         rest.release()
         self._buffer = bytearray()
         return size
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        """A copy would use the same frame numbers under the same key: there is none, by copy or by pickle."""
+        raise TypeError("an Encryptor cannot be copied: two of them would use the same nonces")
 
     def _encrypt_whole_frames(self, data: memoryview, out: memoryview) -> int:
         """Encrypt every frame of which it is certain that it is not the last, and keep the rest."""

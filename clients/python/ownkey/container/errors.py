@@ -39,14 +39,14 @@ class CommitmentMismatch(ContainerError):
     """The data key is not the one that the object commits to."""
 
     def __init__(self) -> None:
-        super().__init__("the data key is not this object's: its header commits to another")
+        super().__init__("the data key is not this object's: its header commits to another; unwrap this object's own")
 
 
 class HeaderTampered(ContainerError):
     """The header was changed since it was written."""
 
     def __init__(self) -> None:
-        super().__init__("the object's header was changed since it was written")
+        super().__init__("the object's header was changed since it was written: fetch or restore the object")
 
 
 class FrameTampered(ContainerError):
@@ -57,7 +57,7 @@ class FrameTampered(ContainerError):
     """
 
     def __init__(self, sequence_number: int) -> None:
-        super().__init__(f"frame {sequence_number} was changed since it was written")
+        super().__init__(f"frame {sequence_number} was changed since it was written: fetch or restore the object")
         self.sequence_number = sequence_number
 
 
@@ -70,7 +70,7 @@ class FrameOutOfOrder(ContainerError):
     """
 
     def __init__(self, expected: int, found: int) -> None:
-        super().__init__(f"frame {expected} had to come here, but frame {found} did")
+        super().__init__(f"frame {expected} had to come here, but frame {found} did: fetch or restore the object")
         self.expected = expected
         self.found = found
 
@@ -80,10 +80,12 @@ class Truncated(ContainerError):
 
 
 class TrailingData(ContainerError):
-    """Bytes follow the final frame."""
+    """Bytes follow the final frame, or the end of a range's ciphertext."""
 
-    def __init__(self) -> None:
-        super().__init__("bytes follow the object's final frame: it must end there")
+    def __init__(
+        self, text: str = "bytes follow the object's final frame: what was appended is not part of it"
+    ) -> None:
+        super().__init__(text)
 
 
 class RangeInvalid(ContainerError):
@@ -91,4 +93,7 @@ class RangeInvalid(ContainerError):
 
 
 class EncryptionLimitExceeded(ContainerError):
-    """A message may have 2**32 - 1 frames, and this one has them: start another object."""
+    """A message may have 2**32 - 1 frames, and this one has them."""
+
+    def __init__(self) -> None:
+        super().__init__("an object has at most 2**32 - 1 frames: finish this one, and put the rest into another")

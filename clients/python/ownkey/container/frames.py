@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import struct
 
-from ownkey.container.derivation import IV_LENGTH, MESSAGE_ID_LENGTH, TAG_LENGTH
+from ownkey.container.derivation import IV_LENGTH, MESSAGE_ID_LENGTH, TAG_LENGTH, Buffer
 
 FINAL_MARK = 0xFFFFFFFF
-# The mark of the final frame is no frame's number.
-MAX_FRAMES = FINAL_MARK - 1
+# A number has 32 bits and counts from 1. The last of them equals the mark, and only a final frame can have it.
+MAX_FRAMES = 0xFFFFFFFF
 REGULAR_LABEL = b"AWSKMSEncryptionClient Frame"
 FINAL_LABEL = b"AWSKMSEncryptionClient Final Frame"
 
@@ -25,6 +25,11 @@ REGULAR_PREFIX = 4 + IV_LENGTH
 FINAL_PREFIX = 4 + 4 + IV_LENGTH + 4
 REGULAR_OVERHEAD = REGULAR_PREFIX + TAG_LENGTH
 FINAL_OVERHEAD = FINAL_PREFIX + TAG_LENGTH
+
+
+def is_final(frame: Buffer) -> bool:
+    """Whether a frame, of which at least 4 bytes are there, is marked as the final one."""
+    return bool(U32.unpack_from(frame)[0] == FINAL_MARK)
 
 
 class FrameBinding:

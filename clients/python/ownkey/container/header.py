@@ -11,13 +11,11 @@ import struct
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
 
 from ownkey.container import derivation
 from ownkey.container.context import parse_context, serialize_context
+from ownkey.container.derivation import Buffer
 from ownkey.container.errors import HeaderInvalid, LimitExceeded, UnsupportedFormat
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 VERSION_AND_SUITE = b"\x02\x04\x78"
 FRAMED = 2
@@ -46,8 +44,17 @@ class EncryptedDataKey:
     ciphertext: bytes
 
     def to_bytes(self) -> bytes:
-        """The entry as it stands in a header: each part with its length (16 bits)."""
-        parts = (self.provider_id.encode(), self.provider_info, self.ciphertext)
+        """The entry as it stands in a header: each part with its length (16 bits).
+
+        Raises:
+            LimitExceeded: A part has more than 65,535 bytes.
+            HeaderInvalid: The provider id has no UTF-8 form.
+        """
+        try:
+            name = self.provider_id.encode()
+        except UnicodeEncodeError:
+            raise HeaderInvalid("the provider id of a wrapped key has no UTF-8 form") from None
+        parts = (name, self.provider_info, self.ciphertext)
         if any(len(part) > 0xFFFF for part in parts):
             raise LimitExceeded("a part of a wrapped key has at most 65,535 bytes")
         return b"".join(_U16.pack(len(part)) + part for part in parts)
@@ -156,12 +163,13 @@ class HeaderReader:
         self._limits = limits
         self._buffer = bytearray()
         self._rest: Buffer = b""
+        self._alive = True
         self._parser = self._parse()
         self._needed = next(self._parser)
 
     @property
     def rest(self) -> Buffer:
-        """What came after the header in the piece that completed it."""
+        """What came after the header in the piece that completed it. Shares that piece's memory."""
         return self._rest
 
     def feed(self, data: Buffer) -> Header | None:
@@ -171,8 +179,16 @@ class HeaderReader:
             UnsupportedFormat: This is not the format, or not the profile of it that we read.
             LimitExceeded: The header asks for more than the limits allow.
             HeaderInvalid: It is not well formed.
+            ValueError: The header was whole before, or an error ended the reading.
         """
-        view = memoryview(data)
+        if not self._alive:
+            raise ValueError("this header was read, or an error ended the reading")
+        self._alive = False
+        header = self._take(memoryview(data).cast("B"))
+        self._alive = header is None
+        return header
+
+    def _take(self, view: memoryview) -> Header | None:
         while True:
             missing = self._needed - len(self._buffer)
             self._buffer += view[:missing]

@@ -6,29 +6,25 @@ frames that it does not read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from ownkey.container.decryptor import FrameOpener
-from ownkey.container.errors import FrameOutOfOrder, RangeInvalid, TrailingData, Truncated
-from ownkey.container.frames import FINAL_OVERHEAD, REGULAR_OVERHEAD
-from ownkey.container.header import DEFAULT_LIMITS, Buffer, Header, ReaderLimits
-
-
-@dataclass(frozen=True, slots=True)
-class ByteSpan:
-    """Bytes ``offset`` to ``offset + length`` of an object."""
-
-    offset: int
-    length: int
+from ownkey.container.derivation import Buffer
+from ownkey.container.errors import TrailingData, Truncated
+from ownkey.container.header import DEFAULT_LIMITS, Header, ReaderLimits
+from ownkey.container.range_stream import ByteSpan, Layout, RangeStream
 
 
 class RangeDecryptor:
     """Opens ranges of one object.
 
+    Either in memory: fetch :attr:`final_frame`, give it to :meth:`open_final_frame`, then fetch the :meth:`span` of any
+    range and :meth:`decrypt` it. Or in bounded memory: push what :attr:`RangeStream.spans` names into a :meth:`stream`.
+
     Args:
         header: What a :class:`HeaderReader` read from the object's beginning.
         data_key: 32 bytes. Not kept.
-        object_size: Bytes of the whole object; every range read proves it.
+        object_size: Bytes of the whole object; the final frame proves it.
         limits: What to accept.
 
     Raises:
@@ -41,153 +37,100 @@ class RangeDecryptor:
     def __init__(
         self, header: Header, data_key: Buffer, *, object_size: int, limits: ReaderLimits = DEFAULT_LIMITS
     ) -> None:
-        self._opener = FrameOpener(header, data_key, limits)
-        self._header_length = header.length
-        self._frame_length = header.frame_length
-        self._stride = header.frame_length + REGULAR_OVERHEAD
-        body = object_size - header.length
-        regular_overhead_difference = FINAL_OVERHEAD - REGULAR_OVERHEAD
-        self._frames = -(-(body - regular_overhead_difference) // self._stride)
-        final_length = body - (self._frames - 1) * self._stride - FINAL_OVERHEAD
-        if self._frames < 1 or final_length < 0:
-            raise Truncated(f"no whole object with this header has {object_size} bytes")
-        self._final_length = final_length
+        self._opener = FrameOpener.of(header, data_key, limits)
+        self._layout = Layout.of(header, object_size)
+        self._proven = False
 
     @property
     def content_size(self) -> int:
-        """Bytes of content that the object's size implies; proven once a stream has taken the final frame."""
-        return (self._frames - 1) * self._frame_length + self._final_length
+        """Bytes of content that the object's size implies; proven once the final frame was opened."""
+        return self._layout.content_size
 
-    def stream(self, offset: int, length: int | None = None) -> RangeStream:
-        """A reader of the content's bytes from ``offset`` on.
+    @property
+    def final_frame(self) -> ByteSpan:
+        """Where the final frame is in the object."""
+        return self._layout.span(self._layout.frames, self._layout.frames + 1)
+
+    def open_final_frame(self, ciphertext: Buffer) -> int:
+        """Prove the length of the content by the final frame; gives that length in bytes.
+
+        Raises:
+            Truncated: These are not all bytes of the span, or the object's last frame is not its final one.
+            TrailingData: These are more bytes than the span has.
+            FrameOutOfOrder: The object does not have the number of frames that its size implies.
+            FrameTampered: The frame was changed.
+        """
+        number = self._layout.frames
+        frame = _exactly(ciphertext, self.final_frame.length)
+        with memoryview(bytearray(self._layout.plain_length(number))) as plain:
+            self._opener.another().open_into(frame, number, plain, final=True)
+        self._proven = True
+        return self.content_size
+
+    def span(self, offset: int, length: int | None = None) -> ByteSpan:
+        """Where the frames are that hold a range: the ciphertext to fetch for :meth:`decrypt`.
 
         Args:
-            offset: The first byte.
+            offset: The first byte of content.
             length: How many; None, or more than there are, means to the end.
 
         Raises:
-            RangeInvalid: The offset lies after the end, or is negative.
+            RangeInvalid: The offset lies after the end, or a number is negative.
+            ValueError: The final frame was not opened, so that the length of the content is not proven.
         """
-        size = self.content_size
-        if not 0 <= offset <= size or (length is not None and length < 0):
-            raise RangeInvalid(f"the range starts at byte {offset}, and the content has {size} bytes")
-        end = size if length is None else min(size, offset + length)
-        first = offset // self._frame_length
-        # The final frame is read in any case, so only the regular frames of the range are asked for.
-        last = min(-(-end // self._frame_length), self._frames - 1) if end > offset else first
-        count = max(0, last - first)
-        final = ByteSpan(
-            self._header_length + (self._frames - 1) * self._stride, self._final_length + FINAL_OVERHEAD
-        )
-        spans = [final]
-        if count:
-            spans.append(ByteSpan(self._header_length + first * self._stride, count * self._stride))
-        return RangeStream(self._opener, tuple(spans), self._frame_length, self._frames, offset, end)
+        start, end = self._range(offset, length)
+        return self._layout.span(*self._layout.covering(start, end))
 
-
-class RangeStream:
-    """Reads one range: push the bytes of :attr:`spans` in, in that order, and take the range out.
-
-    Holds at most two frames, however long the range is.
-    """
-
-    def __init__(
-        self, opener: FrameOpener, spans: tuple[ByteSpan, ...], frame_length: int, frames: int, offset: int, end: int
-    ) -> None:
-        self._opener = opener
-        self._spans = spans
-        self._frame_length = frame_length
-        self._frames = frames
-        self._offset = offset
-        self._end = end
-        self._number = offset // frame_length + 1
-        self._wanted = spans[0].length
-        self._left = sum(span.length for span in spans)
-        self._buffer = bytearray()
-        self._final: bytes | None = None
-        self._plain = bytearray(frame_length)
-        self._alive = True
-
-    @property
-    def spans(self) -> tuple[ByteSpan, ...]:
-        """The spans of the object to push in: its final frame, and the frames of the range if there are others."""
-        return self._spans
-
-    def output_size(self, length: int) -> int:
-        """The most that :meth:`update_into` writes for ``length`` more bytes."""
-        return len(self._buffer) + length + len(self._final or b"")
-
-    def update(self, data: Buffer) -> bytes:
-        """The bytes of the range that ``data`` completes."""
-        out = bytearray(self.output_size(len(data)))
-        return bytes(memoryview(out)[: self.update_into(data, out)])
-
-    def update_into(self, data: Buffer, out: bytearray | memoryview) -> int:
-        """The same into a buffer of the caller's; returns the bytes written.
+    def decrypt(self, offset: int, length: int | None, ciphertext: Buffer) -> bytes:
+        """The content of a range from exactly the bytes that :meth:`span` named. Takes memory for all of the frames.
 
         Raises:
-            ValueError: ``out`` is smaller than :meth:`output_size` of the data, or an error ended the read before.
-            ContainerError: What is wrong with the object. Nothing from this call may be used.
+            RangeInvalid: As :meth:`span`.
+            Truncated: Bytes of the span are missing.
+            TrailingData: There are more of them.
+            FrameOutOfOrder: They are of another place in the object.
+            FrameTampered: A frame was changed.
+            ValueError: As :meth:`span`.
         """
-        if not self._alive:
-            raise ValueError("an error ended this read")
-        if len(out) < self.output_size(len(data)):
-            raise ValueError(f"the output needs room for {self.output_size(len(data))} bytes, and has {len(out)}")
-        if len(data) > self._left:
-            raise TrailingData
-        self._alive = False
-        self._left -= len(data)
-        written = position = 0
-        with memoryview(out) as target, memoryview(data).cast("B") as view:
-            while position < len(view):
-                piece = view[position : position + self._wanted - len(self._buffer)]
-                self._buffer += piece
-                position += len(piece)
-                if len(self._buffer) == self._wanted:
-                    written += self._open(target[written:])
-        self._alive = True
-        return written
+        start, end = self._range(offset, length)
+        first, after = self._layout.covering(start, end)
+        view = _exactly(ciphertext, self._layout.span(first, after).length)
+        base = (first - 1) * self._layout.frame_length
+        opener = self._opener.another()
+        plain = bytearray(max(0, min((after - 1) * self._layout.frame_length, self.content_size) - base))
+        with memoryview(plain) as out:
+            position = written = 0
+            for number, size, final in self._frames(first, after):
+                written += opener.open_into(view[position : position + size], number, out[written:], final=final)
+                position += size
+            return bytes(out[start - base : end - base])
 
-    def finish(self) -> None:
-        """Say that all spans were pushed in.
+    def stream(self, offset: int, length: int | None = None) -> RangeStream:
+        """A reader of a range in bounded memory, which reads and proves the final frame itself.
+
+        Args:
+            offset: The first byte of content.
+            length: How many; None, or more than there are, means to the end.
 
         Raises:
-            Truncated: They were not.
+            RangeInvalid: The offset lies after the end, or a number is negative.
         """
-        if self._left:
-            raise Truncated(f"{self._left} bytes of the range's ciphertext are missing")
+        return RangeStream(self._opener.another(), self._layout, *self._layout.clamp(offset, length))
 
-    def _open(self, out: memoryview) -> int:
-        """Open the frame in the buffer; write what of it belongs to the range."""
-        final = self._final is None
-        number = self._frames if final else self._number
-        with memoryview(self._buffer) as frame, memoryview(self._plain) as plain:
-            length, is_final = self._opener.open_into(frame, number, plain)
-            if is_final is not final:
-                raise FrameOutOfOrder(number, self._frames if is_final else number)
-            content = self._of_range(plain[:length], number)
-        self._buffer.clear()
-        written = 0
-        if final:
-            # It comes first, to prove the length, and goes out last.
-            self._final = bytes(content)
-            self._wanted = self._frame_length + REGULAR_OVERHEAD
-        else:
-            written = len(content)
-            out[:written] = content
-            self._number += 1
-        if not self._left_to_open():
-            tail = self._final or b""
-            out[written : written + len(tail)] = tail
-            written += len(tail)
-        return written
+    def _range(self, offset: int, length: int | None) -> tuple[int, int]:
+        if not self._proven:
+            raise ValueError("open the final frame first: it proves where the content ends")
+        return self._layout.clamp(offset, length)
 
-    def _left_to_open(self) -> bool:
-        return len(self._spans) > 1 and (self._number - 1) * self._frame_length < self._last_regular_end()
+    def _frames(self, first: int, after: int) -> Iterator[tuple[int, int, bool]]:
+        for number in range(first, after):
+            yield number, self._layout.span(number, number + 1).length, number == self._layout.frames
 
-    def _last_regular_end(self) -> int:
-        return min(-(-self._end // self._frame_length), self._frames - 1) * self._frame_length
 
-    def _of_range(self, plain: memoryview, number: int) -> memoryview:
-        start = (number - 1) * self._frame_length
-        return plain[max(0, self._offset - start) : max(0, self._end - start)]
+def _exactly(ciphertext: Buffer, size: int) -> memoryview:
+    view = memoryview(ciphertext).cast("B")
+    if len(view) < size:
+        raise Truncated(f"{size - len(view)} bytes of the range's ciphertext are missing: fetch the whole span")
+    if len(view) > size:
+        raise TrailingData(f"the range's ciphertext has {size} bytes, not {len(view)}: give exactly the span's")
+    return view
