@@ -8,12 +8,13 @@ from typing import Generic, TypeAlias, TypeVar
 import grpc
 
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
+from ownkey.media_messages import chunk_of
 from ownkey.v1 import key_service_pb2
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
 from ownkey_server.rpc.key_service import Context
-from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message, chunk_of
+from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
 from ownkey_server.service.media import Media
 
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)

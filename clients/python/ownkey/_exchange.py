@@ -1,0 +1,279 @@
+"""The core of both clients, without any I/O: requests out of values, values out of answers.
+
+An exchange is one unary call: its method, its request, and what its answer means. The clients differ only in how the
+bytes move.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf.message import Message
+
+from ownkey.errors import InvalidRequest
+from ownkey.models import (
+    ASSET_CLASSES,
+    Asset,
+    CallAuthorization,
+    CustomerKeyStatus,
+    DataKey,
+    MediaInfo,
+    PolicyCheck,
+    ReplicaStatus,
+)
+from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
+
+T = TypeVar("T")
+
+DEFAULT_ADDRESS = "127.0.0.1:7400"
+MIB = 1024 * 1024
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 12 * MIB),
+    ("grpc.max_send_message_length", 12 * MIB),
+    # A fixed window: with the bandwidth probe, a slow reader makes the transport hold gigabytes.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", MIB),
+    ("grpc.enable_retries", 1),
+    (
+        "grpc.service_config",
+        # Only what changes nothing is tried again, and only when nobody has worked on it.
+        '{"methodConfig": [{"name": ['
+        + ", ".join(
+            f'{{"service": "ownkey.v1.KeyService", "method": "{method}"}}'
+            for method in ("GenerateDataKey", "Unwrap", "KeyStatus", "CheckPolicy", "AuthorizeCall")
+        )
+        + '], "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",'
+        ' "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}',
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[T]):
+    """One unary call."""
+
+    method: str
+    request: Message
+    parse: Callable[[Any], T]
+
+
+def require_local(address: str) -> None:
+    """Make sure that nobody else can listen, since there is no TLS.
+
+    Raises:
+        InvalidRequest: The address is not this machine's.
+    """
+    if address.startswith("unix:"):
+        return
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise InvalidRequest(
+            f"{address} is not on this machine, and keys are not sent unencrypted: give channel credentials"
+        )
+
+
+def asset_message(asset: Asset) -> asset_pb2.Asset:
+    """The asset as the contract has it.
+
+    Raises:
+        InvalidRequest: The class or origin does not exist, or the time has no zone.
+    """
+    if asset.asset_class not in ASSET_CLASSES:
+        raise InvalidRequest(f"there is no asset class {asset.asset_class!r}; there are: {', '.join(ASSET_CLASSES)}")
+    origins = {"created": asset_pb2.ASSET_ORIGIN_CREATED, "uploaded": asset_pb2.ASSET_ORIGIN_UPLOADED}
+    if asset.origin not in origins:
+        raise InvalidRequest(f"there is no asset origin {asset.origin!r}; there are: {', '.join(origins)}")
+    message = asset_pb2.Asset(
+        tenant=asset.tenant,
+        asset_class=ASSET_CLASSES[asset.asset_class],
+        asset_id=asset.asset_id,
+        origin=origins[asset.origin],
+        user=asset.user,
+        group=asset.group,
+    )
+    if asset.create_time is not None:
+        if asset.create_time.tzinfo is None:
+            raise InvalidRequest("create_time needs a time zone: datetime(..., tzinfo=UTC)")
+        message.create_time.FromDatetime(asset.create_time)
+    return message
+
+
+def generate_data_key(
+    asset: Asset, extra_context: Mapping[str, str] | None, with_plaintext: bool, request_id: str
+) -> Exchange[DataKey]:
+    """GenerateDataKey."""
+    request = key_service_pb2.GenerateDataKeyRequest(
+        asset=asset_message(asset),
+        extra_context=extra_context,
+        with_plaintext=with_plaintext,
+        request_id=request_id,
+    )
+
+    def parse(answer: key_service_pb2.GenerateDataKeyResponse) -> DataKey:
+        return DataKey(
+            key=answer.key,
+            plaintext=answer.plaintext,
+            lease_expire_time=_time(answer.lease_expire_time),
+            wrapped_key=answer.wrapped_key,
+            encryption_context=dict(answer.encryption_context),
+            decision=decision_name(answer.decision),
+            rule=answer.rule,
+        )
+
+    return Exchange("GenerateDataKey", request, parse)
+
+
+def unwrap(
+    asset: Asset, wrapped_key: bytes, encryption_context: Mapping[str, str], request_id: str
+) -> Exchange[DataKey]:
+    """Unwrap."""
+    request = key_service_pb2.UnwrapRequest(
+        asset=asset_message(asset),
+        wrapped_key=wrapped_key,
+        encryption_context=encryption_context,
+        request_id=request_id,
+    )
+
+    def parse(answer: key_service_pb2.UnwrapResponse) -> DataKey:
+        return DataKey(answer.key, answer.plaintext, _time(answer.lease_expire_time))
+
+    return Exchange("Unwrap", request, parse)
+
+
+def key_status(tenant: str, key: str, request_id: str) -> Exchange[list[CustomerKeyStatus]]:
+    """KeyStatus."""
+    request = key_service_pb2.KeyStatusRequest(tenant=tenant, key=key, request_id=request_id)
+
+    def parse(answer: key_service_pb2.KeyStatusResponse) -> list[CustomerKeyStatus]:
+        return [
+            CustomerKeyStatus(
+                one.key,
+                _state_name(one.state),
+                one.cause,
+                _age(one, one.evidence_age),
+                tuple(
+                    ReplicaStatus(r.replica, _state_name(r.state), r.cause, _age(r, r.evidence_age))
+                    for r in one.replicas
+                ),
+            )
+            for one in answer.keys
+        ]
+
+    return Exchange("KeyStatus", request, parse)
+
+
+def check_policy(asset: Asset, request_id: str) -> Exchange[PolicyCheck]:
+    """CheckPolicy."""
+    request = key_service_pb2.CheckPolicyRequest(asset=asset_message(asset), request_id=request_id)
+
+    def parse(answer: key_service_pb2.CheckPolicyResponse) -> PolicyCheck:
+        return PolicyCheck(
+            decision_name(answer.decision),
+            answer.key,
+            answer.rule,
+            answer.explanation,
+            _state_name(answer.key_state) if answer.key_state else "",
+        )
+
+    return Exchange("CheckPolicy", request, parse)
+
+
+def authorize_call(
+    *,
+    tenant: str,
+    call_id: str,
+    callee: str,
+    caller: str,
+    direction: str,
+    user: str,
+    group: str,
+    stores: tuple[str, ...],
+    request_id: str,
+) -> Exchange[CallAuthorization]:
+    """AuthorizeCall.
+
+    Raises:
+        InvalidRequest: A direction or class does not exist.
+    """
+    directions = {
+        name.removeprefix("CALL_DIRECTION_").lower(): n for name, n in key_service_pb2.CallDirection.items() if n
+    }
+    if direction and direction not in directions:
+        raise InvalidRequest(f"there is no call direction {direction!r}; there are: {', '.join(directions)}")
+    for name in stores:
+        if name not in ASSET_CLASSES:
+            raise InvalidRequest(f"there is no asset class {name!r}; there are: {', '.join(ASSET_CLASSES)}")
+    request = key_service_pb2.AuthorizeCallRequest(
+        tenant=tenant,
+        call_id=call_id,
+        callee=callee,
+        caller=caller,
+        direction=directions.get(direction, key_service_pb2.CALL_DIRECTION_UNSPECIFIED),
+        user=user,
+        group=group,
+        stores=[ASSET_CLASSES[name] for name in stores],
+        request_id=request_id,
+    )
+
+    def parse(answer: key_service_pb2.AuthorizeCallResponse) -> CallAuthorization:
+        return CallAuthorization(
+            decision=key_service_pb2.CallDecision.Name(answer.decision).removeprefix("CALL_DECISION_").lower(),
+            reason=key_service_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
+            explanation=answer.explanation,
+            sip_status=answer.sip_status,
+            key=answer.key,
+            evidence_age=_age(answer, answer.evidence_age),
+            valid_until=_time(answer.valid_until),
+            emergency=answer.emergency,
+        )
+
+    return Exchange("AuthorizeCall", request, parse)
+
+
+def encrypted_info(started: key_service_pb2.EncryptMediaStarted) -> MediaInfo:
+    """What the service decided about an object that it encrypts."""
+    return MediaInfo(
+        key=started.key,
+        encryption_context=dict(started.encryption_context),
+        message_id=started.message_id,
+        frame_length=started.frame_length,
+        decision=decision_name(started.decision),
+        rule=started.rule,
+    )
+
+
+def decrypted_info(started: key_service_pb2.DecryptMediaStarted) -> MediaInfo:
+    """What the service opened."""
+    return MediaInfo(
+        key=started.key,
+        encryption_context=dict(started.encryption_context),
+        message_id=started.message_id,
+        frame_length=started.frame_length,
+        content_size=started.content_size if started.ciphertext_ranges else None,
+    )
+
+
+def decision_name(number: key_service_pb2.PolicyDecision.ValueType) -> str:
+    """``allow``, ``deny`` or ``provider_key``."""
+    return key_service_pb2.PolicyDecision.Name(number).removeprefix("POLICY_DECISION_").lower()
+
+
+def _state_name(number: key_state_pb2.KeyState.ValueType) -> str:
+    return key_state_pb2.KeyState.Name(number).removeprefix("KEY_STATE_").lower()
+
+
+def _time(message: timestamp_pb2.Timestamp) -> datetime:
+    return message.ToDatetime(UTC)
+
+
+def _age(holder: Message, message: duration_pb2.Duration) -> timedelta | None:
+    return message.ToTimedelta() if holder.HasField("evidence_age") else None

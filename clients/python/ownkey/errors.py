@@ -1,0 +1,178 @@
+"""What can go wrong, as the SDK raises it.
+
+::
+
+    OwnkeyError                 reason, hint, retry_after; also for reasons that this version does not know
+    ├── InvalidRequest          change the request; ``violations`` names the fields
+    ├── NotFound                no such tenant, or no key of the tenant made this ciphertext
+    ├── PolicyDenied            the tenant's policy says no
+    ├── KeyRevoked              the holder of the key took it away
+    ├── KeyUnreachable          the key store does not answer: retry later
+    ├── KeyMisconfigured        the key never worked, or the service's permission is at fault
+    ├── CiphertextInvalid       the object or wrapped key is damaged, forged, or another asset's
+    ├── ServiceUnavailable      the service itself does not answer: retry later
+    └── ServiceFailed           a defect of the service
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from ownkey.container import ContainerError
+
+ERROR_DOMAIN = "ownkey"
+
+
+class OwnkeyError(Exception):
+    """Root of all errors that a call of the SDK raises.
+
+    Attributes:
+        reason: The service's reason, such as ``KEY_REVOKED`` (see error_reason.proto); None when it gave none.
+        hint: What to do about it, in a sentence; may be empty.
+        retry_after: Seconds after which trying again may help; None when it does not.
+        metadata: What the service says of the error besides: names, never secrets.
+        violations: For each field of the request that is wrong, what is wrong with it.
+    """
+
+    hint = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        violations: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+        self.metadata = dict(metadata or {})
+        self.violations = dict(violations or {})
+
+
+class InvalidRequest(OwnkeyError):
+    """A value of the request is wrong."""
+
+    hint = "change what the message names"
+
+
+class NotFound(OwnkeyError):
+    """The service knows no such tenant, or no key of the tenant made this ciphertext."""
+
+    hint = "check the tenant's id, and that the object or key is this tenant's"
+
+
+class PolicyDenied(OwnkeyError):
+    """The tenant's policy denies this asset."""
+
+    hint = "`ownkey check` with the same facts tells which rule decides; the tenant's admin can change it"
+
+
+class KeyRevoked(OwnkeyError):
+    """The holder of the key took it away. Trying again does not help."""
+
+    hint = "only the holder of the key can give it back; tell the tenant"
+
+
+class KeyUnreachable(OwnkeyError):
+    """The key store does not answer, or is too busy."""
+
+    hint = "try again later; `ownkey status` tells the key's state"
+
+
+class KeyMisconfigured(OwnkeyError):
+    """The key never worked, or the service's own permission is at fault."""
+
+    hint = "the operator of the service must look at its key store; `ownkey status` tells more"
+
+
+class CiphertextInvalid(OwnkeyError):
+    """The object or wrapped key is damaged, forged, cut off, or another asset's. Trying again does not help."""
+
+    hint = "get the object again from where it is stored, and check tenant, class and asset id"
+
+
+class ServiceUnavailable(OwnkeyError):
+    """The service does not answer, or not in time."""
+
+    hint = "is the server running, and is the address right? `ownkey serve` starts one"
+
+
+class ServiceFailed(OwnkeyError):
+    """A defect of the service; its log has the details."""
+
+    hint = "report it with the id in the message"
+
+
+KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
+    "INVALID_FIELD": InvalidRequest,
+    "STREAM_PROTOCOL": InvalidRequest,
+    "TENANT_NOT_FOUND": NotFound,
+    "KEY_NOT_FOUND": NotFound,
+    "POLICY_DENIED": PolicyDenied,
+    "KEY_REVOKED": KeyRevoked,
+    "KEY_UNREACHABLE": KeyUnreachable,
+    "KEY_STORE_THROTTLED": KeyUnreachable,
+    "KEY_MISCONFIGURED": KeyMisconfigured,
+    "KEY_STORE_UNSUPPORTED": KeyMisconfigured,
+    "CIPHERTEXT_INVALID": CiphertextInvalid,
+    "CONTAINER_UNSUPPORTED": CiphertextInvalid,
+    "CONTAINER_INVALID": CiphertextInvalid,
+    "CONTAINER_TRUNCATED": CiphertextInvalid,
+    "CONTAINER_TRAILING_DATA": CiphertextInvalid,
+    "CONTAINER_LIMIT_EXCEEDED": CiphertextInvalid,
+    "ASSET_MISMATCH": CiphertextInvalid,
+    "RANGE_INVALID": InvalidRequest,
+    "INTERNAL": ServiceFailed,
+}
+_KIND_OF_CODE: Mapping[grpc.StatusCode, type[OwnkeyError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: InvalidRequest,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+}
+
+
+def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
+    """The error that a failed call means, from its status and details. For both kinds of client."""
+    code = error.code()
+    message = error.details() or code.name
+    reason, retry_after = None, None
+    metadata: dict[str, str] = {}
+    violations: dict[str, str] = {}
+    for detail in _details(error):
+        if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == ERROR_DOMAIN:
+            reason, metadata = detail.reason, dict(detail.metadata)
+        elif isinstance(detail, error_details_pb2.RetryInfo):
+            retry_after = detail.retry_delay.ToTimedelta().total_seconds()
+        elif isinstance(detail, error_details_pb2.BadRequest):
+            violations = {v.field: v.description for v in detail.field_violations}
+    kind = _KIND_OF_CODE.get(code, OwnkeyError) if reason is None else KIND_OF_REASON.get(reason, OwnkeyError)
+    return kind(message, reason=reason, retry_after=retry_after, metadata=metadata, violations=violations)
+
+
+def from_container_error(error: ContainerError) -> CiphertextInvalid:
+    """The same for an object that the SDK itself found to be wrong."""
+    return CiphertextInvalid(str(error), reason=type(error).__name__)
+
+
+def _details(error: grpc.RpcError) -> list[object]:
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # the status in the trailers is another call's: believe the plain one
+        return []
+    if status is None:
+        return []
+    details = []
+    for packed in status.details:
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo, error_details_pb2.BadRequest):
+            detail = kind()
+            if packed.Unpack(detail):
+                details.append(detail)
+    return details

@@ -1,0 +1,117 @@
+"""Files in and out: an output is there whole and verified, or not at all.
+
+It is written beside its place under a name that ends in ``.ownkey-partial``, and renamed when the last byte is verified
+and on disk. Whatever ends the work before that removes it: an error, an interrupt, SIGTERM. Only a power cut or SIGKILL
+can leave such a file, and never the output itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import BinaryIO, Self
+
+from ownkey.container import Buffer
+
+PARTIAL_SUFFIX = ".ownkey-partial"
+CHUNK_LENGTH = 1024 * 1024
+
+Progress = Callable[[int], None]
+"""Told how many more bytes were read."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came while an output was being written."""
+
+
+class OutputFile:
+    """A file that appears only when :meth:`commit` is reached.
+
+    Args:
+        path: Where it shall be.
+        overwrite: Whether something that is there may be replaced.
+        private: Whether only its owner may read it, as content in clear.
+
+    Raises:
+        FileExistsError: Something is there, and ``overwrite`` is false.
+        OSError: The directory cannot be written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False, private: bool = False) -> None:
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is there already")
+        self._path = path
+        self._overwrite = overwrite
+        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        self._previous_handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+        self._private = private
+
+    def __enter__(self) -> Self:
+        # Only the main thread may set handlers; elsewhere whoever owns the process handles its signals.
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, _terminate)
+        mode = 0o600 if self._private else 0o666
+        descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        return self
+
+    def write(self, data: Buffer) -> None:
+        """Write the next bytes."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def commit(self) -> None:
+        """Put the file in its place, once all of it is on disk.
+
+        Raises:
+            FileExistsError: Something has come there since, and may not be replaced.
+        """
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._overwrite:
+            self._partial.replace(self._path)
+        else:
+            os.link(self._partial, self._path)  # unlike a rename, this fails when the name is taken
+            self._partial.unlink()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+
+
+def read_chunks(file: BinaryIO, progress: Progress | None = None) -> Iterator[bytes]:
+    """The file's content in chunks of 1 MiB."""
+    while chunk := file.read(CHUNK_LENGTH):
+        yield chunk
+        if progress:
+            progress(len(chunk))
+
+
+def write_file(pieces: Iterable[Buffer], path: Path, *, overwrite: bool = False, private: bool = False) -> int:
+    """Write all pieces to a file that appears only when the last has come without an error; gives its size.
+
+    Raises:
+        FileExistsError: Something is there, and ``overwrite`` is false.
+        Exception: Whatever ``pieces`` raises; nothing is left behind then.
+    """
+    size = 0
+    with OutputFile(path, overwrite=overwrite, private=private) as output:
+        for piece in pieces:
+            output.write(piece)
+            size += len(piece)
+        output.commit()
+    return size
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise Terminated
