@@ -22,10 +22,9 @@ class ChunkWriter:
 
         Args:
             size: The most that it will write.
-            write_into: Gets a buffer of ``size`` bytes or more, and returns how many it wrote.
+            write_into: Gets a buffer of ``size`` bytes or more, and returns how many it wrote. It is called even for a
+                size of 0: an engine may take what it is given and write nothing yet.
         """
-        if not size:
-            return None
         if len(self._buffer) < MAX_PREFIX + size:
             self._buffer = bytearray(MAX_PREFIX + size)
         with memoryview(self._buffer) as view:

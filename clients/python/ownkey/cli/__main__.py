@@ -1,0 +1,5 @@
+"""``python -m ownkey.cli``."""
+
+from ownkey.cli.main import main
+
+main()

@@ -1,0 +1,69 @@
+"""The call gate."""
+
+from __future__ import annotations
+
+import secrets
+
+import click
+
+from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.options import group_option, tenant_option, user_option
+from ownkey.cli.output import CALL_REFUSED, OK, ago
+from ownkey.models import ASSET_CLASSES
+
+
+@click.command()
+@tenant_option
+@click.option("--callee", required=True, help="Who is called: a number, or a tel:, sip: or urn:service: URI.")
+@click.option("--caller", default="", help="Who calls.")
+@click.option("--call-id", default="", help="The call's id, such as the SIP Call-ID; else a random one.")
+@click.option(
+    "--direction", type=click.Choice(["inbound", "outbound", "internal"]), default=None, help="Which way it goes."
+)
+@user_option
+@group_option
+@click.option(
+    "--stores",
+    multiple=True,
+    type=click.Choice(list(ASSET_CLASSES)),
+    metavar="CLASS",
+    help="What will be stored of the call; may stand several times. Nothing, if left out.",
+)
+@shared_options
+@click.pass_obj
+def call(
+    shared: Shared,
+    tenant: str,
+    callee: str,
+    caller: str,
+    call_id: str,
+    direction: str | None,
+    user: str,
+    group: str,
+    stores: tuple[str, ...],
+) -> int:
+    """Ask whether a call may be set up. Emergency calls always may, even when the service cannot be asked.
+
+    The exit code is 0 for allow and allow_no_recording, and 7 for refuse.
+    """
+    with shared.client() as client:
+        answer = client.authorize_call(
+            tenant,
+            call_id or secrets.token_hex(8),
+            callee,
+            caller=caller,
+            direction=direction or "",
+            user=user,
+            group=group,
+            stores=stores,
+        )
+    lines = {
+        "decision": answer.decision + (" (emergency)" if answer.emergency else ""),
+        "reason": answer.reason,
+        "why": answer.explanation,
+        "SIP status": answer.sip_status or "",
+        "evidence": ago(answer.evidence_age) if answer.key else "",
+        "valid until": answer.valid_until.isoformat() if answer.valid_until else "",
+    }
+    shared.output.answer(answer, lines)
+    return OK if answer.allowed else CALL_REFUSED

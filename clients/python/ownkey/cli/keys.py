@@ -1,0 +1,118 @@
+"""Data keys, key status and policy checks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+from typing import Any
+
+import click
+
+from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.options import asset_of, asset_options, context_option, parse_pairs, tenant_option
+from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, plain
+
+EXIT_CODE_OF_STATE = {"available": OK, "revoked": REVOKED, "misconfigured": MISCONFIGURED}
+
+
+@click.command()
+@asset_options()
+@context_option
+@click.option("--with-plaintext", is_flag=True, help="Show the data key in clear, in base64.")
+@shared_options
+@click.pass_obj
+def datakey(shared: Shared, /, with_plaintext: bool, extra_context: dict[str, str], **facts: Any) -> None:
+    """Make a data key for one asset, wrapped under the key that the tenant's policy names."""
+    if with_plaintext and sys.stdout.isatty():
+        shared.output.note("ownkey: warning: the data key in clear follows on this terminal")
+    with shared.client() as client:
+        key = client.generate_data_key(asset_of(facts), extra_context=extra_context, with_plaintext=with_plaintext)
+    value = plain(key)
+    lines = {
+        "key": f"{key.key} ({key.decision}, rule {key.rule!r})",
+        "wrapped key": value["wrapped_key"],
+        "context": json.dumps(value["encryption_context"], sort_keys=True),
+    }
+    if with_plaintext:
+        lines |= {"plaintext": value["plaintext"], "lease until": value["lease_expire_time"]}
+    else:
+        del value["plaintext"]
+    shared.output.answer(value, lines)
+
+
+@click.command()
+@asset_options()
+@click.option("--wrapped-key", required=True, help="What `ownkey datakey` gave, in base64; - reads it from stdin.")
+@click.option(
+    "--context", "context", multiple=True, callback=parse_pairs, metavar="KEY=VALUE", help="A pair of its context."
+)
+@click.option("--context-json", default="{}", help="The whole context as one JSON object.")
+@shared_options
+@click.pass_obj
+def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context_json: str, **facts: Any) -> None:
+    """Open a wrapped key and print the data key, in base64.
+
+    The encryption context must be exactly the one that came with the wrapped key.
+    """
+    text = sys.stdin.read() if wrapped_key == "-" else wrapped_key
+    try:
+        raw = base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
+        raise click.UsageError("--wrapped-key is not base64") from None
+    try:
+        pairs = json.loads(context_json)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"--context-json is not JSON: {error}") from None
+    if not isinstance(pairs, dict) or not all(isinstance(value, str) for value in pairs.values()):
+        raise click.UsageError("--context-json must be an object of strings")
+    with shared.client() as client:
+        key = client.unwrap(asset_of(facts), raw, pairs | context)
+    value = plain(key)
+    answer = {name: value[name] for name in ("key", "plaintext", "lease_expire_time")}
+    shared.output.answer(
+        answer, {"key": key.key, "plaintext": value["plaintext"], "lease until": value["lease_expire_time"]}
+    )
+
+
+@click.command()
+@tenant_option
+@click.option("--key", default="", help="Id of one key; all of the tenant's otherwise.")
+@shared_options
+@click.pass_obj
+def status(shared: Shared, tenant: str, key: str) -> int:
+    """Tell the state of a tenant's keys, and how old the evidence is.
+
+    The exit code is 0 when all are available; else that of the worst: 4 revoked, 9 misconfigured, 5 otherwise.
+    """
+    with shared.client() as client:
+        keys = client.key_status(tenant, key)
+    lines = {
+        one.key: f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {one.cause}" if one.cause else "")
+        for one in keys
+    }
+    shared.output.answer({"keys": keys}, lines or {tenant: "has no keys"})
+    codes = [EXIT_CODE_OF_STATE.get(one.state, UNAVAILABLE) for one in keys]
+    return next((code for code in (REVOKED, MISCONFIGURED, UNAVAILABLE) if code in codes), OK)
+
+
+@click.command()
+@asset_options()
+@shared_options
+@click.pass_obj
+def check(shared: Shared, /, **facts: Any) -> int:
+    """Tell which key would protect an asset, which rule decides, and why. No key is used.
+
+    The exit code is 3 when the policy denies.
+    """
+    with shared.client() as client:
+        found = client.check_policy(asset_of(facts))
+    lines = {
+        "decision": found.decision,
+        "key": f"{found.key} ({coloured(found.key_state)})" if found.key else "",
+        "rule": found.rule,
+        "why": found.explanation,
+    }
+    shared.output.answer(found, lines)
+    return DENIED if found.decision == "deny" else OK

@@ -1,0 +1,214 @@
+"""``ownkey``: the group of all commands, what they share, and how errors end them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+import ownkey
+from ownkey import errors
+from ownkey.cli.output import EXIT_CODES, OTHER_ERROR, USAGE, Output
+from ownkey.container import ContainerError
+from ownkey.files import Terminated
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Name -> where it is. Imported when used: `ownkey status` does not load the server, and a client need not have it.
+COMMANDS = {
+    "encrypt": "ownkey.cli.media:encrypt",
+    "decrypt": "ownkey.cli.media:decrypt",
+    "inspect": "ownkey.cli.media:inspect",
+    "datakey": "ownkey.cli.keys:datakey",
+    "unwrap": "ownkey.cli.keys:unwrap",
+    "status": "ownkey.cli.keys:status",
+    "check": "ownkey.cli.keys:check",
+    "call": "ownkey.cli.calls:call",
+    "init": "ownkey_server.commands:init",
+    "serve": "ownkey_server.commands:serve",
+    "keystore": "ownkey_server.commands:keystore",
+}
+EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Shared:
+    """What every command shares: where the service is, and how to talk to the user."""
+
+    def __init__(self) -> None:
+        self.address = "127.0.0.1:7400"
+        self.timeout = 5.0
+        self.as_json = False
+        self.verbose = False
+
+    @property
+    def output(self) -> Output:
+        """Where answers and errors go."""
+        return Output(as_json=self.as_json, verbose=self.verbose)
+
+    def client(self) -> ownkey.Client:
+        """A client of the service."""
+        return ownkey.Client(self.address, timeout=self.timeout)
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        if value not in (None, False):
+            setattr(context.ensure_object(Shared), name, value)
+        return value
+
+    return callback
+
+
+def shared_options(command: F) -> F:
+    """The options that may stand before or after the command's name."""
+    options = (
+        click.option(
+            "--address",
+            envvar="OWNKEY_ADDRESS",
+            show_envvar=True,
+            expose_value=False,
+            callback=_set("address"),
+            help="The service: HOST:PORT or unix:PATH.  [default: 127.0.0.1:7400]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            expose_value=False,
+            callback=_set("timeout"),
+            help="Seconds that a call may take.  [default: 5]",
+        ),
+        click.option("--json", is_flag=True, expose_value=False, callback=_set("as_json"), help="Answer in JSON."),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_set("verbose"),
+            help="Tell details of errors.",
+        ),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        try:
+            command = getattr(import_module(module), name)
+        except ImportError as error:
+            if not module.startswith("ownkey_server"):
+                raise
+            return _missing(cmd_name, error)
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+
+def _missing(name: str, error: ImportError) -> click.Command:
+    """A command that cannot run, because the server's packages are not installed."""
+
+    @click.command(
+        name, help="Needs the server: pip install 'ownkey[server]'", context_settings={"ignore_unknown_options": True}
+    )
+    @click.argument("arguments", nargs=-1)
+    def missing(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise click.ClickException(
+            f"`ownkey {name}` needs the server's packages ({error.name} is missing)\n"
+            "ownkey: hint: pip install 'ownkey[server]'"
+        )
+
+    return missing
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ownkey.__version__, prog_name="ownkey")
+@shared_options
+def cli() -> None:
+    """Customer-managed keys for communications: protect content under a customer's own key, and gate calls by it."""
+
+
+def main() -> None:
+    """The entry point: run, and turn every error into lines and an exit code."""
+    context_object = Shared()
+    context_object.as_json = "--json" in sys.argv
+    context_object.verbose = bool({"-v", "--verbose"} & set(sys.argv))
+    sys.exit(run(sys.argv[1:], context_object))
+
+
+def run(arguments: list[str], shared: Shared) -> int:
+    """Run one command; gives the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="ownkey", standalone_mode=False, obj=shared)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone: what is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OTHER_ERROR
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        if shared.verbose and _is_defect(error):
+            raise
+        return _ended_by(error, shared.output)
+    return code if isinstance(code, int) else 0
+
+
+_EXPECTED = (
+    errors.OwnkeyError,
+    ContainerError,
+    click.ClickException,
+    click.Abort,
+    KeyboardInterrupt,
+    Terminated,
+    OSError,
+)
+
+
+def _is_defect(error: BaseException) -> bool:
+    return not isinstance(error, _EXPECTED)
+
+
+def _ended_by(error: BaseException, output: Output) -> int:
+    """Say what ended the command; gives the exit code."""
+    code, hint = OTHER_ERROR, ""
+    match error:
+        case errors.OwnkeyError():
+            return output.failure(error)
+        case ContainerError():
+            return output.failure(errors.from_container_error(error))
+        case click.Abort() | KeyboardInterrupt():
+            message, code = "interrupted", INTERRUPTED
+        case Terminated():
+            message, code = "terminated", TERMINATED
+        case click.UsageError():
+            message, code = error.format_message(), USAGE
+            hint = f"{error.ctx.command_path} --help" if error.ctx else "ownkey --help"
+        case click.ClickException():
+            message = error.format_message()
+        case OSError():
+            message = _describe(error)
+        case _:
+            message, hint = f"{type(error).__name__}: {error}", "this is a defect; -v shows where"
+    output.error(message, code, hint=hint)
+    return code
+
+
+def _describe(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}"

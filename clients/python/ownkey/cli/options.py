@@ -1,0 +1,87 @@
+"""Options that several commands take: the facts about an asset."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+from ownkey.models import ASSET_CLASSES, Asset
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time such as 2026-01-31T09:30:00Z") from None
+    if time.tzinfo is None:
+        raise click.BadParameter(f"{value!r} needs a time zone, such as {value}Z")
+    return time
+
+
+def parse_pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """``("a=b", "c=d")`` as a dictionary."""
+    pairs = {}
+    for value in values:
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            raise click.BadParameter(f"{value!r} must be KEY=VALUE")
+        pairs[key] = text
+    return pairs
+
+
+tenant_option = click.option(
+    "--tenant", required=True, envvar="OWNKEY_TENANT", show_envvar=True, help="Id of the tenant."
+)
+group_option = click.option("--group", default="", help="Id of one of the tenant's groups; else found by the user.")
+user_option = click.option("--user", default="", help="Id of the owner, as the tenant's groups name it.")
+context_option = click.option(
+    "--context",
+    "extra_context",
+    multiple=True,
+    callback=parse_pairs,
+    metavar="KEY=VALUE",
+    help="A pair to bind besides.",
+)
+
+
+def asset_options(*, required: bool = True) -> Callable[[F], F]:
+    """The facts about an asset; class and id may be left out where the object tells them."""
+    options = (
+        tenant_option,
+        click.option(
+            "--class",
+            "asset_class",
+            required=required,
+            type=click.Choice(list(ASSET_CLASSES)),
+            metavar="CLASS",
+            help=f"The kind of content: {', '.join(ASSET_CLASSES)}.",
+        ),
+        click.option("--asset-id", required=required, help="Your id of the content, unique within tenant and class."),
+        click.option(
+            "--origin",
+            type=click.Choice(["created", "uploaded"]),
+            default="created",
+            show_default=True,
+            help="Made by the service, or uploaded by a user.",
+        ),
+        user_option,
+        group_option,
+        click.option(
+            "--created", "create_time", callback=_parse_time, metavar="TIME", help="When it came into being; else now."
+        ),
+    )
+    return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def asset_of(options: dict[str, Any]) -> Asset:
+    """Take the asset's facts out of a command's options."""
+    names = ("tenant", "asset_class", "asset_id", "origin", "user", "group", "create_time")
+    return Asset(**{name: options.pop(name) for name in names})

@@ -1,0 +1,139 @@
+"""What the command line prints, and how it ends: for people in lines, for machines in JSON."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from ownkey import errors
+
+OK = 0
+OTHER_ERROR = 1
+USAGE = 2
+DENIED = 3
+REVOKED = 4
+UNAVAILABLE = 5
+INVALID_OBJECT = 6
+CALL_REFUSED = 7
+NOT_FOUND = 8
+MISCONFIGURED = 9
+
+EXIT_CODES: Mapping[int, str] = {
+    OK: "done",
+    OTHER_ERROR: "another error",
+    USAGE: "the command or the request is wrong",
+    DENIED: "denied by the tenant's policy",
+    REVOKED: "the key was revoked",
+    UNAVAILABLE: "key or service unreachable: try again later",
+    INVALID_OBJECT: "the object or wrapped key is damaged, forged, or another asset's",
+    CALL_REFUSED: "the call is refused",
+    NOT_FOUND: "no such tenant or key",
+    MISCONFIGURED: "the key is misconfigured",
+}
+EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
+    errors.InvalidRequest: USAGE,
+    errors.NotFound: NOT_FOUND,
+    errors.PolicyDenied: DENIED,
+    errors.KeyRevoked: REVOKED,
+    errors.KeyUnreachable: UNAVAILABLE,
+    errors.KeyMisconfigured: MISCONFIGURED,
+    errors.CiphertextInvalid: INVALID_OBJECT,
+    errors.ServiceUnavailable: UNAVAILABLE,
+    errors.ServiceFailed: OTHER_ERROR,
+    errors.OwnkeyError: OTHER_ERROR,
+}
+STATE_COLOURS = {"available": "green", "revoked": "red", "unreachable": "yellow", "misconfigured": "magenta"}
+
+
+class Output:
+    """Where answers and errors go.
+
+    Args:
+        as_json: One JSON object for an answer on standard output, one for an error on standard error.
+        verbose: Details with errors.
+    """
+
+    def __init__(self, *, as_json: bool, verbose: bool) -> None:
+        self.as_json = as_json
+        self.verbose = verbose
+
+    def answer(self, value: object, lines: Mapping[str, object] | None = None) -> None:
+        """Print an answer: ``value`` for machines, and for people a line for each of ``lines``."""
+        if self.as_json:
+            click.echo(json.dumps(plain(value), sort_keys=True))
+            return
+        shown = {name: text for name, text in (lines or {}).items() if text not in ("", None)}
+        width = max((len(name) for name in shown), default=0)
+        for name, text in shown.items():
+            click.echo(f"{name:<{width}}  {text}")
+
+    def note(self, text: str) -> None:
+        """Say something besides the answer, to people only."""
+        if not self.as_json:
+            click.echo(text, err=True)
+
+    def error(self, message: str, exit_code: int, *, reason: str | None = None, hint: str = "", **more: object) -> None:
+        """Print an error."""
+        if self.as_json:
+            fields = {"error": message, "exit_code": exit_code, "reason": reason, "hint": hint, **more}
+            click.echo(
+                json.dumps({name: value for name, value in fields.items() if value not in (None, "", {})}), err=True
+            )
+            return
+        click.echo(f"ownkey: error: {message}", err=True)
+        if hint:
+            click.echo(f"ownkey: hint: {hint}", err=True)
+        if self.verbose:
+            for name, value in {"reason": reason, **more}.items():
+                if value:
+                    click.echo(f"ownkey: {name}: {value}", err=True)
+
+    def failure(self, error: errors.OwnkeyError) -> int:
+        """Print an error of the SDK; gives the exit code."""
+        code = next(code for kind, code in EXIT_CODE_OF_ERROR.items() if isinstance(error, kind))
+        self.error(
+            str(error),
+            code,
+            reason=error.reason,
+            hint=error.hint,
+            retry_after=error.retry_after,
+            metadata=error.metadata,
+            violations=error.violations,
+        )
+        return code
+
+
+def plain(value: object) -> Any:  # noqa: PLR0911 - a kind a line
+    """The value as JSON has it: bytes in base64, times in ISO 8601, lengths of time in seconds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    match value:
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case bytes():
+            return base64.b64encode(value).decode()
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return value
+
+
+def coloured(state: str) -> str:
+    """A key's state in its colour, where there are colours."""
+    return click.style(state, fg=STATE_COLOURS.get(state, "yellow")) if sys.stdout.isatty() else state
+
+
+def ago(age: timedelta | None) -> str:
+    """How long ago something was seen."""
+    return "never asked" if age is None else f"seen {age.total_seconds():.1f} s ago"
