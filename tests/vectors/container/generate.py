@@ -1,4 +1,4 @@
-"""Writes the vectors of this folder: `PYTHONPATH=tests python -m vectors.container.generate`. Nothing here uses the engine.
+"""Writes the vectors of this folder, without the engine: `PYTHONPATH=tests python -m vectors.container.generate`.
 
 Run again, it writes the same bytes; a test sees to it.
 """
