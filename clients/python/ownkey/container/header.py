@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from ownkey.container import derivation
@@ -42,6 +42,9 @@ class EncryptedDataKey:
     provider_id: str
     provider_info: bytes
     ciphertext: bytes
+
+    def __repr__(self) -> str:
+        return f"EncryptedDataKey({self.provider_id[:64]!r}, {self.provider_info[:64]!r}, {len(self.ciphertext)} bytes)"
 
     def to_bytes(self) -> bytes:
         """The entry as it stands in a header: each part with its length (16 bits).
@@ -99,9 +102,13 @@ class Header:
     encryption_context: Mapping[str, str]
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     frame_length: int
-    commitment: bytes = field(repr=False)
-    body: bytes = field(repr=False)
-    tag: bytes = field(repr=False)
+    commitment: bytes
+    body: bytes
+    tag: bytes
+
+    def __repr__(self) -> str:
+        pairs, keys = len(self.encryption_context), len(self.encrypted_data_keys)
+        return f"Header({self.message_id.hex()}, {pairs} pairs, {keys} wrapped keys, frames of {self.frame_length})"
 
     @property
     def length(self) -> int:
