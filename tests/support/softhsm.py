@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ownkey_server.keystores.catalog import Modules
+
 MODULE_PATHS = (
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
@@ -25,12 +27,11 @@ SO_PIN = "08150815"
 # Run in another process: what an operator's tool would do to a key.
 _SET_RIGHTS = """
 import sys, pkcs11
-module, token, pin, label, value = sys.argv[1:]
-rights = (pkcs11.Attribute.ENCRYPT, pkcs11.Attribute.DECRYPT, pkcs11.Attribute.WRAP, pkcs11.Attribute.UNWRAP)
+module, token, pin, label, *given = sys.argv[1:]
 with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
-    for key in session.get_objects({pkcs11.Attribute.LABEL: label}):
-        for right in rights:
-            key[right] = value == "yes"
+    for key in list(session.get_objects({pkcs11.Attribute.LABEL: label})):
+        for right in ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP"):
+            key[pkcs11.Attribute[right]] = right in given
 """
 
 
@@ -49,10 +50,15 @@ class SoftHsm:
             encoding="utf-8",
         )
         os.environ["SOFTHSM2_CONF"] = str(self.configuration)
+        # The only owner of the module in this process: every test that loads it must ask here.
+        self.modules = Modules(pause=0.0)
+        self._folders: dict[str, Path] = {}
 
     def make_token(self, label: str, pin: str = PIN) -> Path:
         """Make a token; gives a file with its PIN."""
+        before = set(self.tokens.iterdir())
         self._util("--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", pin)
+        (self._folders[label],) = set(self.tokens.iterdir()) - before
         return self.write_pin(label, pin)
 
     def write_pin(self, label: str, pin: str = PIN) -> Path:
@@ -66,6 +72,17 @@ class SoftHsm:
         """Delete a token and all that it holds."""
         self._util("--delete-token", "--token", label)
 
+    def unplug(self, label: str) -> None:
+        """Take a token out of its slot, with all that it holds."""
+        folder = self._folders[label]
+        folder.rename(self.folder / folder.name)
+
+    def plug_in(self, label: str) -> None:
+        """Put an unplugged token back; nothing happens to one that is in."""
+        folder = self._folders[label]
+        if not folder.exists():
+            (self.folder / folder.name).rename(folder)
+
     def change_pin(self, label: str, old: str, new: str) -> None:
         """Change a token's user PIN."""
         self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)
@@ -77,19 +94,16 @@ class SoftHsm:
 
     def withdraw_rights(self, token: str, label: str) -> None:
         """Take from a key the right to be used for anything."""
-        self._set_rights(token, label, "no")
+        self.set_rights(token, label)
 
-    def give_rights_back(self, token: str, label: str) -> None:
-        """Give a key the rights to wrap and unwrap in every way."""
-        self._set_rights(token, label, "yes")
+    def set_rights(self, token: str, label: str, *rights: str) -> None:
+        """Leave a key exactly these of ``ENCRYPT``, ``DECRYPT``, ``WRAP`` and ``UNWRAP``."""
+        self.run_python(_SET_RIGHTS, str(self.module), token, PIN, label, *rights)
 
     def run_python(self, script: str, *arguments: str) -> str:
         """What a script prints that runs in a process of its own."""
         command = [sys.executable, "-c", script, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-
-    def _set_rights(self, token: str, label: str, value: str) -> None:
-        self.run_python(_SET_RIGHTS, str(self.module), token, PIN, label, value)
 
     def _util(self, *arguments: str) -> None:
         subprocess.run(["softhsm2-util", *arguments], check=True, capture_output=True, timeout=60)

@@ -42,9 +42,14 @@ KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options
 
 
 class Modules:
-    """The PKCS#11 modules of this process, one owner for each: a module must not be loaded by two."""
+    """The PKCS#11 modules of this process, one owner for each: a module must not be loaded by two.
 
-    def __init__(self) -> None:
+    Args:
+        pause: Seconds from one reinitialization of a module until the next may be.
+    """
+
+    def __init__(self, pause: float = 1.0) -> None:
+        self._pause = pause
         self._modules: dict[Path, Pkcs11Module] = {}
 
     def get(self, path: Path) -> Pkcs11Module:
@@ -53,7 +58,7 @@ class Modules:
 
         path = path.resolve()
         if path not in self._modules:
-            self._modules[path] = Pkcs11Module(path)
+            self._modules[path] = Pkcs11Module(path, pause=self._pause)
         return self._modules[path]
 
 

@@ -1,11 +1,12 @@
 """The PIN of a token, from a file, and never tried twice when the token has refused it.
 
-Tokens lock themselves after a few wrong PINs, and a service that tries again on every call would see to that.
+Tokens lock themselves after a few wrong PINs, and a service that tries again on every call would see to that. Writing
+the file anew, were it with the same PIN, allows one more try: for a token whose PIN was set to what the file says.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -19,32 +20,30 @@ class PinFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._refused = b""
+        self._read: tuple[int, int] | None = None
+        self._refused: tuple[int, int] | None = None
 
     def read(self) -> str:
         """The PIN.
 
         Raises:
-            PinUnusable: The file cannot be read, others may read it, it is empty, or the token has refused this PIN.
+            PinUnusable: The file cannot be read, others may read it, it is empty, or the token has refused its PIN.
         """
         try:
             with self._path.open(encoding="utf-8") as file:
-                mode = stat.S_IMODE(self._path.stat().st_mode)
+                found = os.fstat(file.fileno())
                 pin = file.readline().rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
             raise PinUnusable(f"the PIN file {self._path} cannot be read") from None
-        if mode & 0o077:
+        if stat.S_IMODE(found.st_mode) & 0o077:
             raise PinUnusable(f"others may read the PIN file; run: chmod 600 {self._path}")
         if not pin:
             raise PinUnusable(f"the PIN file {self._path} is empty: its first line must be the PIN")
-        if _digest(pin) == self._refused:
+        self._read = (found.st_ino, found.st_mtime_ns)
+        if self._read == self._refused:
             raise PinUnusable(f"the token has refused the PIN in {self._path}: write the right one there")
         return pin
 
-    def was_refused(self, pin: str) -> None:
-        """Remember that this PIN is wrong, by its hash: it is not tried again until the file holds another."""
-        self._refused = _digest(pin)
-
-
-def _digest(pin: str) -> bytes:
-    return hashlib.sha256(pin.encode()).digest()
+    def was_refused(self) -> None:
+        """Remember that the PIN last read is wrong: it is not tried again until the file is written anew."""
+        self._refused = self._read

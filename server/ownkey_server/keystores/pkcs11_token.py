@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
-from pkcs11.exceptions import EncryptedDataInvalid, PinIncorrect, UserAlreadyLoggedIn
+from pkcs11.exceptions import (
+    EncryptedDataInvalid,
+    MultipleTokensReturned,
+    NoSuchToken,
+    PinIncorrect,
+    PinInvalid,
+    PinLenRange,
+    PKCS11Error,
+    UserAlreadyLoggedIn,
+)
 from pkcs11.mechanisms import GCMParams
 
-from ownkey.container import (
-    EncryptedDataKey,
-    parse_raw_aes_provider_info,
-    raw_aes_provider_info,
-    serialize_context,
-)
+from ownkey.container import EncryptedDataKey, raw_aes_provider_info
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pin import PinFile
@@ -31,8 +35,14 @@ GCM_PROVIDER_ID = "ownkey-pkcs11"
 KEY_WRAP_PROVIDER_ID = "ownkey-pkcs11-kw"
 CONTEXT_HASH_LENGTH = 32
 KEY_BITS = 256
-# RFC 3394 adds eight bytes.
-KEY_WRAP_LENGTH = DATA_KEY_LENGTH + CONTEXT_HASH_LENGTH + 8
+MECHANISM_OF: Mapping[str, Mechanism] = {
+    GCM_PROVIDER_ID: Mechanism.AES_GCM,
+    KEY_WRAP_PROVIDER_ID: Mechanism.AES_KEY_WRAP,
+}
+LENGTH_OF: Mapping[str, int] = {
+    GCM_PROVIDER_ID: DATA_KEY_LENGTH + TAG_LENGTH,
+    KEY_WRAP_PROVIDER_ID: DATA_KEY_LENGTH + CONTEXT_HASH_LENGTH + 8,  # RFC 3394 adds eight bytes
+}
 
 
 class KeyUnfit(Exception):
@@ -43,15 +53,20 @@ class RightsMissing(Exception):
     """The key may not be used both ways. The message says which right it lacks."""
 
 
+class MechanismUnusable(Exception):
+    """Token and key do not both allow the mechanism that a blob was wrapped with, though they allow another."""
+
+
 class NoKey(Exception):
     """The token has no key of that label."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kek:
-    """A key's handle in the present session, and how it wraps."""
+    """A key's handle in the present session, what token and key both allow, and what it wraps with."""
 
     handle: Any
+    usable: frozenset[Mechanism]
     mechanism: Mechanism
 
 
@@ -87,11 +102,12 @@ class Pkcs11Token:
         session = self._open()
         return bytes(session.generate_random(length * 8)) if self._has_generator else os.urandom(length)
 
-    def wrap(self, reference: str, data_key: bytes | bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
-        """Wrap a data key (32 bytes) under a key, bound to the context."""
+    def wrap(
+        self, reference: str, data_key: bytes | bytearray, aad: bytes, mechanism: Mechanism | None = None
+    ) -> EncryptedDataKey:
+        """Wrap a data key (32 bytes), bound to the serialized context, by the key's own mechanism or a given one."""
         kek = self._kek(reference)
-        aad = serialize_context(context)
-        if kek.mechanism is Mechanism.AES_GCM:
+        if (mechanism or kek.mechanism) is Mechanism.AES_GCM:
             iv = self.random(IV_LENGTH)
             parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
             ciphertext = kek.handle.encrypt(bytes(data_key), mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
@@ -99,24 +115,23 @@ class Pkcs11Token:
         wrapped = self._key_wrap(kek.handle, bytes(data_key) + hashlib.sha256(aad).digest())
         return EncryptedDataKey(KEY_WRAP_PROVIDER_ID, reference.encode(), wrapped)
 
-    def unwrap(self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str]) -> bytearray:
-        """The data key again, however it was wrapped.
+    def unwrap(self, reference: str, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
+        """The data key again, however it was wrapped; provider fields and size are as they should be.
 
         Raises:
+            MechanismUnusable: Not that way, though perhaps another.
             EncryptedDataInvalid: It was opened, and the context is another; tokens raise this and other things for
                 anything else that is wrong with the bytes.
         """
         kek = self._kek(reference)
-        aad = serialize_context(context)
-        if wrapped.provider_id == GCM_PROVIDER_ID:
-            iv = parse_raw_aes_provider_info(wrapped.provider_info, reference)
-            if iv is None or len(wrapped.ciphertext) != DATA_KEY_LENGTH + TAG_LENGTH:
-                raise EncryptedDataInvalid
+        mechanism = MECHANISM_OF[wrapped.provider_id]
+        if mechanism not in kek.usable:
+            raise MechanismUnusable(f"token and key do not both allow {mechanism.name}")
+        if mechanism is Mechanism.AES_GCM:
+            iv = wrapped.provider_info[-IV_LENGTH:]
             parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
             opened = kek.handle.decrypt(wrapped.ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
             return bytearray(opened)
-        if len(wrapped.ciphertext) != KEY_WRAP_LENGTH:
-            raise EncryptedDataInvalid
         both = self._key_unwrap(kek.handle, wrapped.ciphertext)
         if not hmac.compare_digest(both[DATA_KEY_LENGTH:], hashlib.sha256(aad).digest()):
             raise EncryptedDataInvalid
@@ -147,12 +162,21 @@ class Pkcs11Token:
         with self._token().open(rw=True) as session:
             session.generate_key(KeyType.AES, KEY_BITS, label=reference, store=True, template=template)
 
+    def forget_key(self, reference: str) -> None:
+        """Let one key's handle go: the next use looks at the key anew."""
+        self._keks.pop(reference, None)
+
     def forget(self) -> None:
         """Let the session and its handles go: the next use opens a new one."""
         session, self._session = self._session, None
         self._keks.clear()
         if session is not None and self._generation == self._module.generation:
             session.close()
+
+    def open_anew(self) -> None:
+        """Open a session on the token as it is now."""
+        self.forget()
+        self._open()
 
     def _open(self) -> Any:
         if self._session is not None and self._generation == self._module.generation:
@@ -167,7 +191,20 @@ class Pkcs11Token:
         return self._session
 
     def _token(self) -> Any:
-        return self._module.library().get_token(token_label=self._label)
+        # Not the binding's get_token: that gives up at the first slot whose token does not answer, whoever's it is.
+        found = []
+        for slot in self._module.library().get_slots(token_present=True):
+            try:
+                token = slot.get_token()
+            except PKCS11Error:
+                continue
+            if token.label == self._label:
+                found.append(token)
+        if len(found) > 1:
+            raise MultipleTokensReturned
+        if not found:
+            raise NoSuchToken
+        return found[0]
 
     def _log_in(self, token: Any) -> Any:
         # A login holds for the whole process: where another session of this token is open, its login is ours.
@@ -176,8 +213,8 @@ class Pkcs11Token:
             session = token.open(user_pin=pin)
         except UserAlreadyLoggedIn:
             return token.open()
-        except PinIncorrect:
-            self._pin.was_refused(pin)
+        except (PinIncorrect, PinInvalid, PinLenRange):
+            self._pin.was_refused()
             raise
         return session
 
@@ -215,9 +252,10 @@ class Pkcs11Token:
         }
         if not permitted:
             raise RightsMissing("it may neither encrypt and decrypt nor wrap and unwrap")
-        return _Kek(key, self._choose(self._offered & permitted))
+        usable = self._offered & permitted
+        return _Kek(key, usable, self._choose(usable))
 
-    def _choose(self, usable: frozenset[Mechanism] | set[Mechanism]) -> Mechanism:
+    def _choose(self, usable: frozenset[Mechanism]) -> Mechanism:
         for mechanism in (Mechanism.AES_GCM, Mechanism.AES_KEY_WRAP) if self._wanted is None else (self._wanted,):
             if mechanism in usable:
                 return mechanism

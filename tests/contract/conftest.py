@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from ownkey_server.keystores.base import KeyStore
+from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
+from support.key_stores import EmbeddedSubject, Pkcs11Subject, Subject
+
+MakeSubject = Callable[[Path, pytest.FixtureRequest], Subject]
+
+
+def _pkcs11(mechanism: str) -> MakeSubject:
+    return lambda folder, request: Pkcs11Subject(request.getfixturevalue("softhsm"), mechanism)
+
+
+# Every kind of key store, and every way in which one can be set up that changes what it stores.
+SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
+    "embedded": (EmbeddedOptions, lambda folder, request: EmbeddedSubject(folder)),
+    "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
+    "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
+}
+
+
+@pytest.fixture
+def kinds_under_contract() -> frozenset[type]:
+    return frozenset(options for options, _ in SUBJECTS.values())
+
+
+@pytest.fixture(params=SUBJECTS)
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+    _, make = SUBJECTS[request.param]
+    made = make(tmp_path, request)
+    await made.make_keys()
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture
+async def store(subject: Subject) -> AsyncIterator[KeyStore]:
+    opened = subject.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def second_store(subject: Subject) -> AsyncIterator[KeyStore]:
+    """Another object on the same keys, as a server has after a restart."""
+    opened = subject.open("second")
+    yield opened
+    await opened.close()

@@ -1,0 +1,438 @@
+"""What every key store must do, whatever it is made of. One suite, run on each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from ownkey.container import EncryptedDataKey
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyMisconfigured,
+    KeyRevoked,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+)
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyMaker, KeyStore
+from ownkey_server.keystores.catalog import KeyStoreOptions
+from support.key_stores import KEY, OTHER_KEY, TIMEOUT, Subject, answers, until
+
+CONTEXT = {
+    "ownkey:tenant": "acme",
+    "ownkey:asset-class": "phone_recording",
+    "ownkey:asset-id": "call-7",
+    "site": "Köln",
+}
+REORDERED = dict(reversed(CONTEXT.items()))
+OTHER_CONTEXTS = {
+    "missing pair": {k: v for k, v in CONTEXT.items() if k != "site"},
+    "extra pair": {**CONTEXT, "more": "x"},
+    "changed value": {**CONTEXT, "ownkey:asset-id": "call-8"},
+    "changed key": {("Site" if k == "site" else k): v for k, v in CONTEXT.items()},
+    "moved boundary": {**CONTEXT, "site": "Köl", "nsite": ""},
+    "empty": {},
+}
+
+
+def test_every_kind_of_key_store_is_held_to_it(kinds_under_contract: frozenset[type]) -> None:
+    assert kinds_under_contract == frozenset(typing.get_args(KeyStoreOptions))
+
+
+def require(subject: Subject, ability: str) -> None:
+    if ability in subject.cannot:
+        pytest.skip(f"this kind cannot {ability}: {subject.cannot[ability]}")
+
+
+async def both_ways(store: KeyStore, reference: str = KEY) -> list[Callable[[], Awaitable[object]]]:
+    """The three uses of a key, ready to be tried; made while the key still works."""
+    made = await store.generate_data_key(reference, CONTEXT, TIMEOUT)
+    return [
+        lambda: store.generate_data_key(reference, CONTEXT, TIMEOUT),
+        lambda: store.wrap(reference, SecretBytes(os.urandom(DATA_KEY_LENGTH)), CONTEXT, TIMEOUT),
+        lambda: store.unwrap(reference, made.wrapped, CONTEXT, TIMEOUT),
+    ]
+
+
+# Round trips
+
+
+async def test_a_generated_data_key_unwraps_to_the_same_bytes(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    opened = await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+    assert len(made.plaintext) == DATA_KEY_LENGTH
+    assert opened.reveal() == made.plaintext.reveal()
+
+
+@pytest.mark.parametrize("data_key", [bytes(32), b"\xff" * 32, bytes(range(32))], ids=["zeros", "ones", "count"])
+async def test_a_wrapped_data_key_unwraps_to_the_same_bytes(store: KeyStore, data_key: bytes) -> None:
+    wrapped = await store.wrap(KEY, SecretBytes(data_key), CONTEXT, TIMEOUT)
+    assert (await store.unwrap(KEY, wrapped, CONTEXT, TIMEOUT)).reveal() == data_key
+    assert data_key not in wrapped.ciphertext
+
+
+async def test_another_server_with_the_same_keys_opens_it(store: KeyStore, second_store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    opened = await second_store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+    assert opened.reveal() == made.plaintext.reveal()
+
+
+async def test_an_empty_context_is_a_context(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, {}, TIMEOUT)
+    assert (await store.unwrap(KEY, made.wrapped, {}, TIMEOUT)).reveal() == made.plaintext.reveal()
+    with pytest.raises(CiphertextInvalid):
+        await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+
+
+async def test_data_keys_and_wrapped_keys_never_repeat(store: KeyStore) -> None:
+    made = [await store.generate_data_key(KEY, CONTEXT, TIMEOUT) for _ in range(200)]
+    assert len({bytes(one.plaintext.reveal()) for one in made}) == len(made)
+    assert len({(one.wrapped.provider_info, one.wrapped.ciphertext) for one in made}) == len(made)
+
+
+async def test_64_calls_at_once_do_not_mix_up(store: KeyStore) -> None:
+    async def round_trip(number: int) -> bool:
+        context = {**CONTEXT, "number": str(number)}
+        reference = (KEY, OTHER_KEY)[number % 2]
+        made = await store.generate_data_key(reference, context, TIMEOUT)
+        opened = await store.unwrap(reference, made.wrapped, context, TIMEOUT)
+        return opened.reveal() == made.plaintext.reveal()
+
+    assert all(await asyncio.gather(*(round_trip(number) for number in range(64))))
+
+
+# Binding to key and context
+
+
+@pytest.mark.parametrize("other", OTHER_CONTEXTS.values(), ids=OTHER_CONTEXTS)
+async def test_another_context_opens_nothing(store: KeyStore, other: dict[str, str]) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    with pytest.raises(CiphertextInvalid):
+        await store.unwrap(KEY, made.wrapped, other, TIMEOUT)
+
+
+async def test_the_order_of_pairs_does_not_matter(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    assert (await store.unwrap(KEY, made.wrapped, REORDERED, TIMEOUT)).reveal() == made.plaintext.reveal()
+
+
+async def test_another_key_opens_nothing(store: KeyStore) -> None:
+    made = await store.generate_data_key(OTHER_KEY, CONTEXT, TIMEOUT)
+    assert store.recognizes(OTHER_KEY, made.wrapped)
+    assert not store.recognizes(KEY, made.wrapped)
+    with pytest.raises(CiphertextInvalid):
+        await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+
+
+async def test_another_keys_blob_under_this_keys_name_opens_nothing(store: KeyStore) -> None:
+    mine = (await store.generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
+    other = (await store.generate_data_key(OTHER_KEY, CONTEXT, TIMEOUT)).wrapped
+    relabelled = replace(other, provider_info=other.provider_info.replace(OTHER_KEY.encode(), KEY.encode()))
+    assert store.recognizes(KEY, relabelled)
+    for forged in (relabelled, replace(mine, ciphertext=other.ciphertext)):
+        with pytest.raises(CiphertextInvalid):
+            await store.unwrap(KEY, forged, CONTEXT, TIMEOUT)
+    assert await answers(store)
+
+
+async def test_recognizing_needs_no_working_store(subject: Subject, store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    subject.break_off()
+    assert store.recognizes(KEY, made.wrapped)
+
+
+# Changed bytes: never opened, and never taken for a sick key
+
+
+async def assert_harmless(store: KeyStore, forged: EncryptedDataKey) -> None:
+    with pytest.raises(CiphertextInvalid) as caught:
+        await store.unwrap(KEY, forged, CONTEXT, TIMEOUT)
+    assert caught.value.replica == store.name
+    assert caught.value.key == KEY
+
+
+async def test_no_changed_byte_of_the_ciphertext_is_accepted(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    whole = made.wrapped.ciphertext
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << (position % 8)
+        await assert_harmless(store, replace(made.wrapped, ciphertext=bytes(changed)))
+        # The key is in order after each: its use is neither refused nor delayed.
+        assert (await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)).reveal() == made.plaintext.reveal()
+
+
+async def test_no_changed_byte_of_the_provider_info_is_accepted(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    whole = made.wrapped.provider_info
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << (position % 8)
+        await assert_harmless(store, replace(made.wrapped, provider_info=bytes(changed)))
+    assert await answers(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:1],
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-8],
+        lambda whole: whole[8:],
+        lambda whole: whole + b"\0",
+        lambda whole: whole + bytes(8),
+        lambda whole: whole * 2,
+        lambda whole: bytes(len(whole)),
+        lambda whole: bytes(1 << 20),
+    ],
+    ids=["empty", "one byte", "short", "shorter", "headless", "long", "longer", "twice", "zeros", "1 MiB"],
+)
+async def test_a_ciphertext_of_another_size_is_only_invalid(store: KeyStore, change: Callable[[bytes], bytes]) -> None:
+    wrapped = (await store.generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
+    await assert_harmless(store, replace(wrapped, ciphertext=change(wrapped.ciphertext)))
+    await assert_harmless(store, replace(wrapped, provider_info=change(wrapped.provider_info)))
+    assert await answers(store)
+
+
+@pytest.mark.parametrize("provider_id", ["", "aws-kms", "ownkey-embedded", "ownkey-pkcs11", "ownkey-pkcs11-kw"])
+async def test_a_blob_in_another_kinds_name_is_only_invalid(store: KeyStore, provider_id: str) -> None:
+    wrapped = (await store.generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
+    if provider_id == wrapped.provider_id:
+        pytest.skip("this kind's own name")
+    for info in (wrapped.provider_info, KEY.encode()):
+        for size in (48, 72):
+            forged = EncryptedDataKey(provider_id, info, os.urandom(size))
+            await assert_harmless(store, forged)
+            assert (await store.unwrap(KEY, wrapped, CONTEXT, TIMEOUT)) is not None
+
+
+async def test_a_flood_of_forgeries_does_not_stop_the_key(store: KeyStore) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    forged = replace(made.wrapped, ciphertext=bytes(len(made.wrapped.ciphertext)))
+
+    async def good() -> bool:
+        opened = await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+        return opened.reveal() == made.plaintext.reveal()
+
+    work = [call for _ in range(32) for call in (assert_harmless(store, forged), good())]
+    results = await asyncio.gather(*work)
+    assert results == [None, True] * 32
+
+
+# Revoked, and given back
+
+
+async def test_a_key_that_its_holder_disabled_is_revoked_both_ways(subject: Subject, store: KeyStore) -> None:
+    uses = await both_ways(store)
+    subject.revoke()
+    for use in uses:
+        with pytest.raises(KeyRevoked) as caught:
+            await use()
+        assert caught.value.key == KEY
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.REVOKED
+    assert await answers(store, OTHER_KEY)
+
+
+async def test_a_key_given_back_works_again_without_a_restart(subject: Subject, store: KeyStore) -> None:
+    uses = await both_ways(store)
+    subject.revoke()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.REVOKED
+    subject.restore()
+    await until(lambda: answers(store))
+    for use in uses:
+        await use()
+
+
+async def test_a_key_that_only_wraps_is_not_available(subject: Subject, store: KeyStore) -> None:
+    require(subject, "forbid_opening")
+    assert await answers(store)
+    subject.forbid_opening()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.REVOKED
+
+
+async def test_a_key_that_never_opened_anything_is_misconfigured(subject: Subject, store: KeyStore) -> None:
+    require(subject, "forbid_opening")
+    subject.forbid_opening()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
+
+
+# Outages
+
+
+async def test_outage_is_never_reported_as_revocation(subject: Subject, store: KeyStore) -> None:
+    uses = await both_ways(store)
+    subject.break_off()
+    for use in uses:
+        with pytest.raises(KeyUnreachable):
+            await use()
+    description = await store.describe(KEY, TIMEOUT)
+    assert description.state is KeyState.UNREACHABLE
+    assert description.cause
+
+
+async def test_it_comes_back_from_an_outage_without_a_restart(subject: Subject, store: KeyStore) -> None:
+    uses = await both_ways(store)
+    subject.break_off()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.UNREACHABLE
+    subject.mend()
+    await until(lambda: answers(store))
+    for use in uses:
+        await use()
+
+
+async def test_an_outage_under_load_ends_in_clean_errors_and_then_in_answers(subject: Subject, store: KeyStore) -> None:
+    uses = await both_ways(store)
+
+    async def load() -> list[object]:
+        return await asyncio.gather(*(use() for use in uses * 20), return_exceptions=True)
+
+    before = asyncio.ensure_future(load())
+    await asyncio.sleep(0)
+    subject.break_off()
+    during = await load()
+    subject.mend()
+    await until(lambda: answers(store))
+    assert all(isinstance(result, KeyUnreachable) for result in during)
+    assert not [r for r in await before if isinstance(r, BaseException) and not isinstance(r, KeyUnreachable)]
+    assert not [r for r in await load() if isinstance(r, BaseException)]
+
+
+async def test_a_revocation_during_an_outage_shows_when_the_outage_ends(subject: Subject, store: KeyStore) -> None:
+    assert await answers(store)
+    subject.revoke()
+    subject.break_off()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.UNREACHABLE
+    subject.mend()
+
+    async def revoked() -> bool:
+        state = (await store.describe(KEY, TIMEOUT)).state
+        assert state in {KeyState.UNREACHABLE, KeyState.REVOKED}
+        return state is KeyState.REVOKED
+
+    await until(revoked)
+
+
+async def test_a_hung_store_is_given_up_in_time(subject: Subject, store: KeyStore) -> None:
+    require(subject, "hang")
+    uses = await both_ways(store)
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    async with subject.hang():
+        for use in (
+            lambda: store.generate_data_key(KEY, CONTEXT, 0.05),
+            lambda: store.wrap(KEY, SecretBytes(bytes(32)), CONTEXT, 0.05),
+            lambda: store.unwrap(KEY, made.wrapped, CONTEXT, 0.05),
+        ):
+            async with asyncio.timeout(TIMEOUT):
+                with pytest.raises((KeyUnreachable, KeyStoreThrottled)):
+                    await use()
+
+        async def unreachable() -> bool:
+            state = (await store.describe(KEY, 0.05)).state
+            assert state in {KeyState.UNKNOWN, KeyState.UNREACHABLE}
+            return state is KeyState.UNREACHABLE
+
+        await until(unreachable)
+    await until(lambda: answers(store))
+    for use in uses:
+        await use()
+
+
+async def test_a_caller_without_time_says_nothing_about_the_key(store: KeyStore) -> None:
+    await both_ways(store)
+    for _ in range(20):
+        try:
+            await store.generate_data_key(KEY, CONTEXT, 0.0)
+        except KeyStoreError as error:
+            assert type(error) is KeyStoreThrottled  # noqa: PT017 - a store that answers at once need not raise
+    assert await answers(store)
+
+
+# Keys that never worked
+
+
+async def test_a_key_that_was_never_there_is_misconfigured(store: KeyStore) -> None:
+    with pytest.raises(KeyMisconfigured):
+        await store.generate_data_key("never-made", CONTEXT, TIMEOUT)
+    assert (await store.describe("never-made", TIMEOUT)).state is KeyState.MISCONFIGURED
+    assert await answers(store)
+
+
+@pytest.mark.parametrize("reference", ["", "..", "../acme-main", "a/b", "a\0b", "a\nb", "ä" * 400, "x" * 5000])
+async def test_a_strange_name_is_misconfigured_and_harmless(store: KeyStore, reference: str) -> None:
+    with pytest.raises(KeyMisconfigured):
+        await store.generate_data_key(reference, CONTEXT, TIMEOUT)
+    assert (await store.describe(reference, TIMEOUT)).state is KeyState.MISCONFIGURED
+    assert await answers(store)
+
+
+async def test_a_key_made_later_is_found_without_a_restart(subject: Subject, store: KeyStore) -> None:
+    assert (await store.describe("later", TIMEOUT)).state is KeyState.MISCONFIGURED
+    holder = subject.open("holder")
+    await holder.create("later")
+    await holder.close()
+    await until(lambda: answers(store, "later"))
+
+
+async def test_no_key_is_ever_overwritten(subject: Subject, store: KeyMaker) -> None:
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    with pytest.raises(KeyStoreError):
+        await store.create(KEY)
+    assert (await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)).reveal() == made.plaintext.reveal()
+
+
+# Describing, closing, and keeping secrets
+
+
+async def test_a_working_key_is_described_as_available_with_no_cause(store: KeyStore) -> None:
+    description = await store.describe(KEY, TIMEOUT)
+    assert description.state is KeyState.AVAILABLE
+    assert description.cause == ""
+
+
+async def test_it_says_its_name(subject: Subject) -> None:
+    opened = subject.open("hsm-frankfurt")
+    assert opened.name == "hsm-frankfurt"
+    with pytest.raises(KeyStoreError) as caught:
+        await opened.generate_data_key("never-made", CONTEXT, TIMEOUT)
+    assert caught.value.replica == "hsm-frankfurt"
+    await opened.close()
+
+
+async def test_closing_twice_is_closing_once(store: KeyStore, second_store: KeyStore) -> None:
+    uses = await both_ways(store)
+    await store.close()
+    await store.close()
+    for use in uses:
+        with pytest.raises(KeyUnreachable):
+            await use()
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.UNREACHABLE
+    assert await answers(second_store)
+
+
+async def test_no_secret_is_shown_or_logged(
+    subject: Subject, store: KeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    shown = [repr(made), str(made), repr(store), str(subject.options)]
+    forged = replace(made.wrapped, ciphertext=bytes(len(made.wrapped.ciphertext)))
+    with pytest.raises(CiphertextInvalid) as invalid:
+        await store.unwrap(KEY, forged, CONTEXT, TIMEOUT)
+    subject.revoke()
+    with pytest.raises(KeyRevoked) as revoked:
+        await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+    for error in (invalid.value, revoked.value):
+        shown += [str(error), repr(error), repr(error.__cause__), repr(error.__context__)]
+    text = "\n".join([*shown, caplog.text])
+    secret = bytes(made.plaintext.reveal())
+    for form in (secret.hex(), repr(secret)[2:-1], str(list(secret)), *subject.secrets()):
+        assert form not in text

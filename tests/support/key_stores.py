@@ -1,0 +1,194 @@
+"""Key stores as their holders see them: what the contract tests need to know of each kind, and nothing of its inside.
+
+A new key store joins by one class here and one row in ``SUBJECTS``; ``test_every_kind_of_key_store_is_held_to_it``
+fails until it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ownkey_server.keystores import catalog
+from ownkey_server.keystores.base import KeyMaker, KeyStore
+from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from support.softhsm import PIN, SoftHsm
+
+TIMEOUT = 10.0
+KEY = "acme-main"
+OTHER_KEY = "acme-other"
+
+_serial = itertools.count()
+
+
+class Subject(Protocol):
+    """One kind of key store with the keys ``KEY`` and ``OTHER_KEY`` in it, and its holder at hand."""
+
+    options: KeyStoreOptions
+    # What this kind cannot do, by the name of the method, and why.
+    cannot: Mapping[str, str]
+
+    def open(self, name: str = "subject") -> KeyMaker:
+        """Another key store object on the same keys."""
+        ...
+
+    async def make_keys(self) -> None: ...
+
+    def revoke(self) -> None:
+        """A deliberate act of the holder on ``KEY``."""
+        ...
+
+    def restore(self) -> None:
+        """Undo :meth:`revoke`."""
+        ...
+
+    def break_off(self) -> None:
+        """An outage that nobody decided."""
+        ...
+
+    def mend(self) -> None:
+        """End the outage."""
+        ...
+
+    def forbid_opening(self) -> None:
+        """Let ``KEY`` still wrap, and no longer unwrap."""
+        ...
+
+    def hang(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """The store answers nothing until the block ends."""
+        ...
+
+    def secrets(self) -> list[str]:
+        """What must never be seen, as text."""
+        ...
+
+    def clean_up(self) -> None: ...
+
+
+class EmbeddedSubject:
+    """Keys in files."""
+
+    cannot: Mapping[str, str] = {
+        "hang": "files are read in the call itself: there is nothing to wait for",
+        "forbid_opening": "a key in a file has no rights of its own",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = folder / "keys"
+        self.options = EmbeddedOptions(self.directory)
+        self._away = folder / "keys-away"
+        self._holder = self.open("holder")
+
+    def open(self, name: str = "subject") -> EmbeddedKeyStore:
+        return EmbeddedKeyStore(name, self.directory)
+
+    async def make_keys(self) -> None:
+        for reference in (KEY, OTHER_KEY):
+            await self._holder.create(reference)
+
+    def revoke(self) -> None:
+        (self.directory / f"{KEY}.disabled").touch()
+
+    def restore(self) -> None:
+        (self.directory / f"{KEY}.disabled").unlink()
+
+    def break_off(self) -> None:
+        self.directory.rename(self._away)
+
+    def mend(self) -> None:
+        self._away.rename(self.directory)
+
+    def forbid_opening(self) -> None:
+        raise NotImplementedError
+
+    def hang(self) -> contextlib.AbstractAsyncContextManager[None]:
+        raise NotImplementedError
+
+    def secrets(self) -> list[str]:
+        return [(self.directory / f"{KEY}.key").read_bytes().hex()]
+
+    def clean_up(self) -> None:
+        pass
+
+
+class Pkcs11Subject:
+    """Keys in a token of SoftHSM; every act of the holder is another process's."""
+
+    cannot: Mapping[str, str] = {}
+
+    def __init__(self, softhsm: SoftHsm, mechanism: str) -> None:
+        self._softhsm = softhsm
+        self.label = f"contract-{next(_serial)}"
+        pin_file = softhsm.make_token(self.label)
+        self.options = Pkcs11Options(softhsm.module, self.label, pin_file, mechanism)
+
+    def open(self, name: str = "subject") -> KeyMaker:
+        return catalog.open_key_store(name, self.options, self._softhsm.modules)
+
+    async def make_keys(self) -> None:
+        holder = self.open("holder")
+        for reference in (KEY, OTHER_KEY):
+            await holder.create(reference)
+        await holder.close()
+
+    def revoke(self) -> None:
+        self._softhsm.withdraw_rights(self.label, KEY)
+
+    def restore(self) -> None:
+        rights = ("ENCRYPT", "DECRYPT") if self.options.mechanism == "aes-gcm" else ("WRAP", "UNWRAP")
+        self._softhsm.set_rights(self.label, KEY, *rights)
+
+    def break_off(self) -> None:
+        self._softhsm.unplug(self.label)
+
+    def mend(self) -> None:
+        self._softhsm.plug_in(self.label)
+
+    def forbid_opening(self) -> None:
+        self._softhsm.set_rights(self.label, KEY, "ENCRYPT" if self.options.mechanism == "aes-gcm" else "WRAP")
+
+    @contextlib.asynccontextmanager
+    async def hang(self) -> AsyncIterator[None]:
+        module = self._softhsm.modules.get(self._softhsm.module)
+        entered, released = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            entered.set()
+            released.wait()
+
+        held = asyncio.ensure_future(module.call(hold, timeout=60.0))
+        await until(lambda: _now(entered.is_set()))
+        try:
+            yield
+        finally:
+            released.set()
+            await held
+
+    def secrets(self) -> list[str]:
+        return [PIN]
+
+    def clean_up(self) -> None:
+        self._softhsm.plug_in(self.label)
+        self._softhsm.delete_token(self.label)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within: float = 20.0) -> None:
+    """Wait for a condition, and fail when it does not come about in time."""
+    async with asyncio.timeout(within):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def _now(value: bool) -> bool:
+    return value
+
+
+async def answers(store: KeyStore, reference: str = KEY) -> bool:
+    """Whether the key is usable both ways."""
+    return (await store.describe(reference, TIMEOUT)).state.usable
