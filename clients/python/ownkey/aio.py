@@ -27,14 +27,24 @@ T = TypeVar("T")
 class AsyncMediaStream(AsyncIterator[Buffer]):
     """Chunks of an object or of content as they come.
 
-    Iterating raises :class:`ownkey.errors.OwnkeyError`; only when it ends without one are the chunks whole.
+    Iterating raises :class:`ownkey.errors.OwnkeyError`, or what reading the source raised; only when it ends without an
+    error are the chunks whole.
     """
 
-    def __init__(self, call: Any, parse: Callable[[bytes], Answer], on_started: Callable[[Answer], None]) -> None:
+    def __init__(
+        self,
+        call: Any,
+        requests: AsyncIterator[bytes],
+        parse: Callable[[bytes], Answer],
+        on_started: Callable[[Answer], None],
+    ) -> None:
         self._call = call
         self._parse = parse
         self._on_started = on_started
         self._first: Answer | None = None
+        self._source_error: BaseException | None = None
+        self._answered = asyncio.Event()
+        self._sending = asyncio.create_task(self._send(requests))
 
     async def info(self) -> MediaInfo:
         """What was decided about the object; waits for the first answer."""
@@ -44,6 +54,7 @@ class AsyncMediaStream(AsyncIterator[Buffer]):
             except StopAsyncIteration:
                 raise errors.ServiceFailed("the stream ended before its first answer") from None
             self._on_started(self._first)
+            self._answered.set()
         if self._first.info is None:
             raise errors.ServiceFailed("the service's first answer does not say what it decided")
         return self._first.info
@@ -57,24 +68,40 @@ class AsyncMediaStream(AsyncIterator[Buffer]):
 
     def close(self) -> None:
         """Give up the stream."""
+        self._sending.cancel()
         self._call.cancel()
+
+    async def _send(self, requests: AsyncIterator[bytes]) -> None:
+        # grpcio loses the reason when the service ends a call while a message is being written (grpc issue 36066). Most
+        # calls that end early end with their first answer, so nothing beyond an object's header is sent before that.
+        room = _stream.HEADER_ROOM
+        try:
+            async for request in requests:
+                if room <= 0:
+                    await self._answered.wait()
+                room -= len(request)
+                await self._call.write(request)
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the service has ended the call, and whoever reads learns why
+        except Exception as error:  # noqa: BLE001 - the source's, for whoever reads
+            self._source_error = error
+            self._call.cancel()
 
     async def _next(self) -> Answer:
         try:
             raw = await self._call.read()
-            if raw is grpc.aio.EOF:
-                code = await self._call.code()
-                if code is not grpc.StatusCode.OK:
-                    raise await self._failure(code)
-                raise StopAsyncIteration
-            return self._parse(raw)
         except grpc.aio.AioRpcError as error:
+            self._sending.cancel()
             raise errors.from_rpc_error(error) from error
-
-    async def _failure(self, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-        return grpc.aio.AioRpcError(
-            code, await self._call.initial_metadata(), await self._call.trailing_metadata(), await self._call.details()
-        )
+        except asyncio.CancelledError:
+            self.close()
+            if self._source_error is not None:
+                raise self._source_error from None
+            raise
+        if raw is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._parse(raw)
 
 
 class AsyncClient:
@@ -174,7 +201,7 @@ class AsyncClient:
     ) -> AsyncMediaStream:
         """Send content, get the object: its chunks, one after the other, are the file."""
         start = _stream.encrypt_start(asset, extra_context, frame_length, request_id)
-        return AsyncMediaStream(self._encrypt(_requests(start, source)), _stream.encrypt_answer, lambda _: None)
+        return AsyncMediaStream(self._encrypt(), _requests(start, source), _stream.encrypt_answer, _ignore)
 
     def decrypt_stream(
         self,
@@ -186,7 +213,7 @@ class AsyncClient:
     ) -> AsyncMediaStream:
         """Send an object, get its content, each chunk authenticated; whole only when no error ends the stream."""
         start = _stream.decrypt_start(asset, expected_context, None, 0, request_id)
-        return AsyncMediaStream(self._decrypt(_requests(start, source)), _stream.decrypt_answer, lambda _: None)
+        return AsyncMediaStream(self._decrypt(), _requests(start, source), _stream.decrypt_answer, _ignore)
 
     def decrypt_range(
         self,
@@ -214,7 +241,7 @@ class AsyncClient:
                     left -= len(piece)
                     yield _stream.chunk_message(piece)
 
-        return AsyncMediaStream(self._decrypt(requests()), _stream.decrypt_answer, started.set_result)
+        return AsyncMediaStream(self._decrypt(), requests(), _stream.decrypt_answer, started.set_result)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -241,3 +268,7 @@ async def _requests(start: bytes, source: AsyncIterable[Buffer]) -> AsyncIterato
     async for chunk in source:
         for piece in _stream.pieces(chunk):
             yield _stream.chunk_message(piece)
+
+
+def _ignore(answer: Answer) -> None:
+    """Whole streams do not wait for the first answer."""

@@ -137,12 +137,16 @@ _KIND_OF_CODE: Mapping[grpc.StatusCode, type[OwnkeyError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: InvalidRequest,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
 }
+# What grpcio's asyncio client says when it overwrites the status that the service sent (grpc issue 36066).
+_LOST_REASON = "Internal error from Core"
 
 
 def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
     """The error that a failed call means, from its status and details. For both kinds of client."""
     code = error.code()
     message = error.details() or code.name
+    if message == _LOST_REASON:
+        return OwnkeyError("the service ended the stream while it was being sent, and grpcio lost the reason")
     reason, retry_after = None, None
     metadata: dict[str, str] = {}
     violations: dict[str, str] = {}
