@@ -1,7 +1,8 @@
 """Customer keys in files of a directory. To try ownkey with: whoever reads the directory has every key.
 
 A key is 32 bytes in ``<reference>.key``, mode 0600. Its holder disables it by a file ``<reference>.disabled`` beside
-it. Both are looked at on every use, so that what the holder does counts at once.
+it. Both are looked at on every use, so that what the holder does counts at once. A key's file that is exchanged for
+another is another key from then on: what the old one wrapped does not open.
 
 What it means when a key does not work:
 
@@ -50,7 +51,15 @@ class _LoadedKey:
 
     cipher: AESGCM
     inode: int
-    modified: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The paths of a key, as strings since they are looked at on every use."""
+
+    key: str
+    disabled: str
 
 
 class EmbeddedKeyStore:
@@ -65,6 +74,7 @@ class EmbeddedKeyStore:
         self._name = name
         self._directory = directory
         self._loaded: dict[str, _LoadedKey] = {}
+        self._files: dict[str, _Files] = {}
         self._closed = False
         _log.warning("key store %r keeps its keys in files of %s: not for production", name, directory)
 
@@ -193,39 +203,48 @@ class EmbeddedKeyStore:
         """The key, as its file is now."""
         if self._closed:
             raise KeyUnreachable(self._name, reference, "the key store is closed")
-        path = self._path(reference, "key")
+        files = self._files.get(reference) or self._files_of(reference)
         loaded = self._loaded.get(reference)
         try:
-            if os.path.lexists(self._path(reference, "disabled")):
+            if os.path.lexists(files.disabled):
                 raise KeyRevoked(self._name, reference, "its holder disabled it")
-            found = os.stat(path)  # noqa: PTH116 - on every use, and twice as fast
-            if loaded is None or (loaded.inode, loaded.modified) != (found.st_ino, found.st_mtime_ns):
-                loaded = self._loaded[reference] = self._load(reference, path)
+            found = os.stat(files.key)  # noqa: PTH116 - on every use, and twice as fast
+            # Not the time of modification: that can be set, and a change of the file's mode leaves it as it was.
+            if loaded is None or loaded.inode != found.st_ino or loaded.changed != found.st_ctime_ns:
+                loaded = self._loaded[reference] = self._load(reference, files.key)
         except FileNotFoundError:
             if loaded is None:
-                raise KeyMisconfigured(self._name, reference, f"{path} is not there") from None
-            raise KeyUnreachable(self._name, reference, f"{path} is not there any more") from None
+                raise KeyMisconfigured(self._name, reference, f"{files.key} is not there") from None
+            raise KeyUnreachable(self._name, reference, f"{files.key} is not there any more") from None
         except OSError as error:
-            raise KeyUnreachable(self._name, reference, f"{path} cannot be read: {error.strerror}") from error
+            raise KeyUnreachable(self._name, reference, f"{files.key} cannot be read: {error.strerror}") from error
         return loaded.cipher
 
-    def _load(self, reference: str, path: Path) -> _LoadedKey:
-        with path.open("rb") as file:
+    def _load(self, reference: str, path: str) -> _LoadedKey:
+        # Not to wait for a writer, should it be a pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             found = os.fstat(file.fileno())
             if stat.S_IMODE(found.st_mode) & 0o077:
                 cause = f"others may read {path}; run: chmod 600 {path}"
                 raise KeyMisconfigured(self._name, reference, cause)
-            key = bytearray(file.read(KEY_LENGTH + 1))
+            if not stat.S_ISREG(found.st_mode) or found.st_size != KEY_LENGTH:
+                raise KeyMisconfigured(self._name, reference, f"{path} must be a file of exactly {KEY_LENGTH} bytes")
+            key = bytearray(file.read(KEY_LENGTH))
         if len(key) != KEY_LENGTH:
-            raise KeyMisconfigured(self._name, reference, f"{path} must hold exactly {KEY_LENGTH} bytes")
+            raise KeyUnreachable(self._name, reference, f"{path} was changed while it was read")
         cipher = AESGCM(key)
         for i in range(len(key)):
             key[i] = 0
-        return _LoadedKey(cipher, found.st_ino, found.st_mtime_ns)
+        return _LoadedKey(cipher, found.st_ino, found.st_ctime_ns)
 
     def _require_key(self, reference: str) -> None:
         if not self._path(reference, "key").exists():
             raise KeyMisconfigured(self._name, reference, f"there is no such key in {self._directory}")
+
+    def _files_of(self, reference: str) -> _Files:
+        files = _Files(str(self._path(reference, "key")), str(self._path(reference, "disabled")))
+        self._files[reference] = files
+        return files
 
     def _path(self, reference: str, kind: str) -> Path:
         if not REFERENCE.fullmatch(reference):

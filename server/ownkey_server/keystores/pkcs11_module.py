@@ -8,11 +8,12 @@ and nothing else, and callers are told so at once instead of queueing behind it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,30 @@ class ModuleMissing(Exception):
     """The module cannot be loaded."""
 
 
+@dataclass(slots=True)
+class _Call:
+    """Work for the thread, and where its outcome is waited for."""
+
+    work: Callable[[], Any]
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    outcome: asyncio.Future[Any]
+    given_up: bool = False
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Hand the outcome over. From the thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self.loop.call_soon_threadsafe(self._settle, result, error)
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.outcome.done():
+            return
+        if error is None:
+            self.outcome.set_result(result)
+        else:
+            self.outcome.set_exception(error)
+
+
 class Pkcs11Module:
     """A module and its thread.
 
@@ -65,7 +90,7 @@ class Pkcs11Module:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any], float] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._max_queued = max_queued
         self._patience = patience
         self._pause = pause
@@ -94,18 +119,20 @@ class Pkcs11Module:
             raise ModuleStuck("the module does not come back from an earlier call")
         if self._queued >= self._max_queued:
             raise ModuleBusy(f"{self._queued} calls are waiting already")
-        future: Future[T] = Future()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        call = _Call(work, self._monotonic() + timeout, loop, outcome)
         self._queued += 1
-        self._work.put((future, work, self._monotonic() + timeout))
+        self._work.put(call)
         try:
-            # Shielded, since a running call cannot be cancelled: only whether it still waits can be found out.
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), timeout)
+            async with asyncio.timeout(timeout):
+                return await outcome
         except TimeoutError:
             if self._is_stuck():
                 raise ModuleStuck(f"the module has not answered in {timeout:g} s") from None
             raise ModuleBusy(f"the {timeout:g} s that there were have run out") from None
         finally:
-            future.cancel()
+            call.given_up = True
             self._queued -= 1
 
     def library(self) -> Library:
@@ -149,21 +176,21 @@ class Pkcs11Module:
         self._work.put(None)
 
     def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            future, work, deadline = item
-            if not future.set_running_or_notify_cancel():
+        while (call := self._work.get()) is not None:
+            if call.given_up:
                 continue
             self._running_since = now = self._monotonic()
+            result, error = None, None
             try:
-                if now > deadline:
+                if now > call.deadline:
                     raise ModuleBusy("the time ran out before the call's turn came")  # noqa: TRY301
-                result = work()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
-                self._running_since = None
-                future.set_exception(error)
-            else:
-                self._running_since = None
-                future.set_result(result)
+                result = call.work()
+            except BaseException as raised:  # noqa: BLE001 - it belongs to whoever asked
+                error = raised
+            self._running_since = None
+            call.settle(result, error)
+            # Nothing of the call, a data key least of all, stays here until the next one comes.
+            del call, result, error
 
     def _is_stuck(self) -> bool:
         since = self._running_since

@@ -17,9 +17,11 @@ from pkcs11.exceptions import (
     EncryptedDataInvalid,
     MultipleTokensReturned,
     NoSuchToken,
+    PinExpired,
     PinIncorrect,
     PinInvalid,
     PinLenRange,
+    PinLocked,
     PKCS11Error,
     UserAlreadyLoggedIn,
 )
@@ -43,6 +45,10 @@ LENGTH_OF: Mapping[str, int] = {
     GCM_PROVIDER_ID: DATA_KEY_LENGTH + TAG_LENGTH,
     KEY_WRAP_PROVIDER_ID: DATA_KEY_LENGTH + CONTEXT_HASH_LENGTH + 8,  # RFC 3394 adds eight bytes
 }
+
+
+# Each failed login also costs a session that the binding forgets, until the module is reinitialized.
+_PIN_REFUSED = (PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked)
 
 
 class KeyUnfit(Exception):
@@ -213,7 +219,7 @@ class Pkcs11Token:
             session = token.open(user_pin=pin)
         except UserAlreadyLoggedIn:
             return token.open()
-        except (PinIncorrect, PinInvalid, PinLenRange):
+        except _PIN_REFUSED:
             self._pin.was_refused()
             raise
         return session
