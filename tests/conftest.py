@@ -39,3 +39,15 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     """SoftHSM with no token yet: each test makes its own, under a label of its own."""
     require_softhsm()
     return SoftHsm(tmp_path_factory.mktemp("softhsm"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a skipped test is a failure, unless a device is missing: there, nothing that can be installed may be."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None:
+        return
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    unexcused = [reason for reason in reasons if "device" not in reason]
+    if unexcused and exitstatus == pytest.ExitCode.OK:
+        reporter.write_line("skipped in CI, which is a failure:\n" + "\n".join(unexcused), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

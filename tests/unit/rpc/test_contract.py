@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import protovalidate
+import pytest
+from google.protobuf import descriptor_pb2
+
+from ownkey.v1 import asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
+from ownkey_server.domain.assets import AssetClass, AssetOrigin
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.policy import Effect
+from ownkey_server.domain.tenants import CallDirection
+from ownkey_server.rpc import convert
+from ownkey_server.rpc.contract import RequestParser, load_contract
+from ownkey_server.rpc.errors import InvalidRequests
+from ownkey_server.rpc.key_service import MAX_CALLEE_LENGTH
+from ownkey_server.rpc.media_streams import MAX_CHUNK
+from ownkey_server.service.call_gate import CallDecision, CallReason
+
+PROTOS = Path(__file__).resolve().parents[3] / "protos" / "ownkey" / "v1"
+
+
+def test_the_vendored_rules_are_those_of_the_installed_package() -> None:
+    installed = importlib.import_module("protovalidate._gen.buf.validate.validate_pb")
+    theirs = descriptor_pb2.FileDescriptorProto.FromString(installed.desc().proto.to_binary())
+    ours = descriptor_pb2.FileDescriptorProto()
+    load_contract().FindFileByName("buf/validate/validate.proto").CopyToProto(ours)
+    assert protovalidate
+    assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+
+
+def test_the_client_stubs_carry_no_rules_and_need_no_rules_file() -> None:
+    for stub in (asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2):
+        assert b"buf.validate" not in stub.DESCRIPTOR.serialized_pb
+        assert b"buf/validate" not in stub.DESCRIPTOR.serialized_pb
+
+
+def test_stubs_and_contract_have_the_same_fields() -> None:
+    contract = load_contract()
+    for stub in (asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2):
+        for name, message in stub.DESCRIPTOR.message_types_by_name.items():
+            full = contract.FindMessageTypeByName(f"ownkey.v1.{name}")
+            assert [(f.name, f.number, f.type) for f in full.fields] == [
+                (f.name, f.number, f.type) for f in message.fields
+            ]
+
+
+def members(enum: object, prefix: str) -> set[str]:
+    return {name.removeprefix(prefix).lower() for name, number in enum.items() if number}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "prefix", "ours"),
+    [
+        (asset_pb2.AssetClass, "ASSET_CLASS_", AssetClass),
+        (asset_pb2.AssetOrigin, "ASSET_ORIGIN_", AssetOrigin),
+        (key_state_pb2.KeyState, "KEY_STATE_", KeyState),
+        (key_service_pb2.PolicyDecision, "POLICY_DECISION_", Effect),
+        (key_service_pb2.CallDirection, "CALL_DIRECTION_", CallDirection),
+        (key_service_pb2.CallDecision, "CALL_DECISION_", CallDecision),
+        (key_service_pb2.CallReason, "CALL_REASON_", CallReason),
+    ],
+)
+def test_an_enum_of_the_contract_and_ours_have_the_same_members(theirs: object, prefix: str, ours: type) -> None:
+    assert members(theirs, prefix) == {member.value for member in ours}  # type: ignore[attr-defined]
+
+
+def test_every_enum_member_is_converted() -> None:
+    assert set(convert.ASSET_CLASSES) == {n for n in asset_pb2.AssetClass.values() if n}
+    assert set(convert.ASSET_ORIGINS) == set(asset_pb2.AssetOrigin.values())
+    assert set(convert.CALL_DIRECTIONS) == {n for n in key_service_pb2.CallDirection.values() if n}
+
+
+def test_limits_that_stand_twice_are_the_same() -> None:
+    parser = RequestParser(load_contract())
+    parser.parse(
+        key_service_pb2.EncryptMediaRequest(chunk=bytes(MAX_CHUNK)).SerializeToString(),
+        key_service_pb2.EncryptMediaRequest,
+    )
+    with pytest.raises(InvalidRequests):
+        parser.parse(
+            key_service_pb2.EncryptMediaRequest(chunk=bytes(MAX_CHUNK + 1)).SerializeToString(),
+            key_service_pb2.EncryptMediaRequest,
+        )
+
+    def call(callee: str) -> bytes:
+        return key_service_pb2.AuthorizeCallRequest(tenant="a", call_id="c", callee=callee).SerializeToString()
+
+    parser.parse(call("1" * MAX_CALLEE_LENGTH), key_service_pb2.AuthorizeCallRequest)
+    with pytest.raises(InvalidRequests):
+        parser.parse(call("1" * (MAX_CALLEE_LENGTH + 1)), key_service_pb2.AuthorizeCallRequest)
+
+
+def test_every_call_names_its_errors_and_whether_it_may_be_retried() -> None:
+    text = (PROTOS / "key_service.proto").read_text(encoding="utf-8")
+    service = text[text.index("service KeyService {") : text.index("\n}\n", text.index("service KeyService {"))]
+    for comment, name in re.findall(r"((?:  //[^\n]*\n)+)  rpc (\w+)", service):
+        assert "// Errors: " in comment, name
+        assert "// Retriable: " in comment, name
+
+
+def test_violations_have_the_path_of_their_field() -> None:
+    parser = RequestParser(load_contract())
+    request = key_service_pb2.AuthorizeCallRequest(tenant="A", call_id="c", callee="1", stores=[5, 99])
+    with pytest.raises(InvalidRequests) as caught:
+        parser.parse(request.SerializeToString(), key_service_pb2.AuthorizeCallRequest)
+    assert [violation.field for violation in caught.value.violations] == ["tenant", "stores[1]"]
