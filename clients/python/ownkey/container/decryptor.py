@@ -6,6 +6,7 @@ from cryptography.exceptions import InvalidTag
 
 from ownkey.container.derivation import Buffer, MessageKey, open_message
 from ownkey.container.errors import FrameOutOfOrder, FrameTampered, LimitExceeded, TrailingData, Truncated
+from ownkey.container.frame_buffer import FrameBuffer
 from ownkey.container.frames import (
     FINAL_OVERHEAD,
     FINAL_PREFIX,
@@ -115,7 +116,7 @@ class Decryptor:
 
     def __init__(self, header: Header, data_key: Buffer, *, limits: ReaderLimits = DEFAULT_LIMITS) -> None:
         self._opener = FrameOpener.of(header, data_key, limits)
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(header.frame_length + FINAL_OVERHEAD)
         self._number = 1
         self._finished = False
         self._alive = True
@@ -171,14 +172,15 @@ class Decryptor:
         while position < len(data):
             if self._finished:
                 raise TrailingData
-            if self._buffer:
-                size = self._opener.size_of(self._buffer)
+            if len(self._buffer):
+                with self._buffer.view() as begun:
+                    size = self._opener.size_of(begun)
                 piece = data[position : position + size - len(self._buffer)]
-                self._buffer += piece
+                self._buffer.append(piece)
                 position += len(piece)
-                if not self._opener.is_whole(self._buffer, size):
-                    continue
-                with memoryview(self._buffer) as frame:
+                with self._buffer.view() as frame:
+                    if not self._opener.is_whole(frame, size):
+                        continue
                     written = self._open(frame, out, written)
                 self._buffer.clear()
                 continue
@@ -189,7 +191,7 @@ class Decryptor:
                 written = self._open(rest[:size], out, written)
                 position += size
             else:
-                self._buffer += rest[:size]
+                self._buffer.append(rest[:size])
                 position += len(self._buffer)
         return written
 

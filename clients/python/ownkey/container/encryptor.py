@@ -7,6 +7,7 @@ from typing import NoReturn, SupportsIndex
 
 from ownkey.container.derivation import Buffer
 from ownkey.container.errors import EncryptionLimitExceeded
+from ownkey.container.frame_buffer import FrameBuffer
 from ownkey.container.frames import (
     FINAL_MARK,
     FINAL_OVERHEAD,
@@ -57,7 +58,7 @@ class Encryptor:
         self._stride = frame_length + REGULAR_OVERHEAD
         self._number = 1
         # What has come but is not encrypted yet: bytes in the buffer, or one whole frame of somebody's bytes.
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(frame_length)
         self._held: memoryview | None = None
         self._alive = True
 
@@ -117,7 +118,7 @@ class Encryptor:
         if len(out) < size:
             raise ValueError(f"the output needs room for {size} bytes, and has {len(out)}")
         self._alive = False
-        rest = self._held if self._held is not None else memoryview(self._buffer)
+        rest = self._held if self._held is not None else self._buffer.view()
         with memoryview(out) as target:
             U32.pack_into(target, 0, FINAL_MARK)
             U32.pack_into(target, 4, self._number)
@@ -128,7 +129,7 @@ class Encryptor:
                 self._key.encrypt_into(iv, rest, self._binding.final(self._number, len(rest)), place)
         self._held = None
         rest.release()
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(0)
         return size
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
@@ -141,12 +142,12 @@ class Encryptor:
         if self._held is not None:
             written = self._encrypt_frame(self._held, out, written)
             self._held = None
-        elif self._buffer:
+        elif len(self._buffer):
             position = min(length - len(self._buffer), len(data))
-            self._buffer += data[:position]
+            self._buffer.append(data[:position])
             if position == len(data):
                 return written
-            written = self._encrypt_frame(memoryview(self._buffer), out, written)
+            written = self._encrypt_frame(self._buffer.view(), out, written)
             self._buffer.clear()
         # Straight from the caller's memory: in bulk nothing is copied.
         while len(data) - position > length:
@@ -156,7 +157,7 @@ class Encryptor:
         if len(rest) == length and type(rest.obj) is bytes:
             self._held = rest  # nobody can change it, so it need not be copied
         else:
-            self._buffer += rest
+            self._buffer.append(rest)
         return written
 
     def _encrypt_frame(self, plaintext: memoryview, out: memoryview, at: int) -> int:

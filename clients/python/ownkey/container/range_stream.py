@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ownkey.container.decryptor import FrameOpener
 from ownkey.container.derivation import Buffer
 from ownkey.container.errors import LimitExceeded, RangeInvalid, TrailingData, Truncated
+from ownkey.container.frame_buffer import FrameBuffer
 from ownkey.container.frames import FINAL_OVERHEAD, MAX_FRAMES, REGULAR_OVERHEAD
 from ownkey.container.header import Header
 
@@ -106,7 +107,8 @@ class RangeStream:
         spans = (layout.span(layout.frames, layout.frames + 1), layout.span(self._number, self._after))
         self._spans = tuple(span for span in spans if span.length)
         self._left = sum(span.length for span in self._spans)
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(layout.frame_length + FINAL_OVERHEAD)
+        self._scratch = bytearray()
         self._final: bytes | None = None
         self._alive = True
 
@@ -166,9 +168,9 @@ class RangeStream:
             if len(piece) == wanted:
                 written = self._open(piece, number, out, written)
                 continue
-            self._buffer += piece
+            self._buffer.append(piece)
             if len(self._buffer) == wanted:
-                with memoryview(self._buffer) as frame:
+                with self._buffer.view() as frame:
                     written = self._open(frame, number, out, written)
                 self._buffer.clear()
         return written
@@ -179,14 +181,14 @@ class RangeStream:
         base = (number - 1) * self._layout.frame_length
         begin, end = max(0, self._start - base), max(0, min(length, self._end - base))
         if self._final is None:
-            with memoryview(bytearray(length)) as plain:
+            with self._room(length) as plain:
                 self._opener.open_into(frame, number, plain, final=True)
                 self._final = bytes(plain[begin:end])
         else:
             if (begin, end) == (0, length):
                 self._opener.open_into(frame, number, out[at:], final=False)
             else:
-                with memoryview(bytearray(length)) as plain:
+                with self._room(length) as plain:
                     self._opener.open_into(frame, number, plain, final=False)
                     out[at : at + end - begin] = plain[begin:end]
             at += end - begin
@@ -196,6 +198,11 @@ class RangeStream:
         tail = self._final
         out[at : at + len(tail)] = tail
         return at + len(tail)
+
+    def _room(self, length: int) -> memoryview:
+        if len(self._scratch) < length:
+            self._scratch = bytearray(length)
+        return memoryview(self._scratch)
 
     def _require_alive(self) -> None:
         if not self._alive:

@@ -40,6 +40,8 @@ class RangeDecryptor:
         self._opener = FrameOpener.of(header, data_key, limits)
         self._layout = Layout.of(header, object_size)
         self._proven = False
+        # Memory for a frame, used again: to touch fresh memory takes longer than to decrypt into it.
+        self._rooms: list[bytearray] = []
 
     @property
     def content_size(self) -> int:
@@ -62,8 +64,10 @@ class RangeDecryptor:
         """
         number = self._layout.frames
         frame = _exactly(ciphertext, self.final_frame.length)
-        with memoryview(bytearray(self._layout.plain_length(number))) as plain:
+        room = self._take_room()
+        with memoryview(room) as plain:
             self._opener.another().open_into(frame, number, plain, final=True)
+        self._rooms.append(room)
         self._proven = True
         return self.content_size
 
@@ -82,7 +86,7 @@ class RangeDecryptor:
         return self._layout.span(*self._layout.covering(start, end))
 
     def decrypt(self, offset: int, length: int | None, ciphertext: Buffer) -> bytes:
-        """The content of a range from exactly the bytes that :meth:`span` named. Takes memory for all of the frames.
+        """The content of a range from exactly the bytes that :meth:`span` named. All of it is in memory at once.
 
         Raises:
             RangeInvalid: As :meth:`span`.
@@ -95,15 +99,16 @@ class RangeDecryptor:
         start, end = self._range(offset, length)
         first, after = self._layout.covering(start, end)
         view = _exactly(ciphertext, self._layout.span(first, after).length)
-        base = (first - 1) * self._layout.frame_length
-        opener = self._opener.another()
-        plain = bytearray(max(0, min((after - 1) * self._layout.frame_length, self.content_size) - base))
-        with memoryview(plain) as out:
-            position = written = 0
+        opener, room, pieces = self._opener.another(), self._take_room(), []
+        position = 0
+        with memoryview(room) as plain:
             for number, size, final in self._frames(first, after):
-                written += opener.open_into(view[position : position + size], number, out[written:], final=final)
+                length = opener.open_into(view[position : position + size], number, plain, final=final)
+                base = (number - 1) * self._layout.frame_length
+                pieces.append(bytes(plain[max(0, start - base) : min(length, end - base)]))
                 position += size
-            return bytes(out[start - base : end - base])
+        self._rooms.append(room)
+        return b"".join(pieces)
 
     def stream(self, offset: int, length: int | None = None) -> RangeStream:
         """A reader of a range in bounded memory, which reads and proves the final frame itself.
@@ -116,6 +121,9 @@ class RangeDecryptor:
             RangeInvalid: The offset lies after the end, or a number is negative.
         """
         return RangeStream(self._opener.another(), self._layout, *self._layout.clamp(offset, length))
+
+    def _take_room(self) -> bytearray:
+        return self._rooms.pop() if self._rooms else bytearray(self._layout.plain_length(1))
 
     def _range(self, offset: int, length: int | None) -> tuple[int, int]:
         if not self._proven:
