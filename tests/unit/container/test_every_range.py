@@ -13,6 +13,7 @@ from ownkey.container import (
     FrameOutOfOrder,
     FrameTampered,
     HeaderReader,
+    LimitExceeded,
     RangeDecryptor,
     RangeStream,
     Truncated,
@@ -151,6 +152,15 @@ def test_an_offset_of_any_size_is_refused_without_arithmetic_going_wrong(offset:
     with pytest.raises(ContainerError):
         ranges.span(offset, 1)
     assert ranges.span(0, offset) == ranges.span(0)
+
+
+def test_an_object_has_no_more_frames_than_there_are_numbers() -> None:
+    """Sizes alone, since nobody has such an object at hand."""
+    most = 2**32 - 1
+    size = len(WRITER.header) + most * (4 + 32) + 8
+    assert ranges_of(b"", size).content_size == most * 4
+    with pytest.raises(LimitExceeded, match=f"{most} frames"):
+        ranges_of(b"", size + 4 + 32)
 
 
 def test_what_was_lent_to_a_stream_is_given_back() -> None:
