@@ -70,7 +70,15 @@ class SoftHsm:
 
     def delete_token(self, label: str) -> None:
         """Delete a token and all that it holds."""
-        self._util("--delete-token", "--token", label)
+        command = ["softhsm2-util", "--delete-token", "--token", label]
+        subprocess.run(command, check=False, capture_output=True, timeout=60)
+        # The tool gives up half-way when a process that uses the token locks a file of it at that moment.
+        folder = self._folders.pop(label)
+        for _ in range(100):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                return
+        raise AssertionError(f"{folder} cannot be deleted")
 
     def unplug(self, label: str) -> None:
         """Take a token out of its slot, with all that it holds."""
@@ -102,15 +110,19 @@ class SoftHsm:
 
     def run_python(self, script: str, *arguments: str) -> str:
         """What a script prints that runs in a process of its own."""
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return _run(sys.executable, "-c", script, *arguments)
 
     def _util(self, *arguments: str) -> None:
-        subprocess.run(["softhsm2-util", *arguments], check=True, capture_output=True, timeout=60)
+        _run("softhsm2-util", *arguments)
 
     def _tool(self, *arguments: str) -> None:
-        command = ["pkcs11-tool", "--module", str(self.module), *arguments]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        _run("pkcs11-tool", "--module", str(self.module), *arguments)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def require_softhsm() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.keystores.pin import PinFile
@@ -54,7 +55,7 @@ class Modules:
 
     def get(self, path: Path) -> Pkcs11Module:
         """The owner of the module at ``path``."""
-        from ownkey_server.keystores.pkcs11_module import Pkcs11Module  # noqa: PLC0415 - not everybody has an HSM
+        from ownkey_server.keystores.pkcs11_module import Pkcs11Module  # noqa: PLC0415
 
         path = path.resolve()
         if path not in self._modules:
@@ -63,13 +64,20 @@ class Modules:
 
 
 def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> KeyMaker:
-    """The key store that the options describe. Nothing is asked of it yet."""
+    """The key store that the options describe. Nothing is asked of it yet.
+
+    Raises:
+        KeyMisconfigured: A package that this kind needs is not installed.
+    """
     match options:
         case EmbeddedOptions():
             return EmbeddedKeyStore(name, options.directory)
         case Pkcs11Options():
-            from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415
-
+            try:
+                from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415 - not everybody has an HSM
+            except ModuleNotFoundError as error:
+                cause = "the package python-pkcs11 is not installed; run: pip install 'ownkey[server]'"
+                raise KeyMisconfigured(name, "", cause) from error
             return Pkcs11KeyStore(
                 name,
                 modules.get(options.module),

@@ -44,6 +44,15 @@ class PinFile:
             raise PinUnusable(f"the token has refused the PIN in {self._path}: write the right one there")
         return pin
 
+    @property
+    def refused_before(self) -> bool:
+        """Whether the token has refused an earlier PIN, and taken none since."""
+        return self._refused is not None
+
     def was_refused(self) -> None:
         """Remember that the PIN last read is wrong: it is not tried again until the file is written anew."""
         self._refused = self._read
+
+    def was_accepted(self) -> None:
+        """Forget what was refused."""
+        self._refused = None

@@ -74,7 +74,7 @@ class Pkcs11KeyStore:
         self._module = module
         self._token_label = token_label
         self._token = Pkcs11Token(module, token_label, pin, MECHANISMS[mechanism])
-        self._answers = Answers(name, token_label, self._token, module)
+        self._answers = Answers(name, token_label, self._token, module, monotonic)
         # What the last full look at a key found, or at the whole token (under None), and when.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
         self._monotonic = monotonic

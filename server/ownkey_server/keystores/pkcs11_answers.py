@@ -6,6 +6,8 @@ on what has been seen before: whether the key ever worked, in which token, and s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pkcs11 import exceptions as p11
 
 from ownkey_server.domain.errors import (
@@ -42,6 +44,8 @@ _CERTAIN = (
     ModuleMissing,
     p11.MultipleTokensReturned,
 )
+# A token that is being deleted has its keys gone first: seen, for some milliseconds, of SoftHSM.
+SECONDS_MISSING = 0.5
 WHOLE_TOKEN = (*_ABSENT, *_PIN, ModuleMissing, p11.MultipleTokensReturned)
 """Failures that are the same for every key of the token."""
 
@@ -52,17 +56,21 @@ class Answers:
     Args:
         store: Name of the key store, for the errors.
         label: The token's label.
+        monotonic: The clock, in seconds.
     """
 
-    def __init__(self, store: str, label: str, token: Pkcs11Token, module: Pkcs11Module) -> None:
+    def __init__(
+        self, store: str, label: str, token: Pkcs11Token, module: Pkcs11Module, monotonic: Callable[[], float]
+    ) -> None:
         self._store = store
         self._label = label
         self._token = token
         self._module = module
         # The serial number of the token in which each key has worked, and the provider ids of what it did there.
         self._worked: dict[str, tuple[bytes, set[str]]] = {}
-        # In which generation of the module a key was first found missing.
-        self._missing_since: dict[str, int] = {}
+        self._monotonic = monotonic
+        # In which generation of the module a key was first found missing, and when.
+        self._missing_since: dict[str, tuple[int, float]] = {}
 
     def note_success(self, reference: str, provider_id: str) -> None:
         """The key has just wrapped or unwrapped in this way."""
@@ -74,7 +82,7 @@ class Answers:
     def note_failure(self, reference: str, error: Exception) -> None:
         """The key has just failed in a session opened for this look."""
         if isinstance(error, NoKey):
-            self._missing_since.setdefault(reference, self._module.generation)
+            self._first_missed(reference)
 
     def is_certain(self, reference: str, error: Exception) -> bool:
         """Whether a failure in a session just opened needs no look at a reinitialized module."""
@@ -117,12 +125,15 @@ class Answers:
         if reference in self._worked:
             if not self._works_here(reference):
                 return KeyMisconfigured, "the token was initialized anew, and has no key of this label"
-            # Missing before and after a reinitialization that shows the key's own token. Once is not enough: a token
-            # that is taken out at that moment shows no keys either.
-            now = self._module.generation
-            if self._missing_since.setdefault(reference, now) == now:
+            # Missing before and after a reinitialization that shows the key's own token, and for a while. Once is not
+            # enough: a token that is being taken out shows no keys either.
+            generation, at = self._first_missed(reference)
+            if generation == self._module.generation or self._monotonic() - at < SECONDS_MISSING:
                 return KeyUnreachable, "the key is not seen in its token at this moment"
         return self._taken_away_or_never_right(reference), "the token has no key of this label"
+
+    def _first_missed(self, reference: str) -> tuple[int, float]:
+        return self._missing_since.setdefault(reference, (self._module.generation, self._monotonic()))
 
     def _taken_away_or_never_right(self, reference: str) -> type[KeyStoreError]:
         return KeyRevoked if self._works_here(reference) else KeyMisconfigured

@@ -30,7 +30,7 @@ from pkcs11.mechanisms import GCMParams
 from ownkey.container import EncryptedDataKey, raw_aes_provider_info
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
-from ownkey_server.keystores.pin import PinFile
+from ownkey_server.keystores.pin import PinFile, PinUnusable
 from ownkey_server.keystores.pkcs11_module import Pkcs11Module
 
 GCM_PROVIDER_ID = "ownkey-pkcs11"
@@ -189,10 +189,16 @@ class Pkcs11Token:
             return self._session
         self.forget()
         token = self._token()
+        pin = self._pin.read()
+        if self._pin.refused_before:
+            # There is one try for each PIN, so it must not be wasted: SoftHSM knows the PIN of when it was initialized.
+            if not self._module.reinitialize():
+                raise PinUnusable("another PIN is tried in a moment")
+            token = self._token()
         self._serial = bytes(token.serial)
         self._has_generator = bool(token.flags & TokenFlag.RNG)
         self._offered = frozenset(token.slot.get_mechanisms())
-        self._session = self._log_in(token)
+        self._session = self._log_in(token, pin)
         self._generation = self._module.generation
         return self._session
 
@@ -212,16 +218,16 @@ class Pkcs11Token:
             raise NoSuchToken
         return found[0]
 
-    def _log_in(self, token: Any) -> Any:
-        # A login holds for the whole process: where another session of this token is open, its login is ours.
-        pin = self._pin.read()
+    def _log_in(self, token: Any, pin: str) -> Any:
         try:
             session = token.open(user_pin=pin)
         except UserAlreadyLoggedIn:
+            # A login holds for the whole process: where another session of this token is open, its login is ours.
             return token.open()
         except _PIN_REFUSED:
             self._pin.was_refused()
             raise
+        self._pin.was_accepted()
         return session
 
     def _kek(self, reference: str) -> _Kek:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ownkey_server.keystores.pin import PinFile, PinUnusable
+
+PIN = "314159265"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "pin"
+    made.touch(mode=0o600)
+    made.write_text(f"{PIN}\nnot the PIN\n", encoding="utf-8")
+    return made
+
+
+def write_anew(path: Path, pin: str) -> None:
+    """Write the file at a later time, whatever the file system's clock can tell apart."""
+    found = path.stat()
+    path.write_text(pin, encoding="utf-8")
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000_000))
+
+
+def test_the_first_line_is_the_pin(path: Path) -> None:
+    assert PinFile(path).read() == PIN
+
+
+def test_a_changed_pin_needs_no_restart(path: Path) -> None:
+    file = PinFile(path)
+    file.read()
+    write_anew(path, "2718")
+    assert file.read() == "2718"
+
+
+def test_a_refused_pin_is_not_tried_again(path: Path) -> None:
+    file = PinFile(path)
+    file.read()
+    file.was_refused()
+    for _ in range(3):
+        with pytest.raises(PinUnusable, match="has refused"):
+            file.read()
+
+
+@pytest.mark.parametrize("pin", ["2718", PIN])
+def test_a_file_written_anew_allows_one_more_try(path: Path, pin: str) -> None:
+    file = PinFile(path)
+    file.read()
+    file.was_refused()
+    write_anew(path, pin)
+    assert file.read() == pin
+    file.was_refused()
+    with pytest.raises(PinUnusable):
+        file.read()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_file_that_others_may_read_is_refused_with_the_command_that_mends_it(path: Path, mode: int) -> None:
+    path.chmod(mode)
+    with pytest.raises(PinUnusable, match=f"chmod 600 {path}"):
+        PinFile(path).read()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\n4711\n", b"\xff\xfe\n"])
+def test_a_file_without_a_pin_says_so_and_shows_nothing(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(PinUnusable) as caught:
+        PinFile(path).read()
+    assert str(path) in str(caught.value)
+    assert "4711" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PinUnusable, match="cannot be read"):
+        PinFile(tmp_path / "none").read()
+
+
+def test_the_pin_is_never_shown(path: Path) -> None:
+    file = PinFile(path)
+    file.read()
+    assert PIN not in repr(file) + str(file)
+    assert PIN not in repr([getattr(file, name) for name in vars(file)])
