@@ -17,6 +17,7 @@ ASSET_CLASS = "ownkey:asset-class"
 ASSET_ID = "ownkey:asset-id"
 GROUP = "ownkey:group"
 HOUR = "ownkey:hour"
+HOUR_LENGTH = len("2026-11-23T16")
 
 RESERVED_PREFIX = "ownkey:"
 # `aws-crypto-` belongs to the container format, and AWS keeps `aws:` for itself: nobody needs either.
@@ -43,7 +44,7 @@ def build(asset: Asset, group: str, now: datetime, extra: Mapping[str, str]) -> 
         TENANT: asset.tenant,
         ASSET_CLASS: asset.asset_class.value,
         ASSET_ID: asset.asset_id,
-        HOUR: now.astimezone(UTC).strftime("%Y-%m-%dT%H"),
+        HOUR: now.astimezone(UTC).isoformat(timespec="hours")[:HOUR_LENGTH],
         **extra,
     }
     if group:

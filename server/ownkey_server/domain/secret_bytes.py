@@ -22,8 +22,7 @@ class SecretBytes:
 
     def wipe(self) -> None:
         """Overwrite the bytes with zeros."""
-        for i in range(len(self._value)):
-            self._value[i] = 0
+        self._value[:] = bytes(len(self._value))
 
     def __len__(self) -> int:
         return len(self._value)

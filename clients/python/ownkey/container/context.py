@@ -29,17 +29,18 @@ def serialize_context(context: Mapping[str, str]) -> bytes:
         return b""
     if len(context) > MAX_PAIRS:
         raise LimitExceeded(f"an encryption context has at most {MAX_PAIRS} pairs, not {len(context)}")
+    parts = [_U16.pack(len(context))]
     try:
-        pairs = sorted((key.encode(), value.encode()) for key, value in context.items())
+        # By code points, which is the order of the UTF-8 bytes too.
+        for key, value in sorted(context.items()):
+            if not key or key.startswith(RESERVED_PREFIX):
+                raise HeaderInvalid(f"a key of the encryption context is empty or begins with {RESERVED_PREFIX}")
+            raw_key, raw_value = key.encode(), value.encode()
+            if len(raw_key) + len(raw_value) > MAX_LENGTH:
+                raise LimitExceeded(f"an encryption context has at most {MAX_LENGTH} bytes")
+            parts += (_U16.pack(len(raw_key)), raw_key, _U16.pack(len(raw_value)), raw_value)
     except UnicodeEncodeError:
         raise HeaderInvalid("a string of the encryption context has no UTF-8 form") from None
-    parts = [_U16.pack(len(pairs))]
-    for key, value in pairs:
-        if not key or key.startswith(RESERVED_PREFIX.encode()):
-            raise HeaderInvalid(f"a key of the encryption context is empty or begins with {RESERVED_PREFIX}")
-        if len(key) + len(value) > MAX_LENGTH:
-            raise LimitExceeded(f"an encryption context has at most {MAX_LENGTH} bytes")
-        parts += (_U16.pack(len(key)), key, _U16.pack(len(value)), value)
     serialized = b"".join(parts)
     if len(serialized) > MAX_LENGTH:
         raise LimitExceeded(f"an encryption context has at most {MAX_LENGTH} bytes, not {len(serialized)}")
