@@ -7,6 +7,7 @@ with Client(tenant="acme") as client:
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
@@ -73,8 +74,38 @@ class MediaStream(Iterator[Buffer]):
                 raise errors.ServiceFailed("the stream ended before its first answer") from None
             raise
         except grpc.RpcError as error:
-            self._on_started(None)
+            if self._sending.error is not None:
+                raise self._sending.error from None
             raise errors.from_rpc_error(error) from error
+
+
+class _Sending(Iterator[bytes]):
+    """The requests of a stream, as gRPC takes them in a thread of its own.
+
+    When reading the source fails, the call is cancelled, so that the service never takes a part for the whole, and the
+    failure is kept for whoever reads the answers.
+    """
+
+    def __init__(self, requests: Iterator[bytes]) -> None:
+        self._requests = requests
+        self._call: Any = None
+        self._has_call = threading.Event()
+        self.error: Exception | None = None
+
+    def belongs_to(self, call: Any) -> None:
+        self._call = call
+        self._has_call.set()
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is raised where the answers are read
+            self.error = error
+            self._has_call.wait()
+            self._call.cancel()
+            raise StopIteration from None
 
 
 class Client:
@@ -210,8 +241,7 @@ class Client:
             request_id: Your id of this request.
         """
         start = _stream.encrypt_start(asset, extra_context, frame_length, request_id)
-        call = self._encrypt(_requests(start, source))
-        return MediaStream(call, _stream.encrypt_answer, lambda _: None)
+        return MediaStream(self._encrypt, _requests(start, source), _stream.encrypt_answer, lambda _: None)
 
     def decrypt_stream(
         self,
@@ -230,8 +260,7 @@ class Client:
             request_id: Your id of this request.
         """
         start = _stream.decrypt_start(asset, expected_context, None, 0, request_id)
-        call = self._decrypt(_requests(start, source))
-        return MediaStream(call, _stream.decrypt_answer, lambda _: None)
+        return MediaStream(self._decrypt, _requests(start, source), _stream.decrypt_answer, lambda _: None)
 
     def decrypt_range(
         self,
@@ -270,9 +299,7 @@ class Client:
                     left -= len(piece)
                     yield _stream.chunk_message(piece)
 
-        call = self._decrypt(requests())
-        call.add_callback(lambda: started.put(None))
-        return MediaStream(call, _stream.decrypt_answer, started.put)
+        return MediaStream(self._decrypt, requests(), _stream.decrypt_answer, started.put)
 
     def close(self) -> None:
         """Close the connection."""
