@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+
 from support.server import OWNKEY
 from support.softhsm import PIN, SoftHsm
 

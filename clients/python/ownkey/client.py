@@ -34,13 +34,23 @@ class MediaStream(Iterator[Buffer]):
     Attributes:
         info: What was decided about the object. Reading it waits for the first answer.
 
-    Iterating raises :class:`ownkey.errors.OwnkeyError`; only when it ends without one are the chunks whole.
+    Iterating raises :class:`ownkey.errors.OwnkeyError`, or what reading the source raised; only when it ends without an
+    error are the chunks whole.
     """
 
     def __init__(
-        self, call: Any, parse: Callable[[bytes], Answer], on_started: Callable[[Answer | None], None]
+        self,
+        method: Callable[[Iterator[bytes]], Any],
+        requests: Iterator[bytes],
+        parse: Callable[[bytes], Answer],
+        on_started: Callable[[Answer | None], None],
     ) -> None:
-        self._call = call
+        self._sending = _Sending(requests)
+        self._call = method(self._sending)
+        self._sending.belongs_to(self._call)
+        # However the call ends, nobody waits for its first answer any longer.
+        if not self._call.add_callback(lambda: on_started(None)):
+            on_started(None)
         self._parse = parse
         self._on_started = on_started
         self._first: Answer | None = None
