@@ -1,7 +1,7 @@
 """Key stores as their holders see them: what the contract tests need to know of each kind, and nothing of its inside.
 
-A new key store joins by one class here and one row in ``SUBJECTS``; ``test_every_kind_of_key_store_is_held_to_it``
-fails until it has.
+A new key store joins by one class here and one row in ``tests/contract/conftest.py``;
+``test_every_kind_of_key_store_is_held_to_it`` fails until it has.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores import catalog
-from ownkey_server.keystores.base import KeyMaker, KeyStore
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyMaker, KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from support.softhsm import PIN, SoftHsm
@@ -23,6 +25,16 @@ from support.softhsm import PIN, SoftHsm
 TIMEOUT = 10.0
 KEY = "acme-main"
 OTHER_KEY = "acme-other"
+
+CONTEXT = {
+    "ownkey:tenant": "acme",
+    "ownkey:asset-class": "phone_recording",
+    "ownkey:asset-id": "call-7",
+    "site": "Köln",
+}
+
+# A token's label, and a mechanism if not the best.
+OpenStore = Callable[..., KeyMaker]
 
 _serial = itertools.count()
 
@@ -192,3 +204,13 @@ async def _now(value: bool) -> bool:
 async def answers(store: KeyStore, reference: str = KEY) -> bool:
     """Whether the key is usable both ways."""
     return (await store.describe(reference, TIMEOUT)).state.usable
+
+
+async def both_ways(store: KeyStore, reference: str = KEY) -> list[Callable[[], Awaitable[object]]]:
+    """The three uses of a key, ready to be tried; made while the key still works."""
+    made = await store.generate_data_key(reference, CONTEXT, TIMEOUT)
+    return [
+        lambda: store.generate_data_key(reference, CONTEXT, TIMEOUT),
+        lambda: store.wrap(reference, SecretBytes(os.urandom(DATA_KEY_LENGTH)), CONTEXT, TIMEOUT),
+        lambda: store.unwrap(reference, made.wrapped, CONTEXT, TIMEOUT),
+    ]

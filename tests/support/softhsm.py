@@ -34,6 +34,17 @@ with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin)
             key[pkcs11.Attribute[right]] = right in given
 """
 
+_MAKE_KEY = """
+import sys, pkcs11
+from pkcs11 import Attribute, KeyType
+module, token, pin, label, bits, *set_true = sys.argv[1:]
+names = ("SENSITIVE", "EXTRACTABLE", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
+template = {Attribute[name]: name in set_true for name in names}
+with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
+    session.generate_key(KeyType.AES, int(bits), label=label, store=True, template=template)
+"""
+ALL_RIGHTS = ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
+
 
 class SoftHsm:
     """A folder of tokens."""
@@ -94,6 +105,10 @@ class SoftHsm:
     def change_pin(self, label: str, old: str, new: str) -> None:
         """Change a token's user PIN."""
         self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)
+
+    def make_key(self, token: str, label: str, *true: str, bits: int = 256) -> None:
+        """Make an AES key with these attributes true: of ``SENSITIVE``, ``EXTRACTABLE`` and the rights."""
+        self.run_python(_MAKE_KEY, str(self.module), token, PIN, label, str(bits), *true)
 
     def destroy_key(self, token: str, label: str) -> None:
         """Delete a key object, as its holder."""

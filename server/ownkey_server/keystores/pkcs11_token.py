@@ -157,13 +157,9 @@ class Pkcs11Token:
         template = {
             Attribute.SENSITIVE: True,
             Attribute.EXTRACTABLE: False,
-            Attribute.ENCRYPT: by_gcm,
-            Attribute.DECRYPT: by_gcm,
-            Attribute.WRAP: not by_gcm,
-            Attribute.UNWRAP: not by_gcm,
-            Attribute.SIGN: False,
-            Attribute.VERIFY: False,
-            Attribute.DERIVE: False,
+            **dict.fromkeys((Attribute.ENCRYPT, Attribute.DECRYPT), by_gcm),
+            **dict.fromkeys((Attribute.WRAP, Attribute.UNWRAP), not by_gcm),
+            **dict.fromkeys((Attribute.SIGN, Attribute.VERIFY, Attribute.DERIVE), False),
         }
         with self._token().open(rw=True) as session:
             session.generate_key(KeyType.AES, KEY_BITS, label=reference, store=True, template=template)

@@ -5,6 +5,8 @@ A check that only wraps would miss a right to unwrap that was withdrawn.
 
 from __future__ import annotations
 
+import time
+
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyState
 from ownkey_server.keystores.base import KeyDescription, KeyStore
@@ -17,9 +19,10 @@ async def use_both_ways(store: KeyStore, reference: str, timeout: float) -> KeyD
 
     ``UNKNOWN`` means that the store was too busy to try.
     """
+    deadline = time.monotonic() + timeout
     try:
         made = await store.generate_data_key(reference, PROBE_CONTEXT, timeout)
-        opened = await store.unwrap(reference, made.wrapped, PROBE_CONTEXT, timeout)
+        opened = await store.unwrap(reference, made.wrapped, PROBE_CONTEXT, max(0.0, deadline - time.monotonic()))
     except CiphertextInvalid:
         return KeyDescription(KeyState.MISCONFIGURED, "it does not open what it has just wrapped")
     except KeyStoreError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -18,135 +18,18 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
 )
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
-from ownkey_server.keystores.catalog import Pkcs11Options
-from support.key_stores import TIMEOUT, answers, until
-from support.softhsm import PIN, SoftHsm
-
-CONTEXT = {"ownkey:tenant": "acme", "ownkey:asset-id": "call-7"}
-KEY = "acme-main"
-OTHER_KEY = "acme-other"
-
-_serial = itertools.count()
-
-Open = Callable[..., KeyMaker]
-
-
-@pytest.fixture
-def token(softhsm: SoftHsm) -> str:
-    label = f"attacks-{next(_serial)}"
-    softhsm.make_token(label)
-    return label
-
-
-@pytest.fixture
-async def open_store(softhsm: SoftHsm) -> AsyncIterator[Open]:
-    opened: list[KeyMaker] = []
-
-    def open_one(token: str, mechanism: str = "auto") -> KeyMaker:
-        options = Pkcs11Options(softhsm.module, token, softhsm.folder / f"{token}.pin", mechanism)
-        opened.append(catalog.open_key_store("hsm", options, softhsm.modules))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        await store.close()
-
-
-@pytest.fixture
-async def store(open_store: Open, token: str) -> KeyMaker:
-    """A store whose token has two keys that have just worked."""
-    made = open_store(token)
-    for reference in (KEY, OTHER_KEY):
-        await made.create(reference)
-        assert await answers(made, reference)
-    return made
-
-
-# The key stays in the token
-
-_TRY_TO_EXPORT = """
-import sys, pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism
-module, token, pin, label = sys.argv[1:]
-
-def refused(act):
-    try:
-        act()
-    except pkcs11.PKCS11Error as error:
-        return type(error).__name__
-    return "ALLOWED"
-
-with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
-    key = session.get_key(label=label)
-    thief = session.generate_key(KeyType.AES, 256, template={Attribute.WRAP: True, Attribute.TOKEN: False})
-    print("sensitive", key[Attribute.SENSITIVE], key[Attribute.ALWAYS_SENSITIVE])
-    print("extractable", key[Attribute.EXTRACTABLE], not key[Attribute.NEVER_EXTRACTABLE])
-    print("read", refused(lambda: key[Attribute.VALUE]))
-    print("wrap", refused(lambda: thief.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)))
-    print("loosen", refused(lambda: key.__setitem__(Attribute.EXTRACTABLE, True)))
-    print("show", refused(lambda: key.__setitem__(Attribute.SENSITIVE, False)))
-    print("copy", refused(lambda: key.copy({Attribute.EXTRACTABLE: True, Attribute.TOKEN: False})))
-"""
-
-
-@pytest.mark.parametrize("mechanism", ["aes-gcm", "aes-key-wrap"])
-async def test_the_token_refuses_to_export_a_key_made_by_us(
-    softhsm: SoftHsm, open_store: Open, token: str, mechanism: str
-) -> None:
-    await open_store(token, mechanism).create(KEY)
-    printed = softhsm.run_python(_TRY_TO_EXPORT, str(softhsm.module), token, PIN, KEY)
-    found = dict(line.split(" ", 1) for line in printed.splitlines())
-    assert found["sensitive"] == "True True"
-    assert found["extractable"] == "False False"
-    assert found["read"] == "AttributeSensitive"
-    assert found["wrap"] == "KeyUnextractable"
-    assert "ALLOWED" not in printed
-    assert len(found) == 7
-
-
-_MAKE_KEY = """
-import sys, pkcs11
-from pkcs11 import Attribute, KeyType
-module, token, pin, label, bits, *set_true = sys.argv[1:]
-names = ("SENSITIVE", "EXTRACTABLE", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
-template = {Attribute[name]: name in set_true for name in names}
-with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
-    session.generate_key(KeyType.AES, int(bits), label=label, store=True, template=template)
-"""
-ALL_RIGHTS = ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
-
-
-def make_key(softhsm: SoftHsm, token: str, label: str, *set_true: str, bits: int = 256) -> None:
-    softhsm.run_python(_MAKE_KEY, str(softhsm.module), token, PIN, label, str(bits), *set_true)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "bits", "said"),
-    [
-        (("SENSITIVE", "EXTRACTABLE", *ALL_RIGHTS), 256, "CKA_EXTRACTABLE"),
-        (ALL_RIGHTS, 256, "CKA_SENSITIVE"),
-        (("SENSITIVE", *ALL_RIGHTS), 128, "256 bits"),
-        (("SENSITIVE",), 256, "neither encrypt and decrypt nor wrap and unwrap"),
-        (("SENSITIVE", "ENCRYPT", "UNWRAP"), 256, "neither encrypt and decrypt nor wrap and unwrap"),
-    ],
-    ids=["extractable", "not sensitive", "128 bits", "no rights", "half rights"],
-)
-async def test_a_key_that_is_not_fit_is_refused_with_the_reason(
-    softhsm: SoftHsm, open_store: Open, token: str, attributes: tuple[str, ...], bits: int, said: str
-) -> None:
-    make_key(softhsm, token, KEY, *attributes, bits=bits)
-    with pytest.raises(KeyMisconfigured, match=said):
-        await open_store(token).generate_data_key(KEY, CONTEXT, TIMEOUT)
-
+from support.key_stores import CONTEXT, KEY, OTHER_KEY, TIMEOUT, OpenStore, answers, until
+from support.softhsm import ALL_RIGHTS, PIN, SoftHsm
 
 # The operator at work while we run
 
 
-async def test_a_key_destroyed_by_another_process_is_revoked_and_no_other_is(softhsm: SoftHsm, store: KeyMaker) -> None:
+async def test_a_key_destroyed_by_another_process_is_revoked_and_no_other_is(
+    softhsm: SoftHsm, store: KeyMaker, token: str
+) -> None:
     made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
-    softhsm.destroy_key(token_of(store), KEY)
+    softhsm.destroy_key(token, KEY)
     with pytest.raises((KeyRevoked, KeyUnreachable)):
         await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
     # A token being deleted looks like this for a moment: it is called revoked when it stays so.
@@ -157,16 +40,15 @@ async def test_a_key_destroyed_by_another_process_is_revoked_and_no_other_is(sof
 
 
 async def test_a_key_destroyed_before_the_server_started_is_misconfigured(
-    softhsm: SoftHsm, store: KeyMaker, open_store: Open
+    softhsm: SoftHsm, store: KeyMaker, token: str, open_store: OpenStore
 ) -> None:
-    softhsm.destroy_key(token_of(store), KEY)
-    assert (await open_store(token_of(store)).describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
+    softhsm.destroy_key(token, KEY)
+    assert (await open_store(token).describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
 
 
 async def test_a_token_deleted_under_load_is_an_outage_and_comes_back_when_it_is_made_anew(
-    softhsm: SoftHsm, store: KeyMaker
+    softhsm: SoftHsm, store: KeyMaker, token: str
 ) -> None:
-    token = token_of(store)
     made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
     seen: set[str] = set()
     stop = asyncio.Event()
@@ -199,8 +81,8 @@ async def test_a_token_deleted_under_load_is_an_outage_and_comes_back_when_it_is
     assert await answers(store)
 
 
-async def test_a_token_made_after_the_server_started_is_found(softhsm: SoftHsm, open_store: Open) -> None:
-    label = f"attacks-{next(_serial)}"
+async def test_a_token_made_after_the_server_started_is_found(softhsm: SoftHsm, open_store: OpenStore) -> None:
+    label = "made-late"
     softhsm.write_pin(label)
     store = open_store(label)
     assert (await store.describe(KEY, TIMEOUT)).state is KeyState.UNREACHABLE
@@ -209,16 +91,15 @@ async def test_a_token_made_after_the_server_started_is_found(softhsm: SoftHsm, 
     await until(lambda: answers(store))
 
 
-async def test_one_dead_token_does_not_disturb_the_other_of_its_module(softhsm: SoftHsm, open_store: Open) -> None:
+async def test_one_dead_token_does_not_disturb_the_other_of_its_module(softhsm: SoftHsm, open_store: OpenStore) -> None:
     stores = []
-    for _ in range(2):
-        label = f"attacks-{next(_serial)}"
+    for label in ("dead", "alive"):
         softhsm.make_token(label)
         stores.append(open_store(label))
         await stores[-1].create(KEY)
         assert await answers(stores[-1])
     dead, alive = stores
-    softhsm.unplug(token_of(dead))
+    softhsm.unplug("dead")
     failures: list[KeyStoreError] = []
 
     async def ask(store: KeyMaker) -> None:
@@ -230,15 +111,15 @@ async def test_one_dead_token_does_not_disturb_the_other_of_its_module(softhsm: 
     await asyncio.gather(*(ask(store) for _ in range(50) for store in (dead, alive)))
     assert len(failures) == 50
     assert all(isinstance(error, KeyUnreachable) for error in failures)
-    softhsm.plug_in(token_of(dead))
+    softhsm.plug_in("dead")
     await until(lambda: answers(dead))
     assert await answers(alive)
 
 
 async def test_rights_taken_from_a_key_revoke_what_was_wrapped_with_them_and_not_the_rest(
-    softhsm: SoftHsm, open_store: Open, token: str
+    softhsm: SoftHsm, open_store: OpenStore, token: str
 ) -> None:
-    make_key(softhsm, token, KEY, "SENSITIVE", *ALL_RIGHTS)
+    softhsm.make_key(token, KEY, "SENSITIVE", *ALL_RIGHTS)
     store = open_store(token)
     by_gcm = (await store.generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
     assert by_gcm.provider_id == "ownkey-pkcs11"
@@ -256,9 +137,8 @@ async def test_rights_taken_from_a_key_revoke_what_was_wrapped_with_them_and_not
 
 
 async def test_a_wrong_pin_is_tried_once_and_then_waits_for_another(
-    softhsm: SoftHsm, open_store: Open, store: KeyMaker
+    softhsm: SoftHsm, open_store: OpenStore, store: KeyMaker, token: str
 ) -> None:
-    token = token_of(store)
     await store.close()  # a login is the whole process's: this one's must end first
     file = softhsm.write_pin(token, "000000")
     late = open_store(token)
@@ -277,7 +157,7 @@ async def test_a_wrong_pin_is_tried_once_and_then_waits_for_another(
     softhsm.change_pin(token, "000000", PIN)
 
 
-async def test_a_pin_file_that_others_may_read_is_refused(softhsm: SoftHsm, open_store: Open, token: str) -> None:
+async def test_a_pin_file_that_others_may_read_is_refused(softhsm: SoftHsm, open_store: OpenStore, token: str) -> None:
     file = softhsm.folder / f"{token}.pin"
     file.chmod(0o644)
     description = await open_store(token).describe(KEY, TIMEOUT)
@@ -288,17 +168,19 @@ async def test_a_pin_file_that_others_may_read_is_refused(softhsm: SoftHsm, open
 # Labels that name more than one thing
 
 
-async def test_two_keys_of_one_label_are_refused(softhsm: SoftHsm, store: KeyMaker, open_store: Open) -> None:
-    make_key(softhsm, token_of(store), "twin", "SENSITIVE", *ALL_RIGHTS)
-    make_key(softhsm, token_of(store), "twin", "SENSITIVE", *ALL_RIGHTS)
+async def test_two_keys_of_one_label_are_refused(
+    softhsm: SoftHsm, store: KeyMaker, token: str, open_store: OpenStore
+) -> None:
+    softhsm.make_key(token, "twin", "SENSITIVE", *ALL_RIGHTS)
+    softhsm.make_key(token, "twin", "SENSITIVE", *ALL_RIGHTS)
     description = await store.describe("twin", TIMEOUT)
     assert description.state is KeyState.MISCONFIGURED
     assert "2 keys" in description.cause
     assert await answers(store)
 
 
-async def test_two_tokens_of_one_label_are_refused(softhsm: SoftHsm, open_store: Open) -> None:
-    label = f"attacks-{next(_serial)}"
+async def test_two_tokens_of_one_label_are_refused(softhsm: SoftHsm, open_store: OpenStore) -> None:
+    label = "twins"
     softhsm.make_token(label)
     softhsm.make_token(label)
     store = open_store(label)
@@ -311,10 +193,10 @@ async def test_two_tokens_of_one_label_are_refused(softhsm: SoftHsm, open_store:
 
 
 async def test_auto_takes_gcm_where_it_can_and_key_wrap_where_it_must(
-    softhsm: SoftHsm, open_store: Open, token: str
+    softhsm: SoftHsm, open_store: OpenStore, token: str
 ) -> None:
-    make_key(softhsm, token, "all", "SENSITIVE", *ALL_RIGHTS)
-    make_key(softhsm, token, "wraps", "SENSITIVE", "WRAP", "UNWRAP")
+    softhsm.make_key(token, "all", "SENSITIVE", *ALL_RIGHTS)
+    softhsm.make_key(token, "wraps", "SENSITIVE", "WRAP", "UNWRAP")
     store = open_store(token)
     made = {label: await store.generate_data_key(label, CONTEXT, TIMEOUT) for label in ("all", "wraps")}
     assert made["all"].wrapped.provider_id == "ownkey-pkcs11"
@@ -322,9 +204,9 @@ async def test_auto_takes_gcm_where_it_can_and_key_wrap_where_it_must(
 
 
 async def test_what_was_wrapped_one_way_opens_in_a_store_set_to_the_other(
-    softhsm: SoftHsm, open_store: Open, token: str
+    softhsm: SoftHsm, open_store: OpenStore, token: str
 ) -> None:
-    make_key(softhsm, token, KEY, "SENSITIVE", *ALL_RIGHTS)
+    softhsm.make_key(token, KEY, "SENSITIVE", *ALL_RIGHTS)
     stores = [open_store(token, mechanism) for mechanism in ("aes-gcm", "aes-key-wrap")]
     for writer, reader in itertools.permutations(stores):
         made = await writer.generate_data_key(KEY, CONTEXT, TIMEOUT)
@@ -333,9 +215,9 @@ async def test_what_was_wrapped_one_way_opens_in_a_store_set_to_the_other(
 
 
 async def test_a_key_that_lacks_the_demanded_mechanism_is_misconfigured(
-    softhsm: SoftHsm, open_store: Open, token: str
+    softhsm: SoftHsm, open_store: OpenStore, token: str
 ) -> None:
-    make_key(softhsm, token, KEY, "SENSITIVE", "WRAP", "UNWRAP")
+    softhsm.make_key(token, KEY, "SENSITIVE", "WRAP", "UNWRAP")
     description = await open_store(token, "aes-gcm").describe(KEY, TIMEOUT)
     assert description.state is KeyState.MISCONFIGURED
     assert "AES_GCM" in description.cause
@@ -365,10 +247,10 @@ print("done")
 """
 
 
-async def test_many_tasks_and_another_process_on_one_token_get_along(softhsm: SoftHsm, store: KeyMaker) -> None:
-    other = asyncio.create_task(
-        asyncio.to_thread(softhsm.run_python, _USE_TOKEN, str(softhsm.module), token_of(store), PIN, KEY)
-    )
+async def test_many_tasks_and_another_process_on_one_token_get_along(
+    softhsm: SoftHsm, store: KeyMaker, token: str
+) -> None:
+    other = asyncio.create_task(asyncio.to_thread(softhsm.run_python, _USE_TOKEN, str(softhsm.module), token, PIN, KEY))
 
     async def round_trip(number: int) -> None:
         context = {**CONTEXT, "number": str(number)}
@@ -380,11 +262,6 @@ async def test_many_tasks_and_another_process_on_one_token_get_along(softhsm: So
         await asyncio.gather(*(round_trip(number) for number in range(64)))
         rounds += 1
     assert (await other).strip() == "done"
-
-
-def token_of(store: KeyMaker) -> str:
-    label: str = store._token_label  # type: ignore[attr-defined]
-    return label
 
 
 async def state_of(store: KeyMaker) -> KeyState:

@@ -1,0 +1,47 @@
+"""A token of SoftHSM for each test, and key stores on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ownkey_server.keystores import catalog
+from ownkey_server.keystores.base import KeyMaker
+from ownkey_server.keystores.catalog import Pkcs11Options
+from support.key_stores import KEY, OTHER_KEY, OpenStore, answers
+from support.softhsm import SoftHsm
+
+_serial = itertools.count()
+
+
+@pytest.fixture
+def token(softhsm: SoftHsm) -> str:
+    label = f"attacks-{next(_serial)}"
+    softhsm.make_token(label)
+    return label
+
+
+@pytest.fixture
+async def open_store(softhsm: SoftHsm) -> AsyncIterator[OpenStore]:
+    opened: list[KeyMaker] = []
+
+    def open_one(token: str, mechanism: str = "auto") -> KeyMaker:
+        options = Pkcs11Options(softhsm.module, token, softhsm.folder / f"{token}.pin", mechanism)
+        opened.append(catalog.open_key_store("hsm", options, softhsm.modules))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(open_store: OpenStore, token: str) -> KeyMaker:
+    """A store whose token has two keys that have just worked."""
+    made = open_store(token)
+    for reference in (KEY, OTHER_KEY):
+        await made.create(reference)
+        assert await answers(made, reference)
+    return made
