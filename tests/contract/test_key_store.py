@@ -56,6 +56,12 @@ async def test_a_wrapped_data_key_unwraps_to_the_same_bytes(store: KeyStore, dat
     assert data_key not in wrapped.ciphertext
 
 
+@pytest.mark.parametrize("length", [0, 16, 31, 33, 64])
+async def test_what_could_not_be_opened_again_is_never_wrapped(store: KeyStore, length: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        await store.wrap(KEY, SecretBytes(bytes(length)), CONTEXT, TIMEOUT)
+
+
 async def test_another_server_with_the_same_keys_opens_it(store: KeyStore, second_store: KeyStore) -> None:
     made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
     opened = await second_store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)

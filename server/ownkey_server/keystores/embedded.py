@@ -36,7 +36,7 @@ from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyRevoked, KeyUnreachable
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
-from ownkey_server.keystores.probe import use_both_ways
+from ownkey_server.keystores.probe import require_data_key, use_both_ways
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,12 @@ class EmbeddedKeyStore:
         context: Mapping[str, str],
         timeout: float,  # noqa: ARG002
     ) -> EncryptedDataKey:
-        """Wrap a data key."""
+        """Wrap a data key.
+
+        Raises:
+            ValueError: It has not 32 bytes.
+        """
+        require_data_key(data_key)
         return self._wrap(reference, data_key.reveal(), context)
 
     async def unwrap(

@@ -34,7 +34,7 @@ from ownkey_server.keystores.pkcs11_token import (
     MechanismUnusable,
     Pkcs11Token,
 )
-from ownkey_server.keystores.probe import use_both_ways
+from ownkey_server.keystores.probe import require_data_key, use_both_ways
 
 T = TypeVar("T")
 
@@ -100,7 +100,12 @@ class Pkcs11KeyStore:
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
     ) -> EncryptedDataKey:
-        """Wrap a data key."""
+        """Wrap a data key.
+
+        Raises:
+            ValueError: It has not 32 bytes.
+        """
+        require_data_key(data_key)
         aad = serialize_context(context)
 
         def work() -> EncryptedDataKey:

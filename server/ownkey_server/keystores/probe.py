@@ -1,6 +1,6 @@
-"""How a key store describes a key: by using it both ways.
+"""What all key stores do alike: describe a key by using it both ways, and refuse what could never be opened again.
 
-A check that only wraps would miss a right to unwrap that was withdrawn.
+A description that only wraps would miss a right to unwrap that was withdrawn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import time
 
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyState
-from ownkey_server.keystores.base import KeyDescription, KeyStore
+from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyDescription, KeyStore
 
 PROBE_CONTEXT = {"ownkey:probe": "describe"}
 
@@ -30,3 +31,13 @@ async def use_both_ways(store: KeyStore, reference: str, timeout: float) -> KeyD
     if opened.reveal() != made.plaintext.reveal():
         return KeyDescription(KeyState.MISCONFIGURED, "it opens what it has just wrapped to other bytes")
     return KeyDescription(KeyState.AVAILABLE)
+
+
+def require_data_key(data_key: SecretBytes) -> None:
+    """Refuse to wrap what is not a data key: no key store would open it again.
+
+    Raises:
+        ValueError: It has not 32 bytes.
+    """
+    if len(data_key) != DATA_KEY_LENGTH:
+        raise ValueError(f"a data key has {DATA_KEY_LENGTH} bytes, not {len(data_key)}")
