@@ -6,6 +6,7 @@ with Client(tenant="acme") as client:
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -274,7 +275,7 @@ class Client:
 
     def decrypt_range(
         self,
-        source: BinaryIO,
+        source: BinaryIO | io.FileIO,
         object_size: int,
         asset: Asset,
         offset: int,

@@ -7,6 +7,7 @@ can leave such a file, and never the output itself.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import signal
@@ -21,6 +22,7 @@ from ownkey.container import Buffer
 PARTIAL_SUFFIX = ".ownkey-partial"
 CHUNK_LENGTH = 1024 * 1024
 
+Readable = BinaryIO | io.FileIO
 Progress = Callable[[int], None]
 """Told how many more bytes were read."""
 
@@ -89,7 +91,7 @@ class OutputFile:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
 
-def read_chunks(file: BinaryIO, progress: Progress | None = None) -> Iterator[bytes]:
+def read_chunks(file: Readable, progress: Progress | None = None) -> Iterator[bytes]:
     """The file's content in chunks of 1 MiB."""
     while chunk := file.read(CHUNK_LENGTH):
         yield chunk

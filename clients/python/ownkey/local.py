@@ -8,6 +8,7 @@ when the answer is no: so a revocation reaches content that is being worked on.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import BinaryIO
@@ -148,7 +149,7 @@ class LocalDecryption(Iterator[bytes]):
 
 def decrypt_range(
     client: Client,
-    source: BinaryIO,
+    source: BinaryIO | io.FileIO,
     object_size: int,
     asset: Asset,
     offset: int,

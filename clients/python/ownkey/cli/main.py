@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 import ownkey
 from ownkey import errors
@@ -46,6 +47,7 @@ class Shared:
         self.timeout = 5.0
         self.as_json = False
         self.verbose = False
+        self.given: set[str] = set()
 
     @property
     def output(self) -> Output:
@@ -58,9 +60,13 @@ class Shared:
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
-        if value not in (None, False):
-            setattr(context.ensure_object(Shared), name, value)
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        shared = context.ensure_object(Shared)
+        # A variable of the environment is read again after the command's name: it must not undo what stood before.
+        from_environment = context.get_parameter_source(str(parameter.name)) is ParameterSource.ENVIRONMENT
+        if value not in (None, False) and not (from_environment and name in shared.given):
+            setattr(shared, name, value)
+            shared.given.add(name)
         return value
 
     return callback

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ from ownkey.cli.options import asset_of, asset_options, context_option
 from ownkey.client import Client, MediaStream
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.errors import InvalidRequest, from_container_error
-from ownkey.files import Progress, read_chunks, write_file
+from ownkey.files import Progress, Readable, read_chunks, write_file
 from ownkey.models import Asset, MediaInfo
 
 SUFFIX = ".ownkey"
@@ -114,7 +115,7 @@ def decrypt(
         raise click.UsageError(f"name the output with -o: {file.name} does not end in {SUFFIX}")
     target = target or (STDIO if file == STDIO else file.with_suffix(""))
     with _opened(file) as source, _progress(shared, file, "decrypting", quiet) as progress, shared.client() as client:
-        first = source.read(HEADER_ROOM)
+        first = _read_first(source)
         asset = _asset(facts, first)
         made: Iterable[Buffer]
         if offset is not None or length is not None:
@@ -135,7 +136,7 @@ def decrypt(
 def inspect(shared: Shared, file: Path) -> None:
     """Show the header of an encrypted FILE. No key is used, and nothing is verified."""
     with _opened(file) as source:
-        header = _header(source.read(HEADER_ROOM))
+        header = _header(_read_first(source))
     value = {
         "message_id": header.message_id.hex(),
         "encryption_context": header.encryption_context,
@@ -158,7 +159,7 @@ def _whole(client: Client, chunks: Iterable[Buffer], asset: Asset, mode: str) ->
 
 
 def _range(
-    client: Client, source: BinaryIO, size: int, asset: Asset, offset: int, length: int | None, mode: str
+    client: Client, source: Readable, size: int, asset: Asset, offset: int, length: int | None, mode: str
 ) -> tuple[Iterable[Buffer], MediaInfo | None]:
     source.seek(0)
     if mode == "local":
@@ -184,6 +185,14 @@ def _header(first: bytes) -> Header:
     return header
 
 
+def _read_first(source: Readable) -> bytes:
+    """The first bytes, enough for a header: a pipe may give them in pieces."""
+    first = b""
+    while len(first) < HEADER_ROOM and (piece := source.read(HEADER_ROOM - len(first))):
+        first += piece
+    return first
+
+
 def _rejoined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
@@ -201,9 +210,12 @@ def _write(pieces: Iterable[Buffer], target: Path, *, force: bool, private: bool
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def _opened(file: Path) -> Iterator[Readable]:
     if file == STDIO:
-        yield sys.stdin.buffer
+        # Unbuffered: the thread that sends may be waiting for input when the command ends, and would hold the buffer's
+        # lock, without which the interpreter cannot.
+        with io.FileIO(sys.stdin.fileno(), closefd=False) as source:
+            yield source
     else:
         with file.open("rb") as source:
             yield source
