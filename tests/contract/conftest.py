@@ -22,6 +22,20 @@ SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
     "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
     "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
 }
+CANNOT = {"embedded": EmbeddedSubject.cannot}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a kind of key store cannot do by its nature: ``cannot`` in its subject says why."""
+    left_out = []
+    for item in items:
+        needed = item.get_closest_marker("needs")
+        kind = item.callspec.params.get("subject") if isinstance(item, pytest.Function) and needed else None
+        if needed and needed.args[0] in CANNOT.get(str(kind), {}):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ async def test_a_ciphertext_of_another_size_is_only_invalid(store: KeyStore, cha
 async def test_a_blob_in_another_kinds_name_is_only_invalid(store: KeyStore, provider_id: str) -> None:
     wrapped = (await store.generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
     if provider_id == wrapped.provider_id:
-        pytest.skip("this kind's own name")
+        provider_id = provider_id.upper()  # its own name, but for the case
     for info in (wrapped.provider_info, KEY.encode()):
         for size in (48, 72):
             forged = EncryptedDataKey(provider_id, info, os.urandom(size))

@@ -12,12 +12,6 @@ from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from support.key_stores import CONTEXT, KEY, OTHER_KEY, TIMEOUT, Subject, answers, both_ways, until
 
-
-def require(subject: Subject, ability: str) -> None:
-    if ability in subject.cannot:
-        pytest.skip(f"this kind cannot {ability}: {subject.cannot[ability]}")
-
-
 # Revoked, and given back
 
 
@@ -42,15 +36,15 @@ async def test_a_key_given_back_works_again_without_a_restart(subject: Subject, 
         await use()
 
 
+@pytest.mark.needs("forbid_opening")
 async def test_a_key_that_only_wraps_is_not_available(subject: Subject, store: KeyStore) -> None:
-    require(subject, "forbid_opening")
     assert await answers(store)
     subject.forbid_opening()
     assert (await store.describe(KEY, TIMEOUT)).state is KeyState.REVOKED
 
 
+@pytest.mark.needs("forbid_opening")
 async def test_a_key_that_never_opened_anything_is_misconfigured(subject: Subject, store: KeyStore) -> None:
-    require(subject, "forbid_opening")
     subject.forbid_opening()
     assert (await store.describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
 
@@ -111,8 +105,8 @@ async def test_a_revocation_during_an_outage_shows_when_the_outage_ends(subject:
     await until(revoked)
 
 
+@pytest.mark.needs("hang")
 async def test_a_hung_store_is_given_up_in_time(subject: Subject, store: KeyStore) -> None:
-    require(subject, "hang")
     uses = await both_ways(store)
     made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
     async with subject.hang():
