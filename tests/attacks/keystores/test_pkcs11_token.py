@@ -116,6 +116,22 @@ async def test_one_dead_token_does_not_disturb_the_other_of_its_module(softhsm: 
     assert await answers(alive)
 
 
+async def test_a_dead_token_does_not_hide_the_others_of_its_module(
+    softhsm: SoftHsm, open_store: OpenStore, store: KeyMaker, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softhsm.make_token("hiding")
+    hiding = open_store("hiding")
+    await hiding.create(KEY)
+    softhsm.unplug("hiding")
+    assert (await hiding.describe(KEY, TIMEOUT)).state is KeyState.UNREACHABLE
+    softhsm.plug_in("hiding")
+    await until(lambda: answers(hiding))
+    softhsm.unplug("hiding")
+    # As when the module was reinitialized just now: it still lists the token, which answers nothing.
+    monkeypatch.setattr(softhsm.modules.get(softhsm.module), "reinitialize", lambda: False)
+    assert await answers(open_store(token))
+
+
 async def test_rights_taken_from_a_key_revoke_what_was_wrapped_with_them_and_not_the_rest(
     softhsm: SoftHsm, open_store: OpenStore, token: str
 ) -> None:
@@ -131,6 +147,20 @@ async def test_rights_taken_from_a_key_revoke_what_was_wrapped_with_them_and_not
     softhsm.set_rights(token, KEY, *ALL_RIGHTS)
     for wrapped in (by_gcm, by_key_wrap):
         await store.unwrap(KEY, wrapped, CONTEXT, TIMEOUT)
+
+
+async def test_rights_taken_are_seen_by_a_store_that_wraps_in_another_way(
+    softhsm: SoftHsm, open_store: OpenStore, token: str
+) -> None:
+    softhsm.make_key(token, KEY, "SENSITIVE", *ALL_RIGHTS)
+    by_gcm = (await open_store(token, "aes-gcm").generate_data_key(KEY, CONTEXT, TIMEOUT)).wrapped
+    store = open_store(token, "aes-key-wrap")
+    await store.unwrap(KEY, by_gcm, CONTEXT, TIMEOUT)
+    softhsm.set_rights(token, KEY, "WRAP", "UNWRAP")
+    # The key is well by its own way: that must not make the blob look forged.
+    with pytest.raises(KeyRevoked):
+        await store.unwrap(KEY, by_gcm, CONTEXT, TIMEOUT)
+    assert await answers(store)
 
 
 # PINs
