@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import http2
 from harness import run_on_fast_loop
 
 from ownkey.media_messages import chunk_of, chunk_prefix
@@ -52,6 +53,7 @@ class Client:
     def __init__(self) -> None:
         self._channels: dict[tuple[str, int], grpc.aio.Channel] = {}
         self._messages: dict[str, list[bytes]] = {}
+        self._request = b""
 
     def _channel(self, address: str, number: int = 0) -> grpc.aio.Channel:
         key = (address, number)
@@ -87,6 +89,21 @@ class Client:
         spent = time.perf_counter() - begin
         assert min(received) >= sum(map(len, self._messages[data])) * 0.99, "a stream came back short"
         return {"seconds": spent, "client_cpu": time.process_time() - cpu}
+
+    async def prepare_unary(self, address: str, empty: str) -> Answer:
+        """Have the empty method answer with the very bytes that GenerateDataKey answered."""
+        self._request = key_service_pb2.GenerateDataKeyRequest(asset=ASSET, with_plaintext=True).SerializeToString()
+        answer = await self._channel(address).unary_unary(f"{SERVICE}/GenerateDataKey")(self._request)
+        await self._channel(empty).unary_unary("/Empty/Prepare")(answer)
+        same = await self._channel(empty).unary_unary("/Empty/GenerateDataKey")(self._request)
+        assert len(same) == len(answer), "the baseline answers with something else"
+        return {"request": len(self._request), "response": len(answer)}
+
+    async def unary(self, address: str, method: str, calls: int, connections: int, at_once: int) -> Answer:
+        """Calls in a closed loop; the time from the first request to the last answer."""
+        cpu = time.process_time()
+        loop = http2.closed_loop(address, method, self._request, calls=calls, connections=connections, at_once=at_once)
+        return {"seconds": loop, "client_cpu": time.process_time() - cpu}
 
     async def _one_stream(self, method: Any, start: bytes, data: str) -> int:
         call = method()
