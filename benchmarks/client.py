@@ -105,6 +105,27 @@ class Client:
         loop = http2.closed_loop(address, method, self._request, calls=calls, connections=connections, at_once=at_once)
         return {"seconds": loop, "client_cpu": time.process_time() - cpu}
 
+    async def slow_readers(
+        self, address: str, streams: int, size: int, chunk: int, pause: float, each: float, seconds: float
+    ) -> Answer:
+        """Streams at once that are written to as fast as the server takes them, and read slowly.
+
+        Nothing is read for `pause` seconds; then each stream is read at `each` bytes a second. After `seconds` they
+        are cancelled, whatever is missing.
+        """
+        readers = SlowReaders(self._channel(address).stream_stream(f"{SERVICE}/EncryptMedia"), size, chunk)
+        begin = time.perf_counter()
+        tasks = [asyncio.create_task(readers.run(begin + pause, each)) for _ in range(streams)]
+        done, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+        spent = time.perf_counter() - begin
+        return {"seconds": spent, "sent": readers.sent, "received": readers.received, "completed": len(done)}
+
     async def _one_stream(self, method: Any, start: bytes, data: str) -> int:
         call = method()
 
@@ -122,6 +143,43 @@ class Client:
         status = await call.code()
         assert status is grpc.StatusCode.OK, status
         return received
+
+
+class SlowReaders:
+    """Streams whose answers are read more slowly than the server could give them; counts their bytes."""
+
+    def __init__(self, method: Any, size: int, chunk: int) -> None:
+        self._method = method
+        self._message = messages(random.Random(1).randbytes(chunk), chunk)[0]
+        self._chunks = size // chunk
+        self.sent = 0
+        self.received = 0
+
+    async def run(self, start: float, each: float) -> None:
+        """One stream, read from `start` on, at `each` bytes a second."""
+        call = self._method()
+        sending = asyncio.create_task(self._send(call))
+        read = 0
+        try:
+            while True:
+                await asyncio.sleep(max(0, start + read / each - time.perf_counter()))  # the reader's slowness
+                raw = await call.read()
+                if raw is grpc.aio.EOF:
+                    break
+                read += len(raw)
+                self.received += len(raw)
+            await sending
+            assert await call.code() is grpc.StatusCode.OK, await call.details()
+        finally:
+            sending.cancel()
+            call.cancel()
+
+    async def _send(self, call: Any) -> None:
+        await call.write(ENCRYPT_START)
+        for _ in range(self._chunks):
+            await call.write(self._message)
+            self.sent += len(self._message)
+        await call.done_writing()
 
 
 async def lines() -> AsyncIterator[str]:
