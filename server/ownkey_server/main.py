@@ -102,7 +102,7 @@ def _services(settings: Settings, directory: Directory, ring: KeyRing, board: St
     data_keys = DataKeys(directory, ring, clock, timedelta(seconds=settings.keys.lease_seconds))
     return Services(
         data_keys=data_keys,
-        media=Media(data_keys),
+        media=Media(data_keys, clock),
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, clock),
         call_gate=CallGateKeeper(directory, board, clock, timedelta(seconds=settings.call_gate.answer_valid_seconds)),

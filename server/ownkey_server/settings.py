@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
 SECTIONS = ("server", "keys", "call_gate")
+_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
 class SettingsError(Exception):
@@ -25,14 +27,14 @@ class SettingsError(Exception):
 
 
 def _require_loopback(listen: str) -> str:
-    host, colon, port = listen.rpartition(":")
     if listen.startswith("unix:"):
         return listen
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:7400, or unix:PATH")
-    address = host.removeprefix("[").removesuffix("]")
+    parts = _HOST_AND_PORT.fullmatch(listen)
+    if parts is None or int(parts["port"]) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400, or unix:PATH")
+    host = parts["name"] or parts["v6"]
     try:
-        loopback = address == "localhost" or ipaddress.ip_address(address).is_loopback
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
@@ -43,7 +45,7 @@ def _require_loopback(listen: str) -> str:
 
 
 class _Section(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ServerSettings(_Section):
@@ -100,6 +102,19 @@ class Settings(_Section):
     call_gate: CallGateSettings = CallGateSettings()
     key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _hold_every_key_once(self) -> Self:
+        places: dict[tuple[str, ...], str] = {}
+        for name, store in self.key_stores.items():
+            if isinstance(store, EmbeddedSettings):
+                place: tuple[str, ...] = (str(store.directory.resolve()),)
+            else:
+                place = (str(store.module.resolve()), store.token_label)
+            other = places.setdefault(place, name)
+            if other != name:
+                raise ValueError(f"key stores {other!r} and {name!r} are one and the same: give each key one place")
+        return self
+
 
 def load(path: Path) -> Settings:
     """Read the file, put the environment over it, and make its relative paths relative to the file.
@@ -137,7 +152,9 @@ def _put_environment_over(document: dict[str, Any]) -> None:
         if name.startswith(ENVIRONMENT_PREFIX) and separator:
             if section not in SECTIONS:
                 raise SettingsError(f"environment variable {name}: there is no section [{section}] to override")
-            document.setdefault(section, {})[field] = os.environ[name]
+            table = document.setdefault(section, {})
+            if isinstance(table, dict):  # what else it may be, the validation tells
+                table[field] = os.environ[name]
 
 
 def _describe(error: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -77,22 +77,25 @@ class Rpc:
             return Failure.of(error)
         raise AssertionError(f"{method} did not fail: {answer}")
 
-    async def stream(self, method: str, messages: Iterable[object]) -> Stream:
+    async def stream(
+        self, method: str, messages: Iterable[object], on_started: Callable[[], None] = lambda: None
+    ) -> Stream:
         """Send all messages and take all answers.
 
         Through the synchronous stub, in a thread: grpcio's asyncio client loses the status of a call that the server
         ends while it is being written to (grpc issue 36066).
         """
-        return await asyncio.to_thread(self._stream, method, list(messages))
+        return await asyncio.to_thread(self._stream, method, iter(messages), on_started)
 
-    def _stream(self, method: str, messages: list[object]) -> Stream:
+    def _stream(self, method: str, messages: Iterator[object], on_started: Callable[[], None]) -> Stream:
         result = Stream()
         with grpc.insecure_channel(self.address, options=OPTIONS) as channel:
             stub = key_service_pb2_grpc.KeyServiceStub(channel)
             try:
-                for answer in getattr(stub, method)(iter(messages), timeout=30):
+                for answer in getattr(stub, method)(messages, timeout=30):
                     if answer.WhichOneof("payload") == "started":
                         result.started = answer.started
+                        on_started()
                     else:
                         result.data += answer.chunk
             except grpc.RpcError as error:

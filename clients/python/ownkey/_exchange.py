@@ -7,6 +7,7 @@ bytes move.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
 T = TypeVar("T")
 
 DEFAULT_ADDRESS = "127.0.0.1:7400"
+_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):[0-9]{1,5}")
 MIB = 1024 * 1024
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 12 * MIB),
@@ -38,6 +40,8 @@ CHANNEL_OPTIONS = (
     # A fixed window: with the bandwidth probe, a slow reader makes the transport hold gigabytes.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", MIB),
+    # A proxy from the environment would see every key, and what it calls 127.0.0.1 is another machine.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 1),
     (
         "grpc.service_config",
@@ -70,9 +74,11 @@ def require_local(address: str) -> None:
     """
     if address.startswith("unix:"):
         return
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    parts = _HOST_AND_PORT.fullmatch(address)
     try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        local = parts is not None and (
+            parts["name"] == "localhost" or ipaddress.ip_address(parts["name"] or parts["v6"]).is_loopback
+        )
     except ValueError:
         local = False
     if not local:

@@ -16,7 +16,7 @@ import grpc
 from ownkey import _exchange, _stream, emergency, errors
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
-from ownkey.client import LOCAL_EMERGENCY
+from ownkey.client import EMERGENCY_TIMEOUT, LOCAL_EMERGENCY
 from ownkey.container import Buffer
 from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, MediaInfo, PolicyCheck
 from ownkey.v1 import key_service_pb2_grpc
@@ -171,7 +171,8 @@ class AsyncClient:
         stores: tuple[str, ...] = (),
         request_id: str = "",
     ) -> CallAuthorization:
-        """Whether a call may be set up. An emergency call always may, even when the service cannot be asked."""
+        """Whether a call may be set up. An emergency call always may, within half a second."""
+        urgent = emergency.is_emergency(callee, self._countries)
         try:
             exchange = _exchange.authorize_call(
                 tenant=tenant,
@@ -184,11 +185,13 @@ class AsyncClient:
                 stores=stores,
                 request_id=request_id,
             )
-            return await self._run(exchange)
-        except errors.OwnkeyError:
-            if emergency.is_emergency(callee, self._countries):
+            answer = await self._run(exchange, min(self._timeout, EMERGENCY_TIMEOUT) if urgent else None)
+        except Exception:
+            # Whatever went wrong, here or there: it is nothing that may keep an emergency call from connecting.
+            if urgent:
                 return LOCAL_EMERGENCY
             raise
+        return LOCAL_EMERGENCY if urgent and not answer.allowed else answer
 
     def encrypt_stream(
         self,
@@ -255,9 +258,9 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, exchange: Exchange[T]) -> T:
+    async def _run(self, exchange: Exchange[T], timeout: float | None = None) -> T:
         try:
-            answer = await getattr(self._stub, exchange.method)(exchange.request, timeout=self._timeout)
+            answer = await getattr(self._stub, exchange.method)(exchange.request, timeout=timeout or self._timeout)
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc_error(error) from error
         return exchange.parse(answer)

@@ -24,6 +24,8 @@ from ownkey.v1 import key_service_pb2_grpc
 
 T = TypeVar("T")
 
+# An emergency call waits no longer for a service that does not answer.
+EMERGENCY_TIMEOUT = 0.5
 LOCAL_EMERGENCY = CallAuthorization(
     "allow", "emergency", "emergency calls always connect; the service was not asked", emergency=True
 )
@@ -210,11 +212,12 @@ class Client:
         stores: tuple[str, ...] = (),
         request_id: str = "",
     ) -> CallAuthorization:
-        """Whether a call may be set up. An emergency call always may, even when the service cannot be asked.
+        """Whether a call may be set up. An emergency call always may, and waits half a second for the service at most.
 
         Raises:
             OwnkeyError: See :mod:`ownkey.errors`; never for an emergency call.
         """
+        urgent = emergency.is_emergency(callee, self._countries)
         try:
             exchange = _exchange.authorize_call(
                 tenant=tenant,
@@ -227,11 +230,13 @@ class Client:
                 stores=stores,
                 request_id=request_id,
             )
-            return self._run(exchange)
-        except errors.OwnkeyError:
-            if emergency.is_emergency(callee, self._countries):
+            answer = self._run(exchange, min(self._timeout, EMERGENCY_TIMEOUT) if urgent else None)
+        except Exception:
+            # Whatever went wrong, here or there: it is nothing that may keep an emergency call from connecting.
+            if urgent:
                 return LOCAL_EMERGENCY
             raise
+        return LOCAL_EMERGENCY if urgent and not answer.allowed else answer
 
     def encrypt_stream(
         self,
@@ -324,9 +329,9 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, exchange: Exchange[T]) -> T:
+    def _run(self, exchange: Exchange[T], timeout: float | None = None) -> T:
         try:
-            answer = getattr(self._stub, exchange.method)(exchange.request, timeout=self._timeout)
+            answer = getattr(self._stub, exchange.method)(exchange.request, timeout=timeout or self._timeout)
         except grpc.RpcError as error:
             raise errors.from_rpc_error(error) from error
         return exchange.parse(answer)

@@ -9,7 +9,9 @@ The numbers of each country are libphonenumber's short-number data (``phonenumbe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -22,6 +24,10 @@ SOS_URN = "urn:service:sos"
 # Emergency numbers have 2 to 6 digits in the data; a longer number needs no look-up, which is what calls mostly are.
 LONGEST = 8
 
+_BRACKETED = re.compile("<([^<>]*)>")
+_STARS = re.compile("[*#]+")
+_PAUSE = re.compile(r"[,pwx]|ext\.?")
+
 COUNTRIES: frozenset[str] = frozenset(phonenumbers.SUPPORTED_SHORT_REGIONS)
 """ISO 3166 codes of the countries whose emergency numbers are known."""
 
@@ -33,7 +39,7 @@ def is_emergency(
     own_numbers: Collection[str] = (),
     outside_line_prefixes: Iterable[str] = (),
 ) -> bool:
-    """Whether a call to ``callee`` goes to an emergency service.
+    """Whether a call to ``callee`` goes to an emergency service. Never raises, whatever it is given.
 
     Args:
         callee: A number in any way of writing, or a ``tel:``, ``sip:``, ``sips:`` or ``urn:service:`` URI.
@@ -41,43 +47,54 @@ def is_emergency(
         own_numbers: Further numbers that count.
         outside_line_prefixes: Digits dialled before an outside number; numbers count with and without them.
     """
-    target = _target(callee)
-    if target == SOS_URN or target.startswith(SOS_URN + "."):
-        return True
-    digits = _digits(target)
-    if not digits:
-        return False
-    if digits in {_digits(number) for number in own_numbers}:
-        return True
+    prefixes = [prefix for prefix in outside_line_prefixes if prefix]
+    own = {_digits(number).removeprefix("+") for number in own_numbers} - {""}
     regions = frozenset(countries) & COUNTRIES or COUNTRIES
-    candidates = [digits]
-    candidates += [digits[len(p) :] for p in outside_line_prefixes if p and digits.startswith(p)]
-    return any(_is_emergency_number(candidate, regions) for candidate in candidates)
+    for target in _targets(callee):
+        name = target.partition("#")[0]
+        if name == SOS_URN or name.startswith(SOS_URN + "."):
+            return True
+        for number in _numbers(target, prefixes):
+            if number.removeprefix("+") in own or _is_emergency_number(number, regions):
+                return True
+    return False
 
 
-def _target(callee: str) -> str:
-    """The part of a callee that names whom to reach, without display name, host, parameters and escapes."""
-    text = callee.strip()
-    if "<" in text:
-        text = text[text.index("<") + 1 :].partition(">")[0]
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme.lower() == "urn":
-        # `;`, `?` and `#` begin what is not part of the name (RFC 8141).
-        return text.lower().partition(";")[0].partition("?")[0].partition("#")[0]
-    if colon and scheme.lower() in ("tel", "sip", "sips"):
-        text = rest.removeprefix("//").partition("@")[0]
-    text = unquote(text)
-    # A SIP URI may carry a whole URN as its user part.
-    if text.lower().startswith("urn:"):
-        return text.lower().partition(";")[0]
-    return text.partition(";")[0]
+def _targets(callee: str) -> Iterator[str]:
+    """Every part of a callee that may name whom to reach, without host, parameters and escapes."""
+    # Directional marks and the like come along when a number is pasted.
+    text = "".join(c for c in callee if unicodedata.category(c) != "Cf").strip()
+    bracketed = _BRACKETED.findall(text)
+    # In a name-addr the URI stands in the last brackets; a display name may hold others.
+    for uri in {text, *bracketed[-1:]} if bracketed else {text}:
+        scheme, colon, rest = uri.partition(":")
+        known = bool(colon) and scheme.strip().lower() in ("tel", "sip", "sips")
+        user = unquote((rest.removeprefix("//") if known else uri).partition("@")[0])
+        # A SIP URI may carry a whole URN as its user part. `;` and `?` begin what is not part of a name (RFC 8141).
+        yield re.split("[;?]", user)[0].strip().lower()
 
 
-def _digits(target: str) -> str:
-    """The dialled digits, ASCII, with a leading ``+`` kept; empty when this is no number."""
-    number = target.partition(",")[0].lower().partition("p")[0].partition("w")[0]
-    plus = "+" if number.lstrip().startswith(("+", "\uff0b")) else ""
-    return plus + phonenumbers.normalize_digits_only(number) if any(c.isdigit() for c in number) else ""
+def _numbers(target: str, prefixes: list[str]) -> Iterator[str]:
+    """Every number that the dialled text may mean: with pauses and service codes, or without; with prefixes, or not."""
+    # *67911 withholds the caller's number, and #31#112 does: what follows the code is what is called.
+    for text in {target, target[3:], target[4:], _STARS.split(target)[-1]} if target[:1] in "*#" else {target}:
+        # An extension may follow the number after a pause, and a pause may follow the outside line.
+        first, *others = (_digits(part) for part in _PAUSE.split(text))
+        candidates = {first, "".join((first, *others))}
+        if others and (not first or first in prefixes):
+            candidates.add(others[0])
+        for prefix in prefixes:
+            candidates |= {number.removeprefix("+").removeprefix(prefix) for number in candidates}
+        # The trunk prefix of North America: 1911 is 911.
+        candidates |= {number[1:] for number in candidates if number.startswith("1")}
+        yield from candidates - {""}
+
+
+def _digits(text: str) -> str:
+    """The dialled digits, ASCII, with a leading ``+`` kept; empty when there are none."""
+    plus = "+" if text.lstrip().startswith(("+", "\uff0b")) else ""
+    digits = phonenumbers.normalize_digits_only(text)
+    return plus + digits if digits else ""
 
 
 @lru_cache(maxsize=8192)

@@ -28,11 +28,11 @@ class InvalidRequest(OwnkeyError):
     """A value of the request is wrong.
 
     Attributes:
-        field: Path of the field in the request message, such as ``asset.asset_id``.
+        field: Path of the field in the request message, such as ``asset.asset_id``; empty for the message as a whole.
     """
 
     def __init__(self, field: str, description: str) -> None:
-        super().__init__(f"{field}: {description}")
+        super().__init__(f"{field}: {description}" if field else description)
         self.field = field
         self.description = description
 

@@ -8,11 +8,13 @@ types here say so.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib import resources
 from typing import TypeVar, cast
 
 import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from protovalidate import FieldPathPb as FieldPath
 
@@ -22,6 +24,14 @@ from ownkey_server.rpc.errors import InvalidRequests
 SERVICE_NAME = "ownkey.v1.KeyService"
 # A message of a million wrong entries needs no answer of a million lines.
 MAX_VIOLATIONS = 20
+# Room for every request whose fields keep the rules; chunks of media do not pass here.
+MAX_REQUEST = 96 * 1024
+# The longest field that the rules allow: a wrapped key.
+MAX_FIELD = 16 * 1024
+# Too short a message to hold many entries.
+UNCROWDED = 512
+# More than the longest list or map that the rules allow.
+MAX_ENTRIES = 64
 MAX_KEY_SHOWN = 64
 
 M = TypeVar("M", bound=Message)
@@ -39,6 +49,9 @@ def load_contract() -> descriptor_pool.DescriptorPool:
 class RequestParser:
     """Turns bytes into requests that keep the contract's rules.
 
+    What is checked is bounded before it is checked: telling everything that is wrong with a message made to be wrong
+    would hold up every other call.
+
     Args:
         contract: What :func:`load_contract` returns.
     """
@@ -48,21 +61,29 @@ class RequestParser:
         self._validator = protovalidate.Validator()
         self._classes: dict[str, type[Message]] = {}
 
-    def parse(self, raw: bytes | memoryview, stub: type[M]) -> M:
+    def parse(self, raw: bytes, stub: type[M]) -> M:
         """The request of the stub's type in ``raw``.
 
         Raises:
-            InvalidRequests: It is no such message, or breaks rules: each field that does is named.
+            InvalidRequests: It is no such message, is too large, or breaks rules: each field that does is named.
         """
         request = self.parse_unchecked(raw, stub)
+        if len(raw) > MAX_REQUEST:
+            large = [InvalidRequest(*found) for found in _large(request, "")]
+            description = f"the message has {len(raw)} bytes, and may have {MAX_REQUEST}"
+            raise InvalidRequests(large or [InvalidRequest("", description)])
+        if len(raw) > UNCROWDED:
+            crowded = [InvalidRequest(*found) for found in _crowded(request, "")]
+            if crowded:
+                raise InvalidRequests(crowded)
         violations = self._validator.collect_violations(request)
         if violations:
             found = [v.proto for v in violations[:MAX_VIOLATIONS]]
             raise InvalidRequests([InvalidRequest(_path(v.field), v.message) for v in found])
         return request
 
-    def parse_unchecked(self, raw: bytes | memoryview, stub: type[M]) -> M:
-        """The same without the rules, for the one call that must be answered whatever its other fields hold.
+    def parse_unchecked(self, raw: bytes, stub: type[M]) -> M:
+        """The same without any rule, for the one call that must be answered whatever its fields hold.
 
         Raises:
             InvalidRequests: It is no such message.
@@ -73,9 +94,29 @@ class RequestParser:
             request_class = message_factory.GetMessageClass(self._contract.FindMessageTypeByName(name))
             self._classes[name] = request_class
         try:
-            return cast("M", request_class.FromString(raw))  # type: ignore[arg-type]
+            return cast("M", request_class.FromString(raw))
         except DecodeError:
             raise InvalidRequests([InvalidRequest("", f"the message is no {name}")]) from None
+
+
+def _large(message: Message, at: str) -> Iterator[tuple[str, str]]:
+    """Texts and bytes, lists and maps that are larger than any rule of the contract allows."""
+    yield from _crowded(message, at)
+    for field, value in message.ListFields():
+        if isinstance(value, str | bytes) and len(value) > MAX_FIELD:
+            yield at + field.name, f"has {len(value)} bytes or characters, which is more than any field may have"
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
+            yield from _large(value, f"{at}{field.name}.")
+
+
+def _crowded(message: Message, at: str) -> Iterator[tuple[str, str]]:
+    """Lists and maps with more entries than any rule of the contract allows."""
+    for field, value in message.ListFields():
+        if field.is_repeated:
+            if len(value) > MAX_ENTRIES:
+                yield at + field.name, f"has {len(value)} entries, which is more than any field may have"
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            yield from _crowded(value, f"{at}{field.name}.")
 
 
 def _path(field: FieldPath | None) -> str:

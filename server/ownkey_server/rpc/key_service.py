@@ -11,7 +11,7 @@ from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
-from ownkey_server.rpc.errors import InvalidRequests
+from ownkey_server.rpc.wire import peek_text
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.key_status import KeyStatus
@@ -20,8 +20,8 @@ from ownkey_server.service.policy_checks import PolicyChecks
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
-# As in the contract; what follows cannot make a number an emergency one.
-MAX_CALLEE_LENGTH = 512
+TENANT_FIELD = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
+CALLEE_FIELD = key_service_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,11 @@ class KeyServicer:
         ).SerializeToString()
 
     async def AuthorizeCall(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
-        """Decide about a call; an emergency call is answered even when the request breaks the contract's rules."""
+        """Decide about a call; an emergency call before anything of its request is judged."""
         gate = self._services.call_gate
-        try:
-            request = self._parser.parse(raw, key_service_pb2.AuthorizeCallRequest)
-        except InvalidRequests:
-            broken = self._parser.parse_unchecked(raw, key_service_pb2.AuthorizeCallRequest)
-            emergency = gate.emergency_answer(broken.tenant, broken.callee[:MAX_CALLEE_LENGTH])
-            if emergency is None:
-                raise
+        tenant, callee = peek_text(raw, TENANT_FIELD), peek_text(raw, CALLEE_FIELD)
+        emergency = gate.emergency_answer(tenant, callee)
+        if emergency is not None:
             return convert.call_response(emergency).SerializeToString()
+        request = self._parser.parse(raw, key_service_pb2.AuthorizeCallRequest)
         return convert.call_response(gate.authorize(convert.call(request))).SerializeToString()

@@ -10,12 +10,13 @@ import grpc
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.media_messages import chunk_of
 from ownkey.v1 import key_service_pb2
+from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
 from ownkey_server.rpc.key_service import Context
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
-from ownkey_server.service.media import Media
+from ownkey_server.service.media import READER_LIMITS, Media
 
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
 DecryptRequests: TypeAlias = "_Requests[key_service_pb2.DecryptMediaRequest]"
@@ -36,9 +37,10 @@ class MediaServicer:
         """Encrypt a stream of content into one object."""
         requests = _Requests(context, self._parser, key_service_pb2.EncryptMediaRequest)
         start = (await requests.first()).start
-        issued, encryptor = await self._media.encrypt(
+        made = await self._media.encrypt(
             convert.asset(start.asset), start.extra_context, start.frame_length, context.time_remaining()
         )
+        issued, encryptor = made.key, made.writer
         started = key_service_pb2.EncryptMediaStarted(
             key=issued.key.name,
             decision=convert.POLICY_DECISIONS[issued.decision.outcome.effect],
@@ -50,10 +52,12 @@ class MediaServicer:
         await context.write(key_service_pb2.EncryptMediaResponse(started=started).SerializeToString())
         await context.write(chunk_message(encryptor.header.to_bytes()))
         while (chunk := await requests.chunk()) is not None:
+            await made.lease.require()
             size = encryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(encryptor.update_into, chunk))
             if message:
                 await context.write(message)
+        await made.lease.require()
         await context.write(chunk_message(encryptor.finish()))
 
     async def DecryptMedia(self, context: Context) -> None:
@@ -68,7 +72,7 @@ class MediaServicer:
     async def _decrypt_whole(
         self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
-        reader = HeaderReader()
+        reader = HeaderReader(limits=READER_LIMITS)
         header = None
         while header is None:
             header = reader.feed(await requests.required_chunk())
@@ -79,6 +83,7 @@ class MediaServicer:
         decryptor = opened.reader
         chunk: Buffer | None = reader.rest
         while chunk is not None:
+            await opened.lease.require()
             size = decryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(decryptor.update_into, chunk))
             if message:
@@ -89,7 +94,7 @@ class MediaServicer:
     async def _decrypt_range(
         self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
-        header = HeaderReader().feed(await requests.required_chunk())
+        header = HeaderReader(limits=READER_LIMITS).feed(await requests.required_chunk())
         if header is None:
             raise StreamProtocolError("the message after the start must hold the object's whole header")
         opened = await self._media.open_range(
@@ -99,6 +104,7 @@ class MediaServicer:
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
         await context.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
         while (chunk := await requests.chunk()) is not None:
+            await opened.lease.require()
             size = stream.output_size(len(chunk))
             message = self._writer.message(size, partial(stream.update_into, chunk))
             if message:
@@ -129,13 +135,19 @@ class _Requests(Generic[R]):
         raw = await self._context.read()
         if raw is grpc.aio.EOF:
             return None
-        chunk = chunk_of(raw)
-        if chunk is not None and len(chunk) <= MAX_CHUNK:
-            return chunk
-        message = self._parser.parse(raw, self._type)
-        if message.WhichOneof("payload") != "chunk":
-            raise StreamProtocolError("only the first message of a stream may be a start")
-        return message.chunk
+        chunk: Buffer | None = chunk_of(raw)
+        if chunk is None:
+            message = self._parser.parse_unchecked(raw, self._type)
+            match message.WhichOneof("payload"):
+                case "chunk":
+                    chunk = message.chunk
+                case "start":
+                    raise StreamProtocolError("only the first message of a stream may be a start")
+                case _:
+                    raise InvalidRequest("payload", "is missing: the message holds no chunk")
+        if len(chunk) > MAX_CHUNK:
+            raise InvalidRequest("chunk", f"has {len(chunk)} bytes, and may have {MAX_CHUNK}: send smaller ones")
+        return chunk
 
     async def required_chunk(self) -> Buffer:
         """The next chunk of an object whose header has not come yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ownkey.container import EncryptedDataKey
@@ -104,11 +104,17 @@ class DataKeys:
             KeyStoreError: The key cannot be used, or the ciphertext is not its.
         """
         now = self._clock()
+        # The group by which content was protected is bound to it: leaving it out gets nobody around that group's rule.
+        group = context.get(encryption_context.GROUP, "")
+        if not asset.group and group in self._directory.tenant(asset.tenant).groups:
+            asset = replace(asset, group=group)
         ruling = rule_on(self._directory, asset, now)
         require_key(ruling, asset)
         encryption_context.require_asset(context, asset, expected or {})
         key, entry = self._ring.find(ruling.tenant, self._directory.provider_key, entries)
         if named_key and named_key != key.name:
-            raise KeyNotFound(ruling.tenant.id, f"the wrapped key names {named_key!r}, but {key.name!r} made its entry")
+            raise KeyNotFound(
+                ruling.tenant.id, f"the wrapped key names another key than {key.name!r}, which made its entry"
+            )
         plaintext = await self._ring.unwrap(key, entry, context, remaining)
         return OpenedDataKey(key, plaintext, now + self._lease)

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey
-from ownkey_server.domain.errors import KeyNotFound, KeyStoreError
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyNotFound,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+)
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
@@ -57,8 +63,15 @@ class KeyRing:
         store = self._stores[key.store]
         try:
             data_key = await store.unwrap(key.reference, wrapped, context, self._limit(remaining))
-        except KeyStoreError as error:
+        except KeyUnreachable as error:
             self._board.saw_error(key.name, error, self._clock())
+            raise
+        except (CiphertextInvalid, KeyStoreThrottled):
+            raise
+        except KeyStoreError:
+            # The store answers, and says that this may not be opened. That may be the ciphertext's doing, which anybody
+            # can send: what the key's state is, only what it does with bytes of our own tells.
+            await self.probe(key)
             raise
         self._board.saw(key.name, KeyState.AVAILABLE, "", self._clock())
         return data_key

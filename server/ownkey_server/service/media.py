@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from ownkey.container import (
     FRAME_LENGTH_DOCUMENT,
@@ -13,8 +14,10 @@ from ownkey.container import (
     Encryptor,
     Header,
     RangeDecryptor,
+    ReaderLimits,
 )
 from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.service.clock import Clock
 from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
 
 # A frame is sent when it is full: 256 KiB of live voice would be half a minute of delay, and small things stay small.
@@ -30,12 +33,49 @@ FRAME_LENGTHS = {
 }
 
 
+# What a stream may make this server hold and do: a whole frame in memory, and one cipher call for each.
+READER_LIMITS = ReaderLimits(frame_length=1 << 22, minimum_frame_length=1 << 10)
+
+
+class StreamLease:
+    """The permission to go on with an object, asked for again whenever it has run out.
+
+    So a revocation ends a stream that is under way, within the time of a lease.
+    """
+
+    def __init__(self, until: datetime, ask: Callable[[], Awaitable[OpenedDataKey]], clock: Clock) -> None:
+        self._until = until
+        self._ask = ask
+        self._clock = clock
+
+    async def require(self) -> None:
+        """Return while the lease holds or is given anew.
+
+        Raises:
+            OwnkeyError: It is not given any more: as :meth:`DataKeys.unwrap`.
+        """
+        if self._clock() >= self._until:
+            opened = await self._ask()
+            opened.plaintext.wipe()
+            self._until = opened.lease_expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """An object that is being encrypted by ``writer``."""
+
+    key: IssuedDataKey
+    writer: Encryptor
+    lease: StreamLease
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedObject:
     """An object whose header is authentic and whose key is open; ``reader`` turns the rest into content."""
 
     key: OpenedDataKey
     reader: Decryptor
+    lease: StreamLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +84,19 @@ class OpenedRange:
 
     key: OpenedDataKey
     reader: RangeDecryptor
+    lease: StreamLease
 
 
 class Media:
     """Encrypts and opens objects."""
 
-    def __init__(self, data_keys: DataKeys) -> None:
+    def __init__(self, data_keys: DataKeys, clock: Clock) -> None:
         self._data_keys = data_keys
+        self._clock = clock
 
     async def encrypt(
         self, asset: Asset, extra: Mapping[str, str], frame_length: int, remaining: float | None
-    ) -> tuple[IssuedDataKey, Encryptor]:
+    ) -> NewObject:
         """A data key for the asset and the engine that encrypts with it.
 
         Args:
@@ -77,7 +119,11 @@ class Media:
             )
         finally:
             issued.plaintext.wipe()
-        return issued, encryptor
+
+        def ask() -> Awaitable[OpenedDataKey]:
+            return self._data_keys.unwrap(asset, [issued.wrapped], issued.context, None)
+
+        return NewObject(issued, encryptor, StreamLease(issued.lease_expires_at, ask, self._clock))
 
     async def open(
         self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
@@ -94,9 +140,9 @@ class Media:
             OwnkeyError: As :meth:`DataKeys.unwrap`.
             ContainerError: The header was changed, or the key is not the object's.
         """
-        opened = await self._unwrap(header, asset, expected, remaining)
+        opened, lease = await self._unwrap(header, asset, expected, remaining)
         try:
-            return OpenedObject(opened, Decryptor(header, opened.plaintext.reveal()))
+            return OpenedObject(opened, Decryptor(header, opened.plaintext.reveal(), limits=READER_LIMITS), lease)
         finally:
             opened.plaintext.wipe()
 
@@ -109,15 +155,20 @@ class Media:
             OwnkeyError: As :meth:`DataKeys.unwrap`.
             ContainerError: As :meth:`open`; also when no object of that header can have that size.
         """
-        opened = await self._unwrap(header, asset, expected, remaining)
+        opened, lease = await self._unwrap(header, asset, expected, remaining)
         try:
-            return OpenedRange(opened, RangeDecryptor(header, opened.plaintext.reveal(), object_size=object_size))
+            reader = RangeDecryptor(header, opened.plaintext.reveal(), object_size=object_size, limits=READER_LIMITS)
+            return OpenedRange(opened, reader, lease)
         finally:
             opened.plaintext.wipe()
 
     async def _unwrap(
         self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
-    ) -> OpenedDataKey:
-        return await self._data_keys.unwrap(
-            asset, header.encrypted_data_keys, header.encryption_context, remaining, expected=expected
-        )
+    ) -> tuple[OpenedDataKey, StreamLease]:
+        def ask(remaining: float | None = None) -> Awaitable[OpenedDataKey]:
+            return self._data_keys.unwrap(
+                asset, header.encrypted_data_keys, header.encryption_context, remaining, expected=expected
+            )
+
+        opened = await ask(remaining)
+        return opened, StreamLease(opened.lease_expires_at, ask, self._clock)

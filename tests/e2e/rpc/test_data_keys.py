@@ -7,7 +7,8 @@ import grpc
 import pytest
 
 from ownkey.wrapped_key import WrappedKey
-from support.rpc import Rpc, asset, pb
+from support import server
+from support.rpc import Rpc, asset, connected, pb
 
 
 async def test_a_data_key_opens_again_for_its_asset_alone(rpc: Rpc) -> None:
@@ -127,3 +128,16 @@ async def test_one_tenant_cannot_open_another_s_key(rpc: Rpc) -> None:
     request = pb.UnwrapRequest(asset=stranger, wrapped_key=made.wrapped_key, encryption_context=made.encryption_context)
     failure = await rpc.fail("Unwrap", request)
     assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "TENANT_NOT_FOUND")
+
+
+async def test_leaving_the_group_out_gets_nobody_around_a_rule_for_it(tmp_path: Path) -> None:
+    async with server.in_process(tmp_path / "before") as address, connected(address) as before:
+        sealed = await before.encrypt(b"finance secret", group="finance")
+    tenants = (tmp_path / "before" / "tenants.toml").read_text(encoding="utf-8")
+    denied = tenants.replace('use = "key:finance"', 'use = "deny"')
+    (tmp_path / "after").mkdir()
+    (tmp_path / "before" / "keys").rename(tmp_path / "after" / "keys")
+    async with server.in_process(tmp_path / "after", tenants=denied) as address, connected(address) as after:
+        for facts in ({}, {"user": "someone@acme.example"}, {"group": "finance"}):
+            opened = await after.decrypt(sealed, **facts)
+            assert (opened.data, opened.failure and opened.failure.reason) == (b"", "POLICY_DENIED")

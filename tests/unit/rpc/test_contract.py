@@ -14,9 +14,8 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.rpc import convert
-from ownkey_server.rpc.contract import RequestParser, load_contract
+from ownkey_server.rpc.contract import MAX_ENTRIES, MAX_FIELD, MAX_REQUEST, RequestParser, load_contract
 from ownkey_server.rpc.errors import InvalidRequests
-from ownkey_server.rpc.key_service import MAX_CALLEE_LENGTH
 from ownkey_server.rpc.media_streams import MAX_CHUNK
 from ownkey_server.service.call_gate import CallDecision, CallReason
 
@@ -74,24 +73,17 @@ def test_every_enum_member_is_converted() -> None:
     assert set(convert.CALL_DIRECTIONS) == {n for n in key_service_pb2.CallDirection.values() if n}
 
 
-def test_limits_that_stand_twice_are_the_same() -> None:
-    parser = RequestParser(load_contract())
-    parser.parse(
-        key_service_pb2.EncryptMediaRequest(chunk=bytes(MAX_CHUNK)).SerializeToString(),
-        key_service_pb2.EncryptMediaRequest,
-    )
-    with pytest.raises(InvalidRequests):
-        parser.parse(
-            key_service_pb2.EncryptMediaRequest(chunk=bytes(MAX_CHUNK + 1)).SerializeToString(),
-            key_service_pb2.EncryptMediaRequest,
-        )
+def test_the_limit_of_a_chunk_stands_twice_and_is_the_same() -> None:
+    text = (PROTOS / "key_service.proto").read_text(encoding="utf-8")
+    assert re.findall(r"bytes\.max_len = (\d+)", text) == [str(MAX_CHUNK)] * 2
 
-    def call(callee: str) -> bytes:
-        return key_service_pb2.AuthorizeCallRequest(tenant="a", call_id="c", callee=callee).SerializeToString()
 
-    parser.parse(call("1" * MAX_CALLEE_LENGTH), key_service_pb2.AuthorizeCallRequest)
-    with pytest.raises(InvalidRequests):
-        parser.parse(call("1" * (MAX_CALLEE_LENGTH + 1)), key_service_pb2.AuthorizeCallRequest)
+def test_no_rule_allows_more_entries_or_longer_fields_than_are_looked_at() -> None:
+    text = (PROTOS / "key_service.proto").read_text(encoding="utf-8")
+    assert max(int(n) for n in re.findall(r"max_(?:pairs|items): (\d+)", text)) <= MAX_ENTRIES
+    lengths = [int(n) for n in re.findall(r"max_(?:len|bytes)[:=] ?(\d+)", text.replace("max_bytes = ", "max_bytes:"))]
+    assert max(lengths) <= MAX_FIELD
+    assert 32 * (512 + 1024) + MAX_FIELD + 4096 < MAX_REQUEST
 
 
 def test_every_call_names_its_errors_and_whether_it_may_be_retried() -> None:

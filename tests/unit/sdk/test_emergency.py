@@ -33,10 +33,33 @@ from ownkey.emergency import COUNTRIES, is_emergency
         "URN:service:SOS.police",
         "urn:service:sos.fire;x=1",
         "sip:urn:service:sos.ambulance@psap.example",
+        "9,911",
+        "9w911",
+        "9p911",
+        ",911",
+        "*67911",
+        "*82911",
+        "#31#112",
+        "*31#112",
+        "97777",
+        "9-7777",
+        "911@10.0.0.5",
+        "911@host1.example.net",
+        '"a<b" <sip:911@x>',
+        "1911",
+        "91911",
+        "911 ext 5",
+        "911x5",
+        "tel:911?x=1",
+        "\u200esip:911@h",
+        "urn:service:%73os",
+        '"' + "x" * 600 + '" <sip:911@x>',
+        "+4930123456789",
+        "4930123456789",
     ],
 )
 def test_an_emergency_call_is_known_in_every_way_of_writing(callee: str) -> None:
-    assert is_emergency(callee, ["US"], own_numbers=["77-77"], outside_line_prefixes=["9"])
+    assert is_emergency(callee, ["US"], own_numbers=["77-77", "4930123456789"], outside_line_prefixes=["9"])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +73,8 @@ def test_an_emergency_call_is_known_in_every_way_of_writing(callee: str) -> None
         "urn:service:sosx",
         "urn:service:counseling",
         "4911",
+        "*67",
+        "555x911",
         "91",
         "12345",
     ],

@@ -7,27 +7,27 @@ import secrets
 import click
 
 from ownkey.cli.main import Shared, shared_options
-from ownkey.cli.options import group_option, tenant_option, user_option
+from ownkey.cli.options import group_option, user_option
 from ownkey.cli.output import CALL_REFUSED, OK, ago
+from ownkey.client import LOCAL_EMERGENCY
+from ownkey.emergency import is_emergency
+from ownkey.errors import OwnkeyError
 from ownkey.models import ASSET_CLASSES
 
 
 @click.command()
-@tenant_option
+@click.option("--tenant", default="", envvar="OWNKEY_TENANT", show_envvar=True, help="Id of the tenant.")
 @click.option("--callee", required=True, help="Who is called: a number, or a tel:, sip: or urn:service: URI.")
 @click.option("--caller", default="", help="Who calls.")
 @click.option("--call-id", default="", help="The call's id, such as the SIP Call-ID; else a random one.")
-@click.option(
-    "--direction", type=click.Choice(["inbound", "outbound", "internal"]), default=None, help="Which way it goes."
-)
+@click.option("--direction", default="", help="Which way it goes: inbound, outbound or internal.")
 @user_option
 @group_option
 @click.option(
     "--stores",
     multiple=True,
-    type=click.Choice(list(ASSET_CLASSES)),
     metavar="CLASS",
-    help="What will be stored of the call; may stand several times. Nothing, if left out.",
+    help=f"What will be stored of the call; may stand several times. Nothing, if left out. {', '.join(ASSET_CLASSES)}.",
 )
 @shared_options
 @click.pass_obj
@@ -37,7 +37,7 @@ def call(
     callee: str,
     caller: str,
     call_id: str,
-    direction: str | None,
+    direction: str,
     user: str,
     group: str,
     stores: tuple[str, ...],
@@ -46,17 +46,23 @@ def call(
 
     The exit code is 0 for allow and allow_no_recording, and 7 for refuse.
     """
-    with shared.client() as client:
-        answer = client.authorize_call(
-            tenant,
-            call_id or secrets.token_hex(8),
-            callee,
-            caller=caller,
-            direction=direction or "",
-            user=user,
-            group=group,
-            stores=stores,
-        )
+    # The client judges the options, once it knows whether this is an emergency: no mistake in one may stop that.
+    try:
+        with shared.client() as client:
+            answer = client.authorize_call(
+                tenant,
+                call_id or secrets.token_hex(8),
+                callee,
+                caller=caller,
+                direction=direction,
+                user=user,
+                group=group,
+                stores=stores,
+            )
+    except OwnkeyError:
+        if not is_emergency(callee):
+            raise
+        answer = LOCAL_EMERGENCY
     lines = {
         "decision": answer.decision + (" (emergency)" if answer.emergency else ""),
         "reason": answer.reason,

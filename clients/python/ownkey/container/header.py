@@ -68,12 +68,14 @@ class ReaderLimits:
     """What a reader accepts: everything is bounded before memory is taken or a key is asked.
 
     Attributes:
-        frame_length: Plaintext bytes in a frame.
+        frame_length: Plaintext bytes in a frame, at most.
+        minimum_frame_length: The same, at least: frames of a byte cost more than they hold.
         encrypted_data_keys: Wrapped keys in a header.
         header_length: Bytes of a header.
     """
 
     frame_length: int = 1 << 24
+    minimum_frame_length: int = 1
     encrypted_data_keys: int = 16
     header_length: int = 1 << 16
 
@@ -240,8 +242,9 @@ class HeaderReader:
         if buffer[start] != FRAMED:
             raise UnsupportedFormat("the object is not framed, and ownkey reads framed ones only")
         (frame_length,) = _U32.unpack_from(buffer, start + 1)
-        if not 1 <= frame_length <= self._limits.frame_length:
-            raise LimitExceeded(f"a frame has 1 to {self._limits.frame_length} bytes, not {frame_length}")
+        least, most = self._limits.minimum_frame_length, self._limits.frame_length
+        if not least <= frame_length <= most:
+            raise LimitExceeded(f"a frame has {least} to {most} bytes here, not {frame_length}")
         return Header(
             message_id=bytes(buffer[3 : 3 + derivation.MESSAGE_ID_LENGTH]),
             encryption_context=MappingProxyType(context),
