@@ -37,7 +37,8 @@ async def running_server(settings: Settings, clock: Clock = system_clock) -> Asy
         TenantsFileError: The tenants file cannot be used.
         OSError: The address cannot be bound.
     """
-    directory = tenants_file.load(settings.server.tenants_file, frozenset(settings.key_stores))
+    kinds = {name: section.kind for name, section in settings.key_stores.items()}
+    directory = tenants_file.load(settings.server.tenants_file, kinds)
     async with contextlib.AsyncExitStack() as stack:
         stores = open_key_stores(settings)
         for store in stores.values():
@@ -77,15 +78,15 @@ def open_key_stores(settings: Settings) -> Mapping[str, KeyMaker]:
 
 
 async def _make_first_keys(stores: Mapping[str, KeyStore], directory: Directory) -> None:
-    """Make every key that the tenants file names in an embedded store that has none at all.
+    """Make every key that the tenants file names in an embedded store that never had one.
 
-    In a store that has keys, a missing one is not made anew: its content would be lost without a word.
+    In a store that has, or had, keys, a missing one is not made anew: its content would be lost without a word, and new
+    content be under another key.
     """
-    new = {name for name, store in stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
+    new = {name: store for name, store in stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
     for key in directory.all_keys():
-        store = stores[key.store]
-        if key.store in new and isinstance(store, EmbeddedKeyStore):
-            await store.create(key.reference)
+        if key.store in new:
+            await new[key.store].create(key.reference)
             _log.info("made key %r in key store %r", key.reference, key.store)
 
 

@@ -1,8 +1,8 @@
 """Files in and out: an output is there whole and verified, or not at all.
 
 It is written beside its place under a name that ends in ``.ownkey-partial``, and renamed when the last byte is verified
-and on disk. Whatever ends the work before that removes it: an error, an interrupt, SIGTERM. Only a power cut or SIGKILL
-can leave such a file, and never the output itself.
+and on disk. Whatever ends the work before that removes it: an error, an interrupt, a terminal that is closed, SIGTERM.
+Only a power cut, or a signal that cannot be caught, can leave such a file, and never the output itself.
 """
 
 from __future__ import annotations
@@ -22,13 +22,26 @@ from ownkey.container import Buffer
 PARTIAL_SUFFIX = ".ownkey-partial"
 CHUNK_LENGTH = 1024 * 1024
 
+Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
 Readable = BinaryIO | io.FileIO
 Progress = Callable[[int], None]
 """Told how many more bytes were read."""
 
 
+# What ends a process from outside, but for SIGINT, which Python turns into an exception itself.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU, signal.SIGXFSZ)
+
+
 class Terminated(BaseException):
-    """SIGTERM came while an output was being written."""
+    """A signal came, while an output was being written, that ends the process.
+
+    Attributes:
+        number: Which.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class OutputFile:
@@ -50,16 +63,18 @@ class OutputFile:
         self._path = path
         self._overwrite = overwrite
         self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        self._previous_handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+        self._previous_handlers: dict[int, Handler] = {}
         self._private = private
 
     def __enter__(self) -> Self:
-        # Only the main thread may set handlers; elsewhere whoever owns the process handles its signals.
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGTERM, _terminate)
         mode = 0o600 if self._private else 0o666
         descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
+        # Only the main thread may set handlers; elsewhere whoever owns the process handles its signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDING_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous_handlers[number] = signal.signal(number, _terminate)
         return self
 
     def write(self, data: Buffer) -> None:
@@ -87,8 +102,8 @@ class OutputFile:
     ) -> None:
         self._file.close()
         self._partial.unlink(missing_ok=True)
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, self._previous_handler)
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
 
 
 def read_chunks(file: Readable, progress: Progress | None = None) -> Iterator[bytes]:
@@ -116,4 +131,4 @@ def write_file(pieces: Iterable[Buffer], path: Path, *, overwrite: bool = False,
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise Terminated
+    raise Terminated(number)

@@ -25,7 +25,7 @@ from ownkey.container import (
     RangeDecryptor,
     Truncated,
 )
-from ownkey.errors import CiphertextInvalid, from_container_error
+from ownkey.errors import CiphertextInvalid, ServiceFailed, from_container_error
 from ownkey.models import Asset, DataKey, MediaInfo
 from ownkey.wrapped_key import WrappedKey
 
@@ -70,13 +70,18 @@ class LocalEncryption(Iterator[bytes]):
         now: Callable[[], datetime] = _now,
     ) -> None:
         key = client.generate_data_key(asset, extra_context=extra_context, with_plaintext=True)
-        entries = WrappedKey.from_bytes(key.wrapped_key).encrypted_data_keys
-        encryptor = Encryptor(
-            key.plaintext,
-            encryption_context=key.encryption_context,
-            encrypted_data_keys=entries,
-            frame_length=frame_length or FRAME_LENGTH_MEDIA,
-        )
+        # What is written says which asset it is: the service must not make another's of it.
+        _require_pairs(key.encryption_context, asset, extra_context)
+        try:
+            entries = WrappedKey.from_bytes(key.wrapped_key).encrypted_data_keys
+            encryptor = Encryptor(
+                key.plaintext,
+                encryption_context=key.encryption_context,
+                encrypted_data_keys=entries,
+                frame_length=frame_length or FRAME_LENGTH_MEDIA,
+            )
+        except (ContainerError, ValueError) as error:
+            raise ServiceFailed(f"the service's data key cannot be used: {error}") from error
         header = encryptor.header
         self.info = MediaInfo(
             key.key, key.encryption_context, header.message_id, header.frame_length, key.decision, key.rule
@@ -194,11 +199,11 @@ def decrypt_range(
         raise from_container_error(error) from error
 
 
-def require_asset(header: Header, asset: Asset, expected_context: Mapping[str, str] | None = None) -> None:
-    """Make sure that an object is the asset that it should be, before any key is asked.
+def _require_pairs(context: Mapping[str, str], asset: Asset, expected_context: Mapping[str, str] | None) -> None:
+    """Make sure that a context is that of the asset that it should be.
 
     Raises:
-        CiphertextInvalid: A pair of its context is another's.
+        CiphertextInvalid: A pair is another's.
     """
     wanted = {
         "ownkey:tenant": asset.tenant,
@@ -209,7 +214,7 @@ def require_asset(header: Header, asset: Asset, expected_context: Mapping[str, s
     if asset.group:
         wanted["ownkey:group"] = asset.group
     for pair, value in wanted.items():
-        if header.encryption_context.get(pair) != value:
+        if context.get(pair) != value:
             raise CiphertextInvalid(
                 f"this is not the asset that was asked for: the pair {pair!r} of its context differs",
                 reason="ASSET_MISMATCH",
@@ -223,7 +228,7 @@ def _opened(
     expected_context: Mapping[str, str] | None,
     now: Callable[[], datetime],
 ) -> tuple[DataKey, _Lease]:
-    require_asset(header, asset, expected_context)
+    _require_pairs(header.encryption_context, asset, expected_context)
     wrapped = WrappedKey.from_header(header).to_bytes()
 
     def ask() -> DataKey:

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 PROVIDER_ID = "ownkey-embedded"
 KEY_LENGTH = 32
+NOTE_SUFFIX = ".has-keys"
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -85,8 +86,16 @@ class EmbeddedKeyStore:
 
     @property
     def is_new(self) -> bool:
-        """Whether no key was ever made here: the directory is missing or empty."""
-        return not self._directory.exists() or not any(self._directory.iterdir())
+        """Whether no key was ever made here.
+
+        A directory that is missing or empty may be one whose volume is not mounted, so a note of the first key stands
+        beside it.
+        """
+        return not self._note.exists() and (not self._directory.exists() or not any(self._directory.iterdir()))
+
+    @property
+    def _note(self) -> Path:
+        return self._directory.with_name(self._directory.name + NOTE_SUFFIX)
 
     async def generate_data_key(
         self,
@@ -156,6 +165,7 @@ class EmbeddedKeyStore:
         path = self._path(reference, "key")
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._note.touch()
             partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -77,11 +78,12 @@ class Server:
             for standard in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
                 contract.AddSerializedFile(standard.serialized_pb)
             reflection.enable_server_reflection(names, server, pool=contract)
-        try:
-            port = server.add_insecure_port(options.listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {options.listen}: is the port taken?") from error
-        await server.start()
+        with _private_sockets():
+            try:
+                port = server.add_insecure_port(options.listen)
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {options.listen}: is the port taken?") from error
+            await server.start()
         for name in ("", SERVICE_NAME):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         host, _, _ = options.listen.rpartition(":")
@@ -92,6 +94,16 @@ class Server:
         """Say NOT_SERVING, take no new calls, and give those under way ``drain_seconds`` to end."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain_seconds)
+
+
+@contextlib.contextmanager
+def _private_sockets() -> Iterator[None]:
+    """A socket in the file system is its owner's alone: whoever can connect can ask for keys."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _handlers(services: Services, parser: RequestParser) -> grpc.GenericRpcHandler:
@@ -121,9 +133,9 @@ def _stream(method: Callable[[Context], Awaitable[None]]) -> Callable[[object, C
     async def handle(_requests: object, context: Context) -> None:
         try:
             await method(context)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
+            if context.done():
+                return  # the client has left, and writing to it failed: that is its right, and no defect
             await errors.abort(context, error)
 
     return handle

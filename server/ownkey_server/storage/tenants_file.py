@@ -7,6 +7,7 @@ mistake is ever used.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -113,12 +114,12 @@ class _File(_Table):
     tenants: list[_Tenant] = Field(min_length=1)
 
 
-def load(path: Path, key_stores: frozenset[str]) -> Directory:
+def load(path: Path, key_stores: Mapping[str, str]) -> Directory:
     """Read the file.
 
     Args:
         path: The TOML file.
-        key_stores: Names of the key stores in the settings, which keys may refer to.
+        key_stores: The key stores of the settings, which keys may refer to: for each name, its kind.
 
     Raises:
         TenantsFileError: It cannot be read, or it holds mistakes: all of them are listed.
@@ -147,7 +148,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     return text.removeprefix(".") or "the file"
 
 
-def _mistakes(file: _File, key_stores: frozenset[str]) -> list[str]:
+def _mistakes(file: _File, key_stores: Mapping[str, str]) -> list[str]:
     """What no single field shows: names used twice, and names that nothing bears."""
     found = _repeated("tenants", [tenant.id for tenant in file.tenants])
     places = [("provider_key", file.provider_key)]
@@ -169,6 +170,23 @@ def _mistakes(file: _File, key_stores: frozenset[str]) -> list[str]:
         other = taken.setdefault((key.key_store, key.reference), at)
         if other != at:
             found.append(f"{at}: is the same key of store {key.key_store!r} as {other}")
+    for tenant in file.tenants:
+        found += _confusable(tenant, file.provider_key, key_stores)
+    return found
+
+
+def _confusable(tenant: _Tenant, provider_key: _KeyPlace, key_stores: Mapping[str, str]) -> list[str]:
+    """Keys of one tenant that a wrapped key could not tell apart: it names the kind of store and the reference."""
+    found = []
+    taken: dict[tuple[str, str], str] = {(key_stores.get(provider_key.key_store, ""), provider_key.reference): ""}
+    for key in tenant.keys:
+        other = taken.setdefault((key_stores.get(key.key_store, key.key_store), key.reference), key.id)
+        if other != key.id and (other or key.key_store != provider_key.key_store):
+            whose = f"key {other!r}" if other else "provider_key"
+            found.append(
+                f"tenant {tenant.id!r}: key {key.id!r} has the reference of {whose} in another store of the same kind,"
+                f" so that a wrapped key would not tell which made it: give one of them another reference"
+            )
     return found
 
 

@@ -61,6 +61,10 @@ def test_it_listens_where_only_this_machine_can_call(tmp_path: Path, listen: str
         ("lease_seconds", "leese_seconds", "keys.leese_seconds: there is no such setting"),
         ('kind = "embedded"', 'kind = "vault"', "key_stores.embedded: Input tag 'vault'"),
         ('directory = "keys"', "", "key_stores.embedded.directory: Field required"),
+        ('"127.0.0.1:7400"', '"::1:7400"', "server.listen: must be HOST:PORT"),
+        ('"127.0.0.1:7400"', '"127.0.0.1:\u0667"', "server.listen: must be HOST:PORT"),
+        ("lease_seconds = 60 ", "lease_seconds = inf ", "keys.lease_seconds: Input should be a finite number"),
+        ("[server]", "server = 3\n[servr]", "server: Input should be"),
         ("[server]", "[server", "is not valid TOML"),
     ],
 )
@@ -90,3 +94,15 @@ def test_a_misspelt_variable_is_an_error(
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="ownkey init"):
         load(tmp_path / "nowhere.toml")
+
+
+def test_one_directory_is_one_key_store(tmp_path: Path) -> None:
+    twice = TEMPLATE + '\n[key_stores.second]\nkind = "embedded"\ndirectory = "./keys/../keys"\n'
+    with pytest.raises(SettingsError, match="'embedded' and 'second' are one and the same"):
+        load(write(tmp_path, twice))
+
+
+def test_a_variable_for_a_section_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWNKEY_SERVER__LISTEN", "127.0.0.1:1")
+    with pytest.raises(SettingsError, match="server: Input should be"):
+        load(write(tmp_path, TEMPLATE.replace("[server]", "server = 3\n[keys_too]")))

@@ -10,7 +10,7 @@ from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import GateMode
 from ownkey_server.storage.tenants_file import TenantsFileError, load
 
-STORES = frozenset({"embedded"})
+STORES = {"embedded": "embedded"}
 TEMPLATE = resources.files("ownkey_server").joinpath("templates", "tenants.toml").read_text(encoding="utf-8")
 
 
@@ -73,3 +73,18 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes | None) -
         path.write_bytes(content)
     with pytest.raises(TenantsFileError, match=r"tenants\.toml"):
         load(path, STORES)
+
+
+def test_two_keys_that_a_wrapped_key_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    text = TEMPLATE.replace(
+        'key_store = "embedded"\nreference = "acme-finance"', 'key_store = "second"\nreference = "acme-main"'
+    )
+    stores = {"embedded": "embedded", "second": "embedded"}
+    with pytest.raises(TenantsFileError, match="key 'finance' has the reference of key 'main' in another store"):
+        load(write(tmp_path, text), stores)
+    provider = TEMPLATE.replace(
+        'key_store = "embedded"\nreference = "acme-main"', 'key_store = "second"\nreference = "provider"'
+    )
+    with pytest.raises(TenantsFileError, match="key 'main' has the reference of provider_key"):
+        load(write(tmp_path, provider), stores)
+    load(write(tmp_path, text), {"embedded": "embedded", "second": "pkcs11"})

@@ -36,7 +36,7 @@ COMMANDS = {
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130
-TERMINATED = 143
+SIGNALLED = 128
 
 
 class Shared:
@@ -200,7 +200,7 @@ def _ended_by(error: BaseException, output: Output) -> int:
         case click.Abort() | KeyboardInterrupt():
             message, code = "interrupted", INTERRUPTED
         case Terminated():
-            message, code = "terminated", TERMINATED
+            message, code = f"ended by {error}", SIGNALLED + error.number
         case click.UsageError():
             message, code = error.format_message(), USAGE
             hint = f"{error.ctx.command_path} --help" if error.ctx else "ownkey --help"

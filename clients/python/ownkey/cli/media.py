@@ -14,6 +14,7 @@ import click
 from ownkey import local
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option
+from ownkey.cli.output import printable
 from ownkey.client import Client, MediaStream
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.errors import InvalidRequest, from_container_error
@@ -146,10 +147,16 @@ def inspect(shared: Shared, file: Path) -> None:
             {"provider_id": key.provider_id, "length": len(key.ciphertext)} for key in header.encrypted_data_keys
         ],
     }
-    lines = {"message id": value["message_id"], **dict(sorted(header.encryption_context.items()))}
+    pairs = {_shown(name): _shown(text) for name, text in sorted(header.encryption_context.items())}
+    lines = {"message id": value["message_id"], **pairs}
     lines |= {"frame length": f"{header.frame_length:,} bytes", "header": f"{header.length} bytes"}
-    lines |= {"wrapped by": ", ".join(key.provider_id for key in header.encrypted_data_keys)}
+    lines |= {"wrapped by": _shown(", ".join(key.provider_id for key in header.encrypted_data_keys))}
     shared.output.answer(value, lines)
+
+
+def _shown(text: str) -> str:
+    """Text out of a file, which may be anybody's, in one line that does nothing to a terminal."""
+    return printable(text).replace("\n", "\\n")
 
 
 def _whole(client: Client, chunks: Iterable[Buffer], asset: Asset, mode: str) -> MediaStream | local.LocalDecryption:
@@ -257,5 +264,6 @@ def _tell(shared: Shared, info: MediaInfo | None, target: Path, size: int) -> No
             "rule": info.rule,
         }
         lines["key"] = info.key + (f" ({info.decision}, rule {info.rule!r})" if info.rule else "")
-        lines["asset"] = f"{info.encryption_context['ownkey:asset-class']} {info.encryption_context['ownkey:asset-id']}"
+        context = info.encryption_context
+        lines["asset"] = _shown(f"{context['ownkey:asset-class']} {context['ownkey:asset-id']}")
     shared.output.answer(value, lines)

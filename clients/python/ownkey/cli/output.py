@@ -87,7 +87,7 @@ class Output:
                 json.dumps({name: value for name, value in fields.items() if value not in (None, "", {})}), err=True
             )
             return
-        click.echo(f"ownkey: error: {message}", err=True)
+        click.echo(f"ownkey: error: {printable(message)}", err=True)
         if hint:
             click.echo(f"ownkey: hint: {hint}", err=True)
         if self.verbose:
@@ -127,6 +127,11 @@ def plain(value: object) -> Any:  # noqa: PLR0911 - a kind a line
             return value.total_seconds()
         case _:
             return value
+
+
+def printable(text: str) -> str:
+    """The text without what would move a terminal's cursor: a name in a file may be anybody's."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def coloured(state: str) -> str:
