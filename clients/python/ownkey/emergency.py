@@ -25,6 +25,8 @@ SOS_URN = "urn:service:sos"
 LONGEST = 8
 
 _BRACKETED = re.compile("<([^<>]*)>")
+# Six digits are the longest emergency number in the data; 00, a country's three and an outside line may stand before it.
+_LONG_NUMBER = re.compile(r"\+[0-9]{10,}|[0-9]{13,}")
 _STARS = re.compile("[*#]+")
 _PAUSE = re.compile(r"[,pwx]|ext\.?")
 
@@ -48,9 +50,15 @@ def is_emergency(
         outside_line_prefixes: Digits dialled before an outside number; numbers count with and without them.
     """
     prefixes = [prefix for prefix in outside_line_prefixes if prefix]
-    own = {_digits(number).removeprefix("+") for number in own_numbers} - {""}
-    regions = frozenset(countries) & COUNTRIES or COUNTRIES
+    own = _bare_numbers(frozenset(own_numbers))
+    regions = _regions(tuple(countries))
     for target in _targets(callee):
+        if _LONG_NUMBER.fullmatch(target):
+            # What calls mostly go to: too long for any country's emergency number, whatever stands before it.
+            number = target.removeprefix("+")
+            if own and not own.isdisjoint({number, *(number.removeprefix(prefix) for prefix in prefixes)}):
+                return True
+            continue
         name = target.partition("#")[0]
         if name == SOS_URN or name.startswith(SOS_URN + "."):
             return True
@@ -63,7 +71,8 @@ def is_emergency(
 def _targets(callee: str) -> Iterator[str]:
     """Every part of a callee that may name whom to reach, without host, parameters and escapes."""
     # Directional marks and the like come along when a number is pasted.
-    text = "".join(c for c in callee if unicodedata.category(c) != "Cf").strip()
+    text = callee if callee.isascii() else "".join(c for c in callee if unicodedata.category(c) != "Cf")
+    text = text.strip()
     bracketed = _BRACKETED.findall(text)
     # In a name-addr the URI stands in the last brackets; a display name may hold others.
     for uri in {text, *bracketed[-1:]} if bracketed else {text}:
@@ -88,6 +97,16 @@ def _numbers(target: str, prefixes: list[str]) -> Iterator[str]:
         # The trunk prefix of North America: 1911 is 911.
         candidates |= {number[1:] for number in candidates if number.startswith("1")}
         yield from candidates - {""}
+
+
+@lru_cache(maxsize=1024)
+def _bare_numbers(numbers: frozenset[str]) -> frozenset[str]:
+    return frozenset(_digits(number).removeprefix("+") for number in numbers) - {""}
+
+
+@lru_cache(maxsize=1024)
+def _regions(countries: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(countries) & COUNTRIES or COUNTRIES
 
 
 def _digits(text: str) -> str:

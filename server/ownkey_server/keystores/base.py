@@ -39,8 +39,8 @@ class KeyStore(Protocol):
 
     ``reference`` names a key inside the store (a file's name, a token object's label, an ARN). ``context`` is the
     encryption context, bound to the wrapped key as additional authenticated data. ``timeout`` is in seconds; a store
-    that has not answered by then raises :class:`KeyUnreachable` (or :class:`KeyStoreThrottled` when the call was never
-    started), and the outcome of the operation in the store is unknown.
+    that has not answered by then raises :class:`KeyUnreachable`, or :class:`KeyStoreThrottled` when the call was never
+    started or nothing says that the store is unwell; the outcome of the operation in the store is then unknown.
 
     Every method raises only subclasses of :class:`ownkey_server.domain.errors.KeyStoreError`; a vendor's exception
     is chained as the cause. ``tests/contract/`` holds what every implementation must do.
@@ -58,7 +58,11 @@ class KeyStore(Protocol):
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
     ) -> EncryptedDataKey:
-        """Wrap a data key (32 bytes) that the caller has."""
+        """Wrap a data key that the caller has.
+
+        Raises:
+            ValueError: It has not 32 bytes.
+        """
         ...
 
     async def unwrap(

@@ -7,8 +7,11 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -77,7 +80,7 @@ class Server:
             names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             for standard in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
                 contract.AddSerializedFile(standard.serialized_pb)
-            reflection.enable_server_reflection(names, server, pool=contract)
+            reflection.enable_server_reflection(names, server, pool=_Symbols(contract))
         with _private_sockets():
             try:
                 port = server.add_insecure_port(options.listen)
@@ -94,6 +97,28 @@ class Server:
         """Say NOT_SERVING, take no new calls, and give those under way ``drain_seconds`` to end."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain_seconds)
+
+
+class _Symbols:
+    """Descriptors for reflection, found by the name of a method too, as the protocol has it and ghz asks."""
+
+    def __init__(self, pool: DescriptorPool) -> None:
+        self._pool = pool
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """The file that declares the message, enum, service or method.
+
+        Raises:
+            KeyError: None does.
+        """
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            owner, _, method = symbol.rpartition(".")
+            return self._pool.FindServiceByName(owner).FindMethodByName(method).containing_service.file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 @contextlib.contextmanager

@@ -107,3 +107,10 @@ def test_every_country_with_numbers_in_the_data_is_served(country: str) -> None:
 @given(st.text(max_size=60), st.lists(st.text(max_size=3), max_size=2))
 def test_no_callee_makes_it_fail(callee: str, prefixes: list[str]) -> None:
     assert is_emergency(callee, ["US"], own_numbers=[callee], outside_line_prefixes=prefixes) in (True, False)
+
+
+def test_the_longest_number_in_the_data_is_as_long_as_is_assumed() -> None:
+    metadata = [PhoneMetadata.short_metadata_for_region(country) for country in COUNTRIES]
+    lengths = [n for one in metadata if one and one.emergency for n in one.emergency.possible_length]
+    assert max(lengths) == 6
+    assert is_emergency("900353112", ["IE"], outside_line_prefixes=["9"])
