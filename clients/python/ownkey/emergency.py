@@ -25,7 +25,7 @@ SOS_URN = "urn:service:sos"
 LONGEST = 8
 
 _BRACKETED = re.compile("<([^<>]*)>")
-# Six digits are the longest emergency number in the data; 00, a country's three and an outside line may stand before it.
+# The longest emergency number in the data has six digits; 00, a country and an outside line may stand before it.
 _LONG_NUMBER = re.compile(r"\+[0-9]{10,}|[0-9]{13,}")
 _STARS = re.compile("[*#]+")
 _PAUSE = re.compile(r"[,pwx]|ext\.?")
