@@ -104,8 +104,8 @@ class EmbeddedKeyStore:
         timeout: float,  # noqa: ARG002 - files answer at once
     ) -> GeneratedDataKey:
         """Make 32 random bytes and wrap them."""
-        data_key = bytearray(os.urandom(DATA_KEY_LENGTH))
-        return GeneratedDataKey(SecretBytes(data_key), self._wrap(reference, data_key, context))
+        data_key = SecretBytes(os.urandom(DATA_KEY_LENGTH))
+        return GeneratedDataKey(data_key, self._wrap(reference, data_key.reveal(), context))
 
     async def wrap(
         self,
@@ -221,7 +221,7 @@ class EmbeddedKeyStore:
         files = self._files.get(reference) or self._files_of(reference)
         loaded = self._loaded.get(reference)
         try:
-            if os.path.lexists(files.disabled):
+            if os.access(files.disabled, os.F_OK, follow_symlinks=False):
                 raise KeyRevoked(self._name, reference, "its holder disabled it")
             found = os.stat(files.key)  # noqa: PTH116 - on every use, and twice as fast
             # Not the time of modification: that can be set, and a change of the file's mode leaves it as it was.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -21,6 +22,7 @@ ASSET_CLASSES = {
     for name, number in asset_pb2.AssetClass.items()
     if number
 }
+NO_PAIRS: Mapping[str, str] = {}
 ASSET_ORIGINS = {
     asset_pb2.ASSET_ORIGIN_UNSPECIFIED: AssetOrigin.CREATED,
     asset_pb2.ASSET_ORIGIN_CREATED: AssetOrigin.CREATED,
@@ -60,6 +62,11 @@ def asset(message: asset_pb2.Asset) -> Asset:
         group=message.group,
         create_time=create_time,
     )
+
+
+def pairs(message: Mapping[str, str]) -> Mapping[str, str]:
+    """A map of strings, out of the message: its own kind of map is slow to ask."""
+    return dict(message) if message else NO_PAIRS
 
 
 def call(message: key_service_pb2.AuthorizeCallRequest) -> Call:

@@ -46,7 +46,7 @@ class KeyServicer:
         """Make a data key under the key that policy names."""
         request = self._parser.parse(raw, key_service_pb2.GenerateDataKeyRequest)
         issued = await self._services.data_keys.generate(
-            convert.asset(request.asset), request.extra_context, context.time_remaining()
+            convert.asset(request.asset), convert.pairs(request.extra_context), context.time_remaining()
         )
         try:
             return key_service_pb2.GenerateDataKeyResponse(
@@ -71,7 +71,7 @@ class KeyServicer:
         opened = await self._services.data_keys.unwrap(
             convert.asset(request.asset),
             wrapped.encrypted_data_keys,
-            request.encryption_context,
+            convert.pairs(request.encryption_context),
             context.time_remaining(),
             named_key=wrapped.key,
         )

@@ -38,7 +38,7 @@ class MediaServicer:
         requests = _Requests(context, self._parser, key_service_pb2.EncryptMediaRequest)
         start = (await requests.first()).start
         made = await self._media.encrypt(
-            convert.asset(start.asset), start.extra_context, start.frame_length, context.time_remaining()
+            convert.asset(start.asset), convert.pairs(start.extra_context), start.frame_length, context.time_remaining()
         )
         issued, encryptor = made.key, made.writer
         started = key_service_pb2.EncryptMediaStarted(
@@ -77,7 +77,7 @@ class MediaServicer:
         while header is None:
             header = reader.feed(await requests.required_chunk())
         opened = await self._media.open(
-            header, convert.asset(start.asset), start.expected_context, context.time_remaining()
+            header, convert.asset(start.asset), convert.pairs(start.expected_context), context.time_remaining()
         )
         await context.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
@@ -98,7 +98,11 @@ class MediaServicer:
         if header is None:
             raise StreamProtocolError("the message after the start must hold the object's whole header")
         opened = await self._media.open_range(
-            header, convert.asset(start.asset), start.expected_context, start.object_size, context.time_remaining()
+            header,
+            convert.asset(start.asset),
+            convert.pairs(start.expected_context),
+            start.object_size,
+            context.time_remaining(),
         )
         stream = opened.reader.stream(start.range.offset, start.range.length or None)
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]

@@ -57,10 +57,12 @@ class EncryptedDataKey:
             name = self.provider_id.encode()
         except UnicodeEncodeError:
             raise HeaderInvalid("the provider id of a wrapped key has no UTF-8 form") from None
-        parts = (name, self.provider_info, self.ciphertext)
-        if any(len(part) > 0xFFFF for part in parts):
+        info, ciphertext = self.provider_info, self.ciphertext
+        sizes = len(name), len(info), len(ciphertext)
+        if max(sizes) > 0xFFFF:
             raise LimitExceeded("a part of a wrapped key has at most 65,535 bytes")
-        return b"".join(_U16.pack(len(part)) + part for part in parts)
+        pack = _U16.pack
+        return b"".join((pack(sizes[0]), name, pack(sizes[1]), info, pack(sizes[2]), ciphertext))
 
 
 @dataclass(frozen=True, slots=True)
