@@ -132,6 +132,8 @@ def enable(reference: str, store: str, config: Path) -> None:
 
 def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[None]]) -> None:
     """Open one key store of the settings, work on it as its holder, and close it."""
+    # Its warning that it is not for production belongs to a server that starts, and not to each of these.
+    logging.getLogger("ownkey_server").setLevel(logging.ERROR)
     settings = _load(config)
     if store not in settings.key_stores:
         names = ", ".join(settings.key_stores)
