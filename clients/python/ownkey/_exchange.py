@@ -6,9 +6,11 @@ bytes move.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -32,7 +34,7 @@ from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
 T = TypeVar("T")
 
 DEFAULT_ADDRESS = "127.0.0.1:7400"
-_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):[0-9]{1,5}")
+_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 MIB = 1024 * 1024
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 12 * MIB),
@@ -70,9 +72,11 @@ def require_local(address: str) -> None:
     """Make sure that nobody else can listen, since there is no TLS.
 
     Raises:
-        InvalidRequest: The address is not this machine's.
+        InvalidRequest: The address is not this machine's, or nothing can listen there.
     """
     if address.startswith("unix:"):
+        if not address.removeprefix("unix:").strip("/"):
+            raise InvalidRequest(f"{address!r} does not name a socket: unix:PATH")
         return
     parts = _HOST_AND_PORT.fullmatch(address)
     try:
@@ -83,10 +87,39 @@ def require_local(address: str) -> None:
         local = False
     if not local:
         raise InvalidRequest(
-            f"{address} is not on this machine, and keys are not sent unencrypted: give channel credentials"
+            f"{address!r} is not on this machine, and keys are not sent unencrypted: give channel credentials"
         )
+    # gRPC would take a larger number modulo 65,536: another service's port.
+    if parts is None or not 0 < int(parts["port"]) < 65_536:
+        raise InvalidRequest(f"{address!r} has no port from 1 to 65,535")
 
 
+def require_timeout(timeout: float) -> None:
+    """Make sure that a call ends some time.
+
+    Raises:
+        InvalidRequest: It is not a positive, finite number of seconds.
+    """
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise InvalidRequest(f"a timeout is a positive number of seconds, not {timeout}")
+
+
+@contextlib.contextmanager
+def sendable() -> Iterator[None]:
+    """Tell whoever gave a value that no message can hold, such as a number of 100 bits, that it is the value's fault.
+
+    Raises:
+        InvalidRequest: Instead of what building a message raises.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("a text in the request has no UTF-8 form") from error
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(f"a value in the request cannot be sent: {error}") from error
+
+
+@sendable()
 def asset_message(asset: Asset) -> asset_pb2.Asset:
     """The asset as the contract has it.
 
@@ -113,6 +146,7 @@ def asset_message(asset: Asset) -> asset_pb2.Asset:
     return message
 
 
+@sendable()
 def generate_data_key(
     asset: Asset, extra_context: Mapping[str, str] | None, with_plaintext: bool, request_id: str
 ) -> Exchange[DataKey]:
@@ -138,6 +172,7 @@ def generate_data_key(
     return Exchange("GenerateDataKey", request, parse)
 
 
+@sendable()
 def unwrap(
     asset: Asset, wrapped_key: bytes, encryption_context: Mapping[str, str], request_id: str
 ) -> Exchange[DataKey]:
@@ -155,6 +190,7 @@ def unwrap(
     return Exchange("Unwrap", request, parse)
 
 
+@sendable()
 def key_status(tenant: str, key: str, request_id: str) -> Exchange[list[CustomerKeyStatus]]:
     """KeyStatus."""
     request = key_service_pb2.KeyStatusRequest(tenant=tenant, key=key, request_id=request_id)
@@ -193,6 +229,7 @@ def check_policy(asset: Asset, request_id: str) -> Exchange[PolicyCheck]:
     return Exchange("CheckPolicy", request, parse)
 
 
+@sendable()
 def authorize_call(
     *,
     tenant: str,

@@ -42,6 +42,7 @@ def pieces(chunk: Buffer) -> Iterator[Buffer]:
         yield view[start : start + CHUNK_LENGTH]
 
 
+@_exchange.sendable()
 def encrypt_start(asset: Asset, extra_context: Mapping[str, str] | None, frame_length: int, request_id: str) -> bytes:
     """The first request of EncryptMedia."""
     start = key_service_pb2.EncryptMediaStart(
@@ -53,6 +54,7 @@ def encrypt_start(asset: Asset, extra_context: Mapping[str, str] | None, frame_l
     return key_service_pb2.EncryptMediaRequest(start=start).SerializeToString()
 
 
+@_exchange.sendable()
 def decrypt_start(
     asset: Asset,
     expected_context: Mapping[str, str] | None,

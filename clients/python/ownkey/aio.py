@@ -1,7 +1,9 @@
 """The asyncio client: the same calls as :class:`ownkey.client.Client`, awaited.
 
-async with AsyncClient() as client:
-    answer = await client.authorize_call("acme", "call-1", "+15551234567", stores=("phone_recording",))
+Example::
+
+    async with AsyncClient() as client:
+        answer = await client.authorize_call("acme", "call-1", "+15551234567", stores=("phone_recording",))
 """
 
 from __future__ import annotations
@@ -118,6 +120,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         countries: tuple[str, ...] = (),
     ) -> None:
+        _exchange.require_timeout(timeout)
         if credentials is None:
             _exchange.require_local(address)
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)

@@ -1,7 +1,9 @@
 """The synchronous client.
 
-with Client(tenant="acme") as client:
-    key = client.generate_data_key(Asset("acme", "phone_recording", "call-1"), with_plaintext=True)
+Example::
+
+    with Client() as client:
+        key = client.generate_data_key(Asset("acme", "phone_recording", "call-1"), with_plaintext=True)
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ class Client:
         countries: ISO 3166 codes whose emergency numbers count when the service cannot be asked; none means all.
 
     Raises:
-        InvalidRequest: The address is on another machine, and there are no credentials.
+        InvalidRequest: The address is on another machine, and there are no credentials; or the timeout is not positive.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         countries: tuple[str, ...] = (),
     ) -> None:
+        _exchange.require_timeout(timeout)
         if credentials is None:
             _exchange.require_local(address)
             self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)

@@ -22,7 +22,16 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from ownkey.container import ContainerError
+from ownkey.container import (
+    ContainerError,
+    EncryptionLimitExceeded,
+    LimitExceeded,
+    RangeInvalid,
+    TrailingData,
+    Truncated,
+    UnsupportedFormat,
+)
+from ownkey.wrapped_key import WrappedKeyInvalid
 
 ERROR_DOMAIN = "ownkey"
 
@@ -131,6 +140,17 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "RANGE_INVALID": InvalidRequest,
     "INTERNAL": ServiceFailed,
 }
+# The same reasons as the service gives; the first row whose type matches counts.
+REASON_OF_CONTAINER_ERROR: Mapping[type[ContainerError], str] = {
+    RangeInvalid: "RANGE_INVALID",
+    Truncated: "CONTAINER_TRUNCATED",
+    TrailingData: "CONTAINER_TRAILING_DATA",
+    UnsupportedFormat: "CONTAINER_UNSUPPORTED",
+    LimitExceeded: "CONTAINER_LIMIT_EXCEEDED",
+    EncryptionLimitExceeded: "CONTAINER_LIMIT_EXCEEDED",
+    WrappedKeyInvalid: "CIPHERTEXT_INVALID",
+    ContainerError: "CONTAINER_INVALID",
+}
 _KIND_OF_CODE: Mapping[grpc.StatusCode, type[OwnkeyError]] = {
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnavailable,
@@ -157,13 +177,18 @@ def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
             retry_after = detail.retry_delay.ToTimedelta().total_seconds()
         elif isinstance(detail, error_details_pb2.BadRequest):
             violations = {v.field: v.description for v in detail.field_violations}
+    if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = "the service did not answer in time"
+    elif reason is None and code is grpc.StatusCode.UNAVAILABLE:
+        message = f"the service cannot be reached: {message}"
     kind = _KIND_OF_CODE.get(code, OwnkeyError) if reason is None else KIND_OF_REASON.get(reason, OwnkeyError)
     return kind(message, reason=reason, retry_after=retry_after, metadata=metadata, violations=violations)
 
 
-def from_container_error(error: ContainerError) -> CiphertextInvalid:
-    """The same for an object that the SDK itself found to be wrong."""
-    return CiphertextInvalid(str(error), reason=type(error).__name__)
+def from_container_error(error: ContainerError) -> OwnkeyError:
+    """The same for what the SDK itself found to be wrong with an object or range: as the service would have told it."""
+    reason = next(reason for kind, reason in REASON_OF_CONTAINER_ERROR.items() if isinstance(error, kind))
+    return KIND_OF_REASON[reason](str(error), reason=reason)
 
 
 def _details(error: grpc.RpcError) -> list[object]:

@@ -7,6 +7,8 @@ Only a power cut, or a signal that cannot be caught, can leave such a file, and 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import secrets
@@ -22,7 +24,6 @@ from ownkey.container import Buffer
 PARTIAL_SUFFIX = ".ownkey-partial"
 CHUNK_LENGTH = 1024 * 1024
 
-Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
 Readable = BinaryIO | io.FileIO
 Progress = Callable[[int], None]
 """Told how many more bytes were read."""
@@ -44,8 +45,30 @@ class Terminated(BaseException):
         self.number = number
 
 
+# What link(2) answers on file systems without hard links, such as those of most memory cards.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+# So that the name of the file beside fits where the name of the output fits.
+_SHOWN_OF_NAME = 50
+
+
+def require_free(path: Path, *, overwrite: bool = False) -> None:
+    """Make sure that an output can come to be there: asked before the work, the work is not done for nothing.
+
+    Raises:
+        FileExistsError: Something is there, and ``overwrite`` is false.
+        FileNotFoundError: Its folder is not there.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "is there already", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+
+
 class OutputFile:
     """A file that appears only when :meth:`commit` is reached.
+
+    Signals that would end the process without a word raise :class:`Terminated` meanwhile; a handler that the program
+    has set stays, and decides.
 
     Args:
         path: Where it shall be.
@@ -54,27 +77,33 @@ class OutputFile:
 
     Raises:
         FileExistsError: Something is there, and ``overwrite`` is false.
-        OSError: The directory cannot be written.
+        OSError: The folder is not there, or cannot be written.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False, private: bool = False) -> None:
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} is there already")
+        require_free(path, overwrite=overwrite)
         self._path = path
         self._overwrite = overwrite
-        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        self._previous_handlers: dict[int, Handler] = {}
+        self._partial = path.with_name(f".{path.name[:_SHOWN_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        self._caught: list[int] = []
         self._private = private
 
     def __enter__(self) -> Self:
         mode = 0o600 if self._private else 0o666
-        descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
-        # Only the main thread may set handlers; elsewhere whoever owns the process handles its signals.
-        if threading.current_thread() is threading.main_thread():
-            for number in ENDING_SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous_handlers[number] = signal.signal(number, _terminate)
+        try:
+            # Only the main thread may set handlers; elsewhere whoever owns the process handles its signals.
+            if threading.current_thread() is threading.main_thread():
+                for number in ENDING_SIGNALS:
+                    if signal.getsignal(number) is signal.SIG_DFL:
+                        self._caught.append(number)
+                        signal.signal(number, _terminate)
+            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            self._file = os.fdopen(descriptor, "wb", buffering=0)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+            self._release_signals()
+            raise
         return self
 
     def write(self, data: Buffer) -> None:
@@ -93,17 +122,30 @@ class OutputFile:
         self._file.close()
         if self._overwrite:
             self._partial.replace(self._path)
-        else:
+            return
+        try:
             os.link(self._partial, self._path)  # unlike a rename, this fails when the name is taken
+        except OSError as error:
+            require_free(self._path)
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            self._partial.replace(self._path)
+        else:
             self._partial.unlink()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+        try:
+            self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+            self._release_signals()
+
+    def _release_signals(self) -> None:
+        for number in self._caught:
+            signal.signal(number, signal.SIG_DFL)
+        self._caught.clear()
 
 
 def read_chunks(file: Readable, progress: Progress | None = None) -> Iterator[bytes]:
@@ -131,4 +173,8 @@ def write_file(pieces: Iterable[Buffer], path: Path, *, overwrite: bool = False,
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    # A second signal must not interrupt the cleaning up after the first.
+    for each in ENDING_SIGNALS:
+        if signal.getsignal(each) is _terminate:
+            signal.signal(each, signal.SIG_IGN)
     raise Terminated(number)

@@ -15,7 +15,9 @@ from typing import BinaryIO
 
 from ownkey.client import Client
 from ownkey.container import (
+    FRAME_LENGTH_DOCUMENT,
     FRAME_LENGTH_MEDIA,
+    FRAME_LENGTH_VOICE,
     Buffer,
     ContainerError,
     Decryptor,
@@ -25,13 +27,25 @@ from ownkey.container import (
     RangeDecryptor,
     Truncated,
 )
-from ownkey.errors import CiphertextInvalid, ServiceFailed, from_container_error
+from ownkey.errors import CiphertextInvalid, InvalidRequest, ServiceFailed, from_container_error
 from ownkey.models import Asset, DataKey, MediaInfo
 from ownkey.wrapped_key import WrappedKey
 
 # The first bytes of an object that hold its header for certain.
 _HEADER_ROOM = 65_536 + 16
 _CHUNK_LENGTH = 1024 * 1024
+# As the service chooses: a frame of live voice must not take half a minute to fill, and small things stay small.
+FRAME_LENGTHS: Mapping[str, int] = {
+    "live_media": FRAME_LENGTH_VOICE,
+    "meeting_transcript": FRAME_LENGTH_DOCUMENT,
+    "meeting_chat": FRAME_LENGTH_DOCUMENT,
+    "phone_transcript": FRAME_LENGTH_DOCUMENT,
+    "calendar_token_rooms": FRAME_LENGTH_DOCUMENT,
+    "calendar_token_user": FRAME_LENGTH_DOCUMENT,
+    "teams_token": FRAME_LENGTH_DOCUMENT,
+    "team_chat": FRAME_LENGTH_DOCUMENT,
+}
+_ALLOWED_FRAME_LENGTHS = frozenset(1 << power for power in range(12, 23))
 
 
 def _now() -> datetime:
@@ -55,8 +69,19 @@ class _Lease:
 class LocalEncryption(Iterator[bytes]):
     """An object in pieces: its header, then frames as the content comes.
 
+    Args:
+        client: Where the data key is asked for.
+        source: The content in pieces of any size.
+        asset: What it is.
+        extra_context: Your own pairs to bind to the object.
+        frame_length: Plaintext bytes in a frame; 0 chooses by class, as the service does.
+        now: The clock.
+
     Attributes:
         info: What was decided about the object.
+
+    Raises:
+        OwnkeyError: See :mod:`ownkey.errors`; while iterating also when the lease is not given anew.
     """
 
     def __init__(
@@ -69,6 +94,9 @@ class LocalEncryption(Iterator[bytes]):
         frame_length: int = 0,
         now: Callable[[], datetime] = _now,
     ) -> None:
+        frame_length = frame_length or FRAME_LENGTHS.get(asset.asset_class, FRAME_LENGTH_MEDIA)
+        if frame_length not in _ALLOWED_FRAME_LENGTHS:
+            raise InvalidRequest(f"a frame length is a power of two from 4,096 to 4,194,304, not {frame_length}")
         key = client.generate_data_key(asset, extra_context=extra_context, with_plaintext=True)
         # What is written says which asset it is: the service must not make another's of it.
         _require_pairs(key.encryption_context, asset, extra_context)
@@ -78,7 +106,7 @@ class LocalEncryption(Iterator[bytes]):
                 key.plaintext,
                 encryption_context=key.encryption_context,
                 encrypted_data_keys=entries,
-                frame_length=frame_length or FRAME_LENGTH_MEDIA,
+                frame_length=frame_length,
             )
         except (ContainerError, ValueError) as error:
             raise ServiceFailed(f"the service's data key cannot be used: {error}") from error
@@ -94,20 +122,33 @@ class LocalEncryption(Iterator[bytes]):
 
     def _encrypt(self, encryptor: Encryptor, source: Iterable[Buffer], lease: _Lease) -> Iterator[bytes]:
         yield encryptor.header.to_bytes()
-        for chunk in source:
+        try:
+            for chunk in source:
+                lease.require()
+                piece = encryptor.update(chunk)
+                if piece:
+                    yield piece
             lease.require()
-            piece = encryptor.update(chunk)
-            if piece:
-                yield piece
-        lease.require()
-        yield encryptor.finish()
+            yield encryptor.finish()
+        except ContainerError as error:
+            raise from_container_error(error) from error
 
 
 class LocalDecryption(Iterator[bytes]):
     """An object's content in pieces, each authenticated; whole only when it ends without an error.
 
+    Args:
+        client: Where the data key is asked for.
+        source: The object in pieces of any size.
+        asset: What it must be: tenant, class and id are compared with the object.
+        expected_context: Further pairs that the object must hold.
+        now: The clock.
+
     Attributes:
         info: What was opened.
+
+    Raises:
+        OwnkeyError: See :mod:`ownkey.errors`; while iterating also when the lease is not given anew.
     """
 
     def __init__(
@@ -178,6 +219,8 @@ def decrypt_range(
     Raises:
         OwnkeyError: See :mod:`ownkey.errors`.
     """
+    if length == 0:
+        raise InvalidRequest("a range of no bytes: give a length, or None for all that follows")
     try:
         source.seek(0)
         header = HeaderReader().feed(source.read(_HEADER_ROOM))
