@@ -15,9 +15,6 @@ from typing import BinaryIO
 
 from ownkey.client import Client
 from ownkey.container import (
-    FRAME_LENGTH_DOCUMENT,
-    FRAME_LENGTH_MEDIA,
-    FRAME_LENGTH_VOICE,
     Buffer,
     ContainerError,
     Decryptor,
@@ -28,23 +25,13 @@ from ownkey.container import (
     Truncated,
 )
 from ownkey.errors import CiphertextInvalid, InvalidRequest, ServiceFailed, from_container_error
+from ownkey.frame_lengths import frame_length_of
 from ownkey.models import Asset, DataKey, MediaInfo
 from ownkey.wrapped_key import WrappedKey
 
 # The first bytes of an object that hold its header for certain.
 _HEADER_ROOM = 65_536 + 16
 _CHUNK_LENGTH = 1024 * 1024
-# As the service chooses: a frame of live voice must not take half a minute to fill, and small things stay small.
-FRAME_LENGTHS: Mapping[str, int] = {
-    "live_media": FRAME_LENGTH_VOICE,
-    "meeting_transcript": FRAME_LENGTH_DOCUMENT,
-    "meeting_chat": FRAME_LENGTH_DOCUMENT,
-    "phone_transcript": FRAME_LENGTH_DOCUMENT,
-    "calendar_token_rooms": FRAME_LENGTH_DOCUMENT,
-    "calendar_token_user": FRAME_LENGTH_DOCUMENT,
-    "teams_token": FRAME_LENGTH_DOCUMENT,
-    "team_chat": FRAME_LENGTH_DOCUMENT,
-}
 _ALLOWED_FRAME_LENGTHS = frozenset(1 << power for power in range(12, 23))
 
 
@@ -94,7 +81,7 @@ class LocalEncryption(Iterator[bytes]):
         frame_length: int = 0,
         now: Callable[[], datetime] = _now,
     ) -> None:
-        frame_length = frame_length or FRAME_LENGTHS.get(asset.asset_class, FRAME_LENGTH_MEDIA)
+        frame_length = frame_length or frame_length_of(asset.asset_class)
         if frame_length not in _ALLOWED_FRAME_LENGTHS:
             raise InvalidRequest(f"a frame length is a power of two from 4,096 to 4,194,304, not {frame_length}")
         key = client.generate_data_key(asset, extra_context=extra_context, with_plaintext=True)

@@ -7,31 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ownkey.container import (
-    FRAME_LENGTH_DOCUMENT,
-    FRAME_LENGTH_MEDIA,
-    FRAME_LENGTH_VOICE,
     Decryptor,
     Encryptor,
     Header,
     RangeDecryptor,
     ReaderLimits,
 )
-from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey.frame_lengths import frame_length_of
+from ownkey_server.domain.assets import Asset
 from ownkey_server.service.clock import Clock
 from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
-
-# A frame is sent when it is full: 256 KiB of live voice would be half a minute of delay, and small things stay small.
-FRAME_LENGTHS = {
-    AssetClass.LIVE_MEDIA: FRAME_LENGTH_VOICE,
-    AssetClass.MEETING_TRANSCRIPT: FRAME_LENGTH_DOCUMENT,
-    AssetClass.MEETING_CHAT: FRAME_LENGTH_DOCUMENT,
-    AssetClass.PHONE_TRANSCRIPT: FRAME_LENGTH_DOCUMENT,
-    AssetClass.CALENDAR_TOKEN_ROOMS: FRAME_LENGTH_DOCUMENT,
-    AssetClass.CALENDAR_TOKEN_USER: FRAME_LENGTH_DOCUMENT,
-    AssetClass.TEAMS_TOKEN: FRAME_LENGTH_DOCUMENT,
-    AssetClass.TEAM_CHAT: FRAME_LENGTH_DOCUMENT,
-}
-
 
 # What a stream may make this server hold and do: a whole frame in memory, and one cipher call for each.
 READER_LIMITS = ReaderLimits(frame_length=1 << 22, minimum_frame_length=1 << 10)
@@ -115,7 +100,7 @@ class Media:
                 issued.plaintext.reveal(),
                 encryption_context=issued.context,
                 encrypted_data_keys=[issued.wrapped],
-                frame_length=frame_length or FRAME_LENGTHS.get(asset.asset_class, FRAME_LENGTH_MEDIA),
+                frame_length=frame_length or frame_length_of(asset.asset_class),
             )
         finally:
             issued.plaintext.wipe()

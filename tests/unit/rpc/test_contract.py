@@ -8,6 +8,7 @@ import protovalidate
 import pytest
 from google.protobuf import descriptor_pb2
 
+from ownkey import frame_lengths
 from ownkey.v1 import asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
 from ownkey_server.domain.key_state import KeyState
@@ -100,3 +101,7 @@ def test_violations_have_the_path_of_their_field() -> None:
     with pytest.raises(InvalidRequests) as caught:
         parser.parse(request.SerializeToString(), key_service_pb2.AuthorizeCallRequest)
     assert [violation.field for violation in caught.value.violations] == ["tenant", "stores[1]"]
+
+
+def test_every_class_with_frames_of_its_own_is_a_class() -> None:
+    assert set(frame_lengths._BY_CLASS) <= {member.value for member in AssetClass}
