@@ -30,7 +30,7 @@ class AsyncMediaStream(AsyncIterator[Buffer]):
     """Chunks of an object or of content as they come.
 
     Iterating raises :class:`ownkey.errors.OwnkeyError`, or what reading the source raised; only when it ends without an
-    error are the chunks whole.
+    error are the chunks whole. Whoever may stop before that uses it in an ``async with`` block.
     """
 
     def __init__(
@@ -72,6 +72,15 @@ class AsyncMediaStream(AsyncIterator[Buffer]):
         """Give up the stream."""
         self._sending.cancel()
         self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        await asyncio.wait((self._sending,))
 
     async def _send(self, requests: AsyncIterator[bytes]) -> None:
         # grpcio loses the reason when the service ends a call while a message is being written (grpc issue 36066). Most

@@ -154,11 +154,15 @@ REASON_OF_CONTAINER_ERROR: Mapping[type[ContainerError], str] = {
 _KIND_OF_CODE: Mapping[grpc.StatusCode, type[OwnkeyError]] = {
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnavailable,
+    # Nobody here cancelled it: a server that is stopping ends so what has come too late.
+    grpc.StatusCode.CANCELLED: ServiceUnavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: InvalidRequest,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
 }
 # What grpcio's asyncio client says when it overwrites the status that the service sent (grpc issue 36066).
 _LOST_REASON = "Internal error from Core"
+# What grpcio says of a call that this side has given up.
+_GIVEN_UP = "Locally cancelled by application!"
 
 
 def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
@@ -167,6 +171,8 @@ def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
     message = error.details() or code.name
     if message == _LOST_REASON:
         return OwnkeyError("the service ended the stream while it was being sent, and grpcio lost the reason")
+    if message == _GIVEN_UP:
+        return OwnkeyError("the stream was given up")
     reason, retry_after = None, None
     metadata: dict[str, str] = {}
     violations: dict[str, str] = {}
@@ -177,11 +183,10 @@ def from_rpc_error(error: grpc.RpcError) -> OwnkeyError:
             retry_after = detail.retry_delay.ToTimedelta().total_seconds()
         elif isinstance(detail, error_details_pb2.BadRequest):
             violations = {v.field: v.description for v in detail.field_violations}
-    if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = "the service did not answer in time"
-    elif reason is None and code is grpc.StatusCode.UNAVAILABLE:
-        message = f"the service cannot be reached: {message}"
-    kind = _KIND_OF_CODE.get(code, OwnkeyError) if reason is None else KIND_OF_REASON.get(reason, OwnkeyError)
+    if reason is None:
+        kind, message = _KIND_OF_CODE.get(code, OwnkeyError), _without_reason(code, message)
+    else:
+        kind = KIND_OF_REASON.get(reason, OwnkeyError)
     return kind(message, reason=reason, retry_after=retry_after, metadata=metadata, violations=violations)
 
 
@@ -189,6 +194,18 @@ def from_container_error(error: ContainerError) -> OwnkeyError:
     """The same for what the SDK itself found to be wrong with an object or range: as the service would have told it."""
     reason = next(reason for kind, reason in REASON_OF_CONTAINER_ERROR.items() if isinstance(error, kind))
     return KIND_OF_REASON[reason](str(error), reason=reason)
+
+
+def _without_reason(code: grpc.StatusCode, message: str) -> str:
+    """The transport's message, as somebody understands it who does not know gRPC."""
+    match code:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return "the service did not answer in time"
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"the service cannot be reached: {message}"
+        case grpc.StatusCode.CANCELLED:
+            return "the service ended the call: it may be stopping"
+    return message
 
 
 def _details(error: grpc.RpcError) -> list[object]:

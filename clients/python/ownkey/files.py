@@ -45,6 +45,10 @@ class Terminated(BaseException):
         self.number = number
 
 
+class OutputExists(FileExistsError):
+    """Something is where an output shall be, and may not be replaced."""
+
+
 # What link(2) answers on file systems without hard links, such as those of most memory cards.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 # So that the name of the file beside fits where the name of the output fits.
@@ -55,11 +59,11 @@ def require_free(path: Path, *, overwrite: bool = False) -> None:
     """Make sure that an output can come to be there: asked before the work, the work is not done for nothing.
 
     Raises:
-        FileExistsError: Something is there, and ``overwrite`` is false.
+        OutputExists: Something is there, and ``overwrite`` is false.
         FileNotFoundError: Its folder is not there.
     """
     if not overwrite and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, "is there already", str(path))
+        raise OutputExists(errno.EEXIST, "is there already", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
 
@@ -76,7 +80,7 @@ class OutputFile:
         private: Whether only its owner may read it, as content in clear.
 
     Raises:
-        FileExistsError: Something is there, and ``overwrite`` is false.
+        OutputExists: Something is there, and ``overwrite`` is false.
         OSError: The folder is not there, or cannot be written.
     """
 
@@ -116,7 +120,7 @@ class OutputFile:
         """Put the file in its place, once all of it is on disk.
 
         Raises:
-            FileExistsError: Something has come there since, and may not be replaced.
+            OutputExists: Something has come there since, and may not be replaced.
         """
         os.fsync(self._file.fileno())
         self._file.close()
@@ -160,7 +164,7 @@ def write_file(pieces: Iterable[Buffer], path: Path, *, overwrite: bool = False,
     """Write all pieces to a file that appears only when the last has come without an error; gives its size.
 
     Raises:
-        FileExistsError: Something is there, and ``overwrite`` is false.
+        OutputExists: Something is there, and ``overwrite`` is false.
         Exception: Whatever ``pieces`` raises; nothing is left behind then.
     """
     size = 0

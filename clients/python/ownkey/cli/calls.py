@@ -7,7 +7,7 @@ import secrets
 import click
 
 from ownkey.cli.main import Shared, shared_options
-from ownkey.cli.options import group_option, user_option
+from ownkey.cli.options import group_option, optional_tenant_option, user_option
 from ownkey.cli.output import CALL_REFUSED, OK, ago
 from ownkey.client import LOCAL_EMERGENCY
 from ownkey.emergency import is_emergency
@@ -16,7 +16,7 @@ from ownkey.models import ASSET_CLASSES
 
 
 @click.command()
-@click.option("--tenant", default="", envvar="OWNKEY_TENANT", show_envvar=True, help="Id of the tenant.")
+@optional_tenant_option
 @click.option("--callee", required=True, help="Who is called: a number, or a tel:, sip: or urn:service: URI.")
 @click.option("--caller", default="", help="Who calls.")
 @click.option("--call-id", default="", help="The call's id, such as the SIP Call-ID; else a random one.")

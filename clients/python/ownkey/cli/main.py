@@ -16,7 +16,7 @@ import ownkey
 from ownkey import errors
 from ownkey.cli.output import EXIT_CODES, OTHER_ERROR, USAGE, Output
 from ownkey.container import ContainerError
-from ownkey.files import Terminated
+from ownkey.files import OutputExists, Terminated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,12 +39,17 @@ INTERRUPTED = 130
 SIGNALLED = 128
 
 
+class ServerMissing(click.ClickException):
+    """A command needs the server's packages, and they are not installed."""
+
+
 class Shared:
     """What every command shares: where the service is, and how to talk to the user."""
 
     def __init__(self) -> None:
         self.address = "127.0.0.1:7400"
         self.timeout = 5.0
+        self.tenant = ""
         self.as_json = False
         self.verbose = False
         self.given: set[str] = set()
@@ -134,19 +139,29 @@ def _missing(name: str, error: ImportError) -> click.Command:
     )
     @click.argument("arguments", nargs=-1)
     def missing(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
-        raise click.ClickException(
-            f"`ownkey {name}` needs the server's packages ({error.name} is missing)\n"
-            "ownkey: hint: pip install 'ownkey[server]'"
-        )
+        raise ServerMissing(f"`ownkey {name}` needs the server's packages ({error.name} is missing)")
 
     return missing
 
 
-@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(ownkey.__version__, prog_name="ownkey")
+@click.option("--tenant", expose_value=False, callback=_set("tenant"), help="Id of the tenant.")
 @shared_options
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Customer-managed keys for communications: protect content under a customer's own key, and gate calls by it."""
+    if context.invoked_subcommand is not None:
+        return
+    if context.ensure_object(Shared).as_json:
+        raise click.UsageError("no command was given", context)
+    click.echo(context.get_help(), err=True)
+    context.exit(USAGE)
 
 
 def main() -> None:
@@ -204,8 +219,12 @@ def _ended_by(error: BaseException, output: Output) -> int:
         case click.UsageError():
             message, code = error.format_message(), USAGE
             hint = f"{error.ctx.command_path} --help" if error.ctx else "ownkey --help"
+        case ServerMissing():
+            message, hint = error.format_message(), "pip install 'ownkey[server]'"
         case click.ClickException():
             message = error.format_message()
+        case OutputExists():
+            message, hint = _describe(error), "--force replaces it"
         case OSError():
             message = _describe(error)
         case _:

@@ -15,10 +15,11 @@ from ownkey import local
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option
 from ownkey.cli.output import printable
-from ownkey.client import Client, MediaStream
+from ownkey.client import Client
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.errors import InvalidRequest, from_container_error
-from ownkey.files import Progress, Readable, read_chunks, write_file
+from ownkey.files import Progress, Readable, read_chunks, require_free, write_file
+from ownkey.media_stream import MediaStream
 from ownkey.models import Asset, MediaInfo
 
 SUFFIX = ".ownkey"
@@ -70,7 +71,10 @@ def encrypt(
     The output appears only when it is whole. - reads from stdin.
     """
     asset = asset_of(facts)
+    if target is None and file == STDIO and sys.stdout.isatty():
+        raise click.UsageError("an encrypted object is no text: name the output with -o, or mean it with -o -")
     target = target or (STDIO if file == STDIO else file.with_name(file.name + SUFFIX))
+    _require_free(target, force=force)
     with _opened(file) as source, _progress(shared, file, "encrypting", quiet) as progress, shared.client() as client:
         chunks = read_chunks(source, progress)
         made: MediaStream | local.LocalEncryption
@@ -115,6 +119,7 @@ def decrypt(
     if target is None and file != STDIO and file.suffix != SUFFIX:
         raise click.UsageError(f"name the output with -o: {file.name} does not end in {SUFFIX}")
     target = target or (STDIO if file == STDIO else file.with_suffix(""))
+    _require_free(target, force=force)
     with _opened(file) as source, _progress(shared, file, "decrypting", quiet) as progress, shared.client() as client:
         first = _read_first(source)
         asset = _asset(facts, first)
@@ -203,6 +208,12 @@ def _read_first(source: Readable) -> bytes:
 def _rejoined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
+
+
+def _require_free(target: Path, *, force: bool) -> None:
+    """Before a key is used and content sent for nothing."""
+    if target != STDIO:
+        require_free(target, overwrite=force)
 
 
 def _write(pieces: Iterable[Buffer], target: Path, *, force: bool, private: bool) -> int:

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from ownkey.cli.main import Shared
 from ownkey.models import ASSET_CLASSES, Asset
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,8 +39,29 @@ def parse_pairs(_context: click.Context, _parameter: click.Parameter, values: tu
     return pairs
 
 
+def _tenant(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """The tenant: what stands after the command's name counts most, then what stands before, then the variable."""
+    given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    before = context.ensure_object(Shared).tenant
+    return (value if given else before or value) or ""
+
+
+def _required_tenant(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    tenant = _tenant(context, parameter, value)
+    if not tenant:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return tenant
+
+
 tenant_option = click.option(
-    "--tenant", required=True, envvar="OWNKEY_TENANT", show_envvar=True, help="Id of the tenant."
+    "--tenant",
+    callback=_required_tenant,
+    envvar="OWNKEY_TENANT",
+    show_envvar=True,
+    help="Id of the tenant.  [required]",
+)
+optional_tenant_option = click.option(
+    "--tenant", callback=_tenant, envvar="OWNKEY_TENANT", show_envvar=True, help="Id of the tenant."
 )
 group_option = click.option("--group", default="", help="Id of one of the tenant's groups; else found by the user.")
 user_option = click.option("--user", default="", help="Id of the owner, as the tenant's groups name it.")

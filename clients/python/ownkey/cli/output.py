@@ -93,7 +93,7 @@ class Output:
         if self.verbose:
             for name, value in {"reason": reason, **more}.items():
                 if value:
-                    click.echo(f"ownkey: {name}: {value}", err=True)
+                    click.echo(f"ownkey: {name}: {printable(str(value))}", err=True)
 
     def failure(self, error: errors.OwnkeyError) -> int:
         """Print an error of the SDK; gives the exit code."""
