@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -182,6 +184,36 @@ def test_each_failure_has_its_kind(client: Client) -> None:
         client.generate_data_key(Asset("acme", "phone_mms", "1"))
     assert caught.value.metadata["rule"] == "no-mms"
     assert caught.value.hint
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield bytes(100_000)
+
+
+async def endless_async() -> AsyncIterator[bytes]:
+    while True:
+        yield bytes(100_000)
+
+
+async def test_a_stream_that_is_given_up_leaves_nothing_running(ownkey_server: ServerProcess) -> None:
+    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    async with AsyncClient(ownkey_server.address) as other:
+        async with other.encrypt_stream(endless_async(), ASSET) as given_up:
+            assert await anext(given_up)
+        assert asyncio.all_tasks() == tasks
+    with Client(ownkey_server.address) as client:
+        with client.encrypt_stream(endless(), ASSET) as stream:
+            assert next(stream)
+        with pytest.raises(errors.OwnkeyError, match="given up") as caught:
+            joined(stream)
+        assert type(caught.value) is errors.OwnkeyError
+    tick = threading.Event()
+    for _ in range(1000):
+        if threading.active_count() <= threads:
+            return
+        tick.wait(0.02)
+    raise AssertionError([thread.name for thread in threading.enumerate()])
 
 
 def unused_address() -> str:
