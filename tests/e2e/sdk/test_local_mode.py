@@ -68,11 +68,20 @@ def test_a_key_taken_away_stops_what_is_under_way_when_its_lease_ends(
         own_server.disable()
         clock.ahead = timedelta(days=1)
 
+    released: list[int] = []
+
+    def noted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            released.append(len(piece))
+            yield piece
+
     folder = tmp_path / "out"
     folder.mkdir()
     with pytest.raises(errors.KeyRevoked):
-        write_file(WORKS[work](client, in_pieces(given, revoke), clock), folder / "never")
+        write_file(noted(WORKS[work](client, in_pieces(given, revoke), clock)), folder / "never")
     assert list(folder.iterdir()) == []
+    # What came before the lease ended, and a header; nothing of what came after.
+    assert 0 < sum(released) < MIB + 65_536
 
 
 @pytest.mark.parametrize("work", WORKS)

@@ -161,6 +161,7 @@ def test_a_signal_leaves_nothing_and_the_next_does_not_disturb(tmp_path: Path, n
     with pytest.raises(Terminated) as caught:
         write_file(pieces(), tmp_path / "out")
     assert caught.value.number == number
+    assert caught.value.__context__ is None
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) is signal.SIG_DFL
 
