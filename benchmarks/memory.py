@@ -29,7 +29,9 @@ def results(quick: bool) -> list[Result]:
         client = stack.enter_context(peer("client.py", CLIENT_CORE))
         # One whole stream first: what every use loads and keeps once is not what streams cost.
         job = {"do": "slow_readers", "address": server.address, "chunk": CHUNK}
-        client.ask(**job, streams=1, size=4 * CHUNK, pause=0, each=1 << 30, seconds=30)
+        warm = client.ask(**job, streams=1, size=4 * CHUNK, pause=0, each=1 << 30, seconds=30)
+        if not warm["completed"]:
+            raise RuntimeError(f"the first stream did not end: {warm}")
         idle = resident(server.pid)
         with sampled(server.pid) as samples:
             moved = client.ask(**job, streams=STREAMS, size=size, pause=pause, each=each, seconds=seconds)
