@@ -12,15 +12,24 @@ from pathlib import Path
 import click
 
 from ownkey_server import settings as settings_module
-from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.domain.errors import DatabaseUnavailable, KeyStoreError, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.main import open_key_stores
+from ownkey_server.main import open_key_stores, prepare
 from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.settings import Settings, SettingsError
+from ownkey_server.storage import upgrade as schema
+from ownkey_server.storage.audit_signing import SigningKeyError
+from ownkey_server.storage.database import Database
 from ownkey_server.storage.tenants_file import TenantsFileError
+from ownkey_server.storage.upgrade import SchemaMismatch
+from ownkey_server.supervisor import MARGIN_SECONDS, Plan, WorkersError, supervise_until_signal
+from ownkey_server.worker import Worker
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(message)s"
+# Whatever ends these has its reason in one line or a few, and needs no traceback.
+_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, OwnkeyError)
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
 _config_option = click.option(
@@ -46,17 +55,52 @@ def _load(config: Path) -> Settings:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def serve(config: Path, log_level: str) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Server processes that share the TCP port, about one for each CPU core. Each new connection goes to one of "
+    "them, and one that dies is replaced. Each asks the key stores on its own. Not with unix:PATH.",
+)
+def serve(config: Path, log_level: str, workers: int) -> None:
     """Serve until SIGTERM or SIGINT, then let the calls under way end.
 
     Settings come from one TOML file and from the environment; `ownkey init` makes a first one.
     """
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    settings = _load(config)
     try:
+        worker = Worker.from_environment()
+        log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
+        logging.basicConfig(level=log_level.upper(), format=log_format, stream=sys.stderr)
+        settings = _load(config)
+        patience = settings.server.drain_seconds + MARGIN_SECONDS
+        if workers > 1:
+            # -P: a file beside the user's settings must not stand in for a module of Python's.
+            command = (
+                sys.executable,
+                "-P",
+                "-m",
+                "ownkey.cli",
+                "serve",
+                "--config",
+                str(config),
+                "--log-level",
+                log_level,
+            )
+            plan = Plan(workers, settings.server.listen, command, patience)
+            asyncio.run(supervise_until_signal(plan, lambda: prepare(settings)))
+            return
+        if worker:
+            worker.end_with_supervisor(patience)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-            runner.run(serve_until_signal(settings))
-    except (TenantsFileError, KeyStoreError, OSError) as error:
+            if worker:
+                runner.run(serve_until_signal(settings, share_port=True, on_serving=worker.tell_serving))
+            else:
+                runner.run(serve_until_signal(settings))
+    except DatabaseUnavailable as error:
+        raise click.ClickException(f"{error}: {error.cause}") from error
+    except (*_REFUSALS, WorkersError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -85,6 +129,34 @@ def init(directory: Path) -> None:
         (directory / name).write_text(text, encoding="utf-8")
         click.echo(f"wrote {directory / name}")
     click.echo(f"next: ownkey serve --config {directory / 'ownkey.toml'}")
+
+
+@click.group()
+def db() -> None:
+    """Look after the database itself."""
+
+
+@db.command()
+@_config_option
+def upgrade(config: Path) -> None:
+    """Give the database the tables that this version needs: the first ones, or those of an older version brought up.
+
+    Take a backup first. Instances of the old version must not run meanwhile.
+    """
+    settings = _load(config)
+    database = Database(settings.storage.url)
+    try:
+        before, after = schema.upgrade(database)
+    except DatabaseUnavailable as error:
+        raise click.ClickException(f"{error}: {error.cause}") from error
+    except SchemaMismatch as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        database.close()
+    if before == after:
+        click.echo(f"{database.place} has schema {after} already")
+    else:
+        click.echo(f"{database.place}: schema {before or 'none'} -> {after}")
 
 
 @click.group()

@@ -6,65 +6,130 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 
+from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.clock import Clock, system_clock
+from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
-from ownkey_server.keystores.base import KeyMaker, KeyStore
+from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
+from ownkey_server.service.administration.configuration import Configuration
+from ownkey_server.service.administration.desk import Act, Desk
+from ownkey_server.service.administration.enrolment import Enrolment
+from ownkey_server.service.administration.keys import Keys
+from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.call_gate import CallGateKeeper
-from ownkey_server.service.clock import Clock, system_clock
 from ownkey_server.service.data_keys import DataKeys
+from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
-from ownkey_server.service.key_status import KeyStatus, Prober
+from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
+from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options
-from ownkey_server.storage import tenants_file
-from ownkey_server.storage.directory import Directory
+from ownkey_server.storage import tenants_file, upgrade
+from ownkey_server.storage.audit_signing import Signer, load_or_make_signer
+from ownkey_server.storage.audit_writer import AuditWriter
+from ownkey_server.storage.change_feed import ChangeFeed
+from ownkey_server.storage.database import Database
+from ownkey_server.storage.views import Changes, TenantViews
 
 _log = logging.getLogger(__name__)
 
+FIRST_ACT = Act(Caller("ownkey serve"), reason="the first start")
+FEED_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every use case stands on."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    executor: ThreadPoolExecutor
+    signer: Signer
+    stores: Mapping[str, KeyMaker]
+    board: StatusBoard
+    ring: KeyRing
+    directory: Directory
+    audit: AuditLog
+    desk: Desk
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The kind of each key store."""
+        return {name: section.kind for name, section in self.settings.key_stores.items()}
+
+    def configuration(self) -> Configuration:
+        """Applies and exports documents."""
+        enrolment = Enrolment(self.ring)
+        return Configuration(self.desk, Keys(self.desk, enrolment, self.kinds), enrolment, self.kinds)
+
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings, clock: Clock = system_clock) -> AsyncIterator[Server]:
+async def running_server(
+    settings: Settings, clock: Clock = system_clock, *, share_port: bool = False
+) -> AsyncIterator[Server]:
     """A server that serves until the block ends, and is then drained.
 
+    Args:
+        settings: Everything that can be set.
+        clock: Tells the time.
+        share_port: Others serve on the same port, beside this one.
+
     Raises:
+        SchemaMismatch: The database is of another version.
+        DatabaseUnavailable: It does not answer.
         TenantsFileError: The tenants file cannot be used.
+        OwnkeyError: The tenants file asks for what cannot be done, such as a key that does not work.
         OSError: The address cannot be bound.
     """
-    kinds = {name: section.kind for name, section in settings.key_stores.items()}
-    directory = tenants_file.load(settings.server.tenants_file, kinds)
     async with contextlib.AsyncExitStack() as stack:
-        stores = open_key_stores(settings)
-        for store in stores.values():
-            stack.push_async_callback(store.close)
-        await _make_first_keys(stores, directory)
-        board = StatusBoard(timedelta(seconds=settings.keys.evidence_max_age_seconds))
-        ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds))
-        prober = Prober(
-            directory.all_keys(), ring, board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
+        core = await stack.enter_async_context(_core(settings, clock))
+        views = TenantViews(core.database)
+        revision = await _first_view(core, views)
+        await stack.enter_async_context(_fed(core, revision))
+        probes = Probes(
+            core.directory, core.ring, core.board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
         )
-        server = await Server.start(_options(settings), _services(settings, directory, ring, board, clock))
+        stack.push_async_callback(probes.close)
+        server = await Server.start(_options(settings, share_port), _services(core, probes))
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
-        probing = asyncio.create_task(prober.run(), name="prober")
+        probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
-        _log.info("serving %d tenants on %s", len(directory.tenants), server.address)
+        # " on " is for the process that speaks for the port: tools find the address by it.
+        where = "sharing" if share_port else "on"
+        _log.info("serving from %s %s %s", core.database.place, where, server.address)
         yield server
         _log.info("draining for at most %g s", settings.server.drain_seconds)
 
 
-async def serve(settings: Settings) -> None:
+async def prepare(settings: Settings) -> None:
+    """What must happen once, before several servers start with these settings: the first schema, keys and tenants.
+
+    Raises:
+        As :func:`running_server`.
+    """
+    async with _core(settings, system_clock) as core:
+        await _first_view(core, TenantViews(core.database))
+
+
+async def serve(settings: Settings, *, share_port: bool = False, on_serving: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_server(settings):
+    async with running_server(settings, share_port=share_port):
+        on_serving()
         await stop.wait()
 
 
@@ -77,36 +142,127 @@ def open_key_stores(settings: Settings) -> Mapping[str, KeyMaker]:
     }
 
 
-async def _make_first_keys(stores: Mapping[str, KeyStore], directory: Directory) -> None:
-    """Make every key that the tenants file names in an embedded store that never had one.
+def open_database(settings: Settings) -> Database:
+    """The database of the settings, with the schema that this version needs.
 
-    In a store that has, or had, keys, a missing one is not made anew: its content would be lost without a word, and new
-    content be under another key.
+    A new SQLite file gets it at once; anything else is brought up to date by ``ownkey db upgrade`` alone.
+
+    Raises:
+        SchemaMismatch: It has another schema.
+        DatabaseUnavailable: It does not answer.
     """
-    new = {name: store for name, store in stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
-    for key in directory.all_keys():
-        if key.store in new:
-            await new[key.store].create(key.reference)
-            _log.info("made key %r in key store %r", key.reference, key.store)
+    database = Database(settings.storage.url, connections=settings.storage.connections)
+    if database.is_sqlite and upgrade.present(database) is None:
+        upgrade.upgrade(database)
+        _log.info("made %s", database.place)
+    upgrade.require_newest(database)
+    return database
 
 
-def _options(settings: Settings) -> ServerOptions:
+@contextlib.asynccontextmanager
+async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
+    async with contextlib.AsyncExitStack() as stack:
+        database = open_database(settings)
+        stack.callback(database.close)
+        signer, made = load_or_make_signer(settings.audit.signing_key_file)
+        if made:
+            _log.info("made the audit's signing key %s", settings.audit.signing_key_file)
+        executor = ThreadPoolExecutor(settings.storage.connections, "storage")
+        stack.callback(executor.shutdown, wait=False)
+        stores = open_key_stores(settings)
+        for store in stores.values():
+            stack.push_async_callback(store.close)
+        # A connection of its own: no record waits for a reader to give one back.
+        trail = Database(settings.storage.url, connections=2)
+        stack.callback(trail.close)
+        audit = AuditLog(AuditWriter(trail, signer, clock, "uses"), AuditWriter(trail, signer, clock, "changes"), clock)
+        await audit.start()
+        stack.push_async_callback(audit.close)
+        board = StatusBoard(timedelta(seconds=settings.keys.evidence_max_age_seconds))
+        directory = Directory(
+            TenantViews(database),
+            executor,
+            capacity=settings.storage.cached_tenants,
+            max_age=settings.storage.view_max_age_seconds,
+        )
+        ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds))
+        desk = Desk(database, audit, directory, clock, executor)
+        yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, audit, desk)
+
+
+async def _first_view(core: Core, views: TenantViews) -> int:
+    """Learn what there is to serve, taken over from the tenants file when there is nothing yet; gives its revision.
+
+    Raises:
+        As :func:`running_server`.
+    """
+    revision = await core.desk.on_thread(views.revision)
+    try:
+        await core.directory.start()
+    except LookupError:
+        await _take_over_tenants(core)
+        await core.directory.start()
+    return revision
+
+
+async def _take_over_tenants(core: Core) -> None:
+    path = core.settings.storage.tenants_file
+    text = tenants_file.read(path)
+    document = tenants_file.parse(text, str(path), core.kinds)
+    places = [document.provider_key]
+    places += [place for tenant in document.tenants for key in tenant.keys for place in (key, *key.replicas)]
+    new = {name: store for name, store in core.stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
+    for place in places:
+        # In a store that has, or had, keys, a missing one is not made anew: its content would be lost without a word.
+        if place.key_store in new:
+            await new[place.key_store].create(place.reference)
+            _log.info("made key %r in key store %r", place.reference, place.key_store)
+    plan = await core.configuration().apply(FIRST_ACT, text, dry_run=False)
+    if plan.applied:
+        _log.info("took over what %s says of %s", path, ", ".join(one.id for one in document.tenants[:10]))
+
+
+@contextlib.asynccontextmanager
+async def _fed(core: Core, revision: int) -> AsyncIterator[None]:
+    """While the block runs, the directory hears of every change."""
+    loop = asyncio.get_running_loop()
+
+    def tell(began: float, changes: Changes) -> None:
+        told = asyncio.run_coroutine_threadsafe(core.directory.changed(began, changes), loop)
+        try:
+            told.result(FEED_SECONDS)
+        except TimeoutError:
+            told.cancel()
+            raise DatabaseUnavailable("the event loop is too busy to hear of changes") from None
+
+    feed = ChangeFeed(core.database, tell)
+    feed.start(revision)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(feed.stop)
+
+
+def _options(settings: Settings, share_port: bool) -> ServerOptions:
     return ServerOptions(
         listen=settings.server.listen,
         reflection=settings.server.reflection,
         max_message_bytes=settings.server.max_message_bytes,
         max_concurrent_streams=settings.server.max_concurrent_streams,
+        share_port=share_port,
     )
 
 
-def _services(settings: Settings, directory: Directory, ring: KeyRing, board: StatusBoard, clock: Clock) -> Services:
-    data_keys = DataKeys(directory, ring, clock, timedelta(seconds=settings.keys.lease_seconds))
+def _services(core: Core, probes: Probes) -> Services:
+    directory, board, clock, settings = core.directory, core.board, core.clock, core.settings
+    data_keys = DataKeys(directory, core.ring, core.audit, clock, timedelta(seconds=settings.keys.lease_seconds))
+    answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
     return Services(
         data_keys=data_keys,
         media=Media(data_keys, clock),
         policy_checks=PolicyChecks(directory, board, clock),
-        key_status=KeyStatus(directory, board, clock),
-        call_gate=CallGateKeeper(directory, board, clock, timedelta(seconds=settings.call_gate.answer_valid_seconds)),
+        key_status=KeyStatus(directory, board, probes, clock),
+        call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
     )
 
 

@@ -16,9 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
-SECTIONS = ("server", "keys", "call_gate")
+SECTIONS = ("server", "storage", "audit", "keys", "call_gate")
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
@@ -52,11 +53,59 @@ class ServerSettings(_Section):
     """The listener and its limits."""
 
     listen: Annotated[str, AfterValidator(_require_loopback)] = "127.0.0.1:7400"
-    tenants_file: Path = Path("tenants.toml")
     reflection: bool = True
     max_message_bytes: int = Field(default=12 * 1024 * 1024, ge=5 * 1024 * 1024, le=64 * 1024 * 1024)
     max_concurrent_streams: int = Field(default=1000, ge=1)
     drain_seconds: float = Field(default=10.0, ge=0)
+
+
+def _require_database(url: str) -> str:
+    parse_url(url)
+    return url
+
+
+class StorageSettings(_Section):
+    """Where tenants, keys, policies and the audit trail are, and how old what is known of them may be."""
+
+    url: Annotated[str, AfterValidator(_require_database)] = "sqlite:///ownkey.db"
+    tenants_file: Path = Path("tenants.toml")
+    connections: int = Field(default=4, ge=2, le=64)
+    cached_tenants: int = Field(default=5000, ge=1, le=1_000_000)
+    view_max_age_seconds: float = Field(default=60.0, ge=1, le=3600)
+
+
+class DirectorySinkSettings(_Section):
+    """Sealed audit segments, copied into a directory."""
+
+    kind: Literal["directory"]
+    directory: Path
+
+
+class S3SinkSettings(_Section):
+    """Sealed audit segments, copied into a bucket with object lock."""
+
+    kind: Literal["s3"]
+    bucket: str = Field(min_length=3, max_length=63)
+    prefix: str = ""
+    region: str | None = None
+    endpoint_url: str | None = None
+    retain_days: int = Field(ge=1, le=36_500)
+    mode: Literal["COMPLIANCE", "GOVERNANCE"] = "COMPLIANCE"
+
+
+SinkSettings = Annotated[DirectorySinkSettings | S3SinkSettings, Field(discriminator="kind")]
+
+
+class AuditSettings(_Section):
+    """How the audit trail is signed, sealed, copied and kept."""
+
+    signing_key_file: Path = Path("audit-signing.pem")
+    public_key_files: list[Path] = []
+    checkpoint_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    segment_records: int = Field(default=10_000, ge=1, le=1_000_000)
+    segment_seconds: float = Field(default=86_400.0, gt=0)
+    retention_days: float | None = Field(default=None, gt=0)
+    sink: SinkSettings | None = None
 
 
 class KeySettings(_Section):
@@ -98,6 +147,8 @@ class Settings(_Section):
     """Everything that can be set."""
 
     server: ServerSettings = ServerSettings()
+    storage: StorageSettings = StorageSettings()
+    audit: AuditSettings = AuditSettings()
     keys: KeySettings = KeySettings()
     call_gate: CallGateSettings = CallGateSettings()
     key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
@@ -171,13 +222,20 @@ def _describe(error: Any) -> str:
 
 
 def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
-    def absolute(section: BaseModel) -> BaseModel:
-        paths = {name: folder / value for name, value in section if isinstance(value, Path)}
-        return section.model_copy(update=paths)
+    """Every path in the settings, however deep, counted from the settings' own folder."""
 
-    return settings.model_copy(
-        update={
-            "server": absolute(settings.server),
-            "key_stores": {name: absolute(store) for name, store in settings.key_stores.items()},
-        }
-    )
+    def absolute(value: Any) -> Any:
+        match value:
+            case Path():
+                return folder / value
+            case BaseModel():
+                return value.model_copy(update={name: absolute(field) for name, field in value})
+            case dict():
+                return {name: absolute(item) for name, item in value.items()}
+            case list():
+                return [absolute(item) for item in value]
+        return value
+
+    placed: Settings = absolute(settings)
+    url = relative_to(parse_url(placed.storage.url), folder)
+    return placed.model_copy(update={"storage": placed.storage.model_copy(update={"url": url})})

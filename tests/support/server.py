@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -66,6 +66,10 @@ class ServerProcess:
                     return
         raise AssertionError(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
 
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code."""
+        return self._process.wait(timeout=20)
+
     def disable(self, reference: str = "acme-main") -> None:
         """Take a key away, as its holder would."""
         self._keystore("disable", reference)
@@ -80,12 +84,13 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def process(folder: Path, **options: str) -> Iterator[ServerProcess]:
-    """A server as its users run it, until the block ends."""
+def process(folder: Path, arguments: Sequence[str] = (), **options: str) -> Iterator[ServerProcess]:
+    """A server as its users run it, until the block ends; ``arguments`` follow ``ownkey serve``."""
     config = write_settings(folder, **options)
     log = folder / "server.log"
     with log.open("wb") as sink:
-        started = subprocess.Popen([OWNKEY, "serve", "--config", str(config)], stdout=sink, stderr=sink)
+        command = [OWNKEY, "serve", "--config", str(config), *arguments]
+        started = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
         server = ServerProcess(started, folder)
         server.wait_until_serving(log)

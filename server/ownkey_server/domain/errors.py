@@ -8,6 +8,16 @@
     ├── KeyNotFound                no such key, or none of this tenant's keys made this ciphertext
     ├── PolicyDenied               the tenant's policy says no
     ├── AssetMismatch              the ciphertext is another asset's than the one named
+    ├── ServiceImpaired            this service lacks something of its own
+    │   ├── DatabaseUnavailable    its database does not answer
+    │   ├── ViewStale              what it knows of a tenant is too old to decide by
+    │   └── AuditUnavailable       nothing is done that cannot be recorded
+    ├── AdministrationError        a change that an administrator asked for is not possible
+    │   ├── ResourceNotFound
+    │   ├── ResourceExists
+    │   ├── ResourceInUse          something depends on it
+    │   ├── EtagMismatch           somebody else changed it in the meantime
+    │   └── EnrolmentFailed        a key was tried, and does not do what a customer key must
     └── KeyStoreError              a customer key could not be used
         ├── KeyRevoked             a deliberate act of the key's holder
         ├── KeyUnreachable         an outage: nobody decided anything
@@ -19,9 +29,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class OwnkeyError(Exception):
-    """Root of all errors that a caller may see. The message never holds a secret."""
+    """Root of all errors that a caller may see. The message never holds a secret.
+
+    Attributes:
+        reason: What callers and the audit trail know the error by.
+        refusal: Whether it says no to the caller, rather than that something does not work.
+    """
+
+    reason: ClassVar[str] = ""
+    refusal: ClassVar[bool] = False
 
 
 class InvalidRequest(OwnkeyError):
@@ -30,6 +50,9 @@ class InvalidRequest(OwnkeyError):
     Attributes:
         field: Path of the field in the request message, such as ``asset.asset_id``; empty for the message as a whole.
     """
+
+    reason = "INVALID_FIELD"
+    refusal = True
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(f"{field}: {description}" if field else description)
@@ -40,6 +63,9 @@ class InvalidRequest(OwnkeyError):
 class TenantNotFound(OwnkeyError):
     """No tenant of that id is known here."""
 
+    reason = "TENANT_NOT_FOUND"
+    refusal = True
+
     def __init__(self, tenant: str) -> None:
         super().__init__(f"tenant {tenant!r} is not known to this server")
         self.tenant = tenant
@@ -47,6 +73,9 @@ class TenantNotFound(OwnkeyError):
 
 class KeyNotFound(OwnkeyError):
     """The tenant has no such key, or no key of the tenant made the given ciphertext."""
+
+    reason = "KEY_NOT_FOUND"
+    refusal = True
 
     def __init__(self, tenant: str, what: str) -> None:
         super().__init__(f"tenant {tenant!r}: {what}")
@@ -60,6 +89,9 @@ class PolicyDenied(OwnkeyError):
         rule: Name of the rule that decided.
     """
 
+    reason = "POLICY_DENIED"
+    refusal = True
+
     def __init__(self, tenant: str, rule: str, explanation: str) -> None:
         super().__init__(f"policy of tenant {tenant!r} denies this asset: {explanation}")
         self.tenant = tenant
@@ -69,10 +101,112 @@ class PolicyDenied(OwnkeyError):
 class AssetMismatch(OwnkeyError):
     """The ciphertext belongs to another asset than the one that the request names."""
 
+    reason = "ASSET_MISMATCH"
+    refusal = True
+
     def __init__(self, tenant: str, pair: str) -> None:
         super().__init__(f"this is not the asset that the request names: the pair {pair!r} of its context differs")
         self.tenant = tenant
         self.pair = pair
+
+
+class ServiceImpaired(OwnkeyError):
+    """This service lacks something of its own, and so does nothing: the doubt is never the customer's loss."""
+
+
+class DatabaseUnavailable(ServiceImpaired):
+    """The database does not answer, or not in time.
+
+    Attributes:
+        cause: What the driver said, in one line. It may name hosts and files, and so is not for callers.
+    """
+
+    reason = "DATABASE_UNAVAILABLE"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("the service's database does not answer")
+        self.cause = cause
+
+
+class ViewStale(ServiceImpaired):
+    """The database has been away for so long that what is known of the tenant may be wrong."""
+
+    reason = "VIEW_STALE"
+
+    def __init__(self, tenant: str, age: float) -> None:
+        super().__init__(
+            f"what this service knows of tenant {tenant!r} is {age:.0f} s old, and its database does not answer"
+        )
+        self.tenant = tenant
+
+
+class AuditUnavailable(ServiceImpaired):
+    """The audit record cannot be made durable, so that the call must not succeed."""
+
+    reason = "AUDIT_UNAVAILABLE"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the audit record cannot be written: {why}; nothing is done that is not recorded")
+
+
+class AdministrationError(OwnkeyError):
+    """A change that an administrator asked for is not possible as things are.
+
+    Attributes:
+        resource: Name of what it is about, such as ``tenants/acme/groups/finance``.
+    """
+
+    refusal = True
+
+    def __init__(self, resource: str, message: str) -> None:
+        super().__init__(f"{resource}: {message}")
+        self.resource = resource
+
+
+class ResourceNotFound(AdministrationError):
+    """There is no such thing."""
+
+    reason = "RESOURCE_NOT_FOUND"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(resource, "there is none of that name")
+
+
+class ResourceExists(AdministrationError):
+    """There is one already."""
+
+    reason = "RESOURCE_EXISTS"
+
+
+class ResourceInUse(AdministrationError):
+    """Something depends on it, or its present state does not allow the change."""
+
+    reason = "RESOURCE_IN_USE"
+
+
+class EtagMismatch(AdministrationError):
+    """Somebody else changed it since it was read. Read it again, and decide anew."""
+
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(resource, "it was changed since you read it: read it again, and decide anew")
+
+
+class EnrolmentFailed(AdministrationError):
+    """A key was tried by wrapping and unwrapping, and is not fit to protect anything.
+
+    Attributes:
+        replica: Name of the key store concerned.
+        cause: What was observed.
+    """
+
+    reason = "ENROLMENT_FAILED"
+
+    def __init__(self, resource: str, replica: str, reference: str, cause: str) -> None:
+        super().__init__(resource, f"key {reference!r} of key store {replica!r} cannot be used: {cause}")
+        self.replica = replica
+        self.cause = cause
 
 
 class KeyStoreError(OwnkeyError):
@@ -94,17 +228,26 @@ class KeyStoreError(OwnkeyError):
 class KeyRevoked(KeyStoreError):
     """The holder of the key took it away: disabled it, destroyed it, or withdrew the right to use it."""
 
+    reason = "KEY_REVOKED"
+    refusal = True
+
 
 class KeyUnreachable(KeyStoreError):
     """The key store does not answer, or its token is absent. Nobody decided anything."""
+
+    reason = "KEY_UNREACHABLE"
 
 
 class KeyStoreThrottled(KeyStoreError):
     """The key store works but is too busy to take this call now."""
 
+    reason = "KEY_STORE_THROTTLED"
+
 
 class KeyMisconfigured(KeyStoreError):
     """The key never worked, or our own credentials or permissions are at fault."""
+
+    reason = "KEY_MISCONFIGURED"
 
 
 class CiphertextInvalid(KeyStoreError):
@@ -113,6 +256,11 @@ class CiphertextInvalid(KeyStoreError):
     It says nothing about the key's state: a forged ciphertext is not an outage.
     """
 
+    reason = "CIPHERTEXT_INVALID"
+    refusal = True
+
 
 class OperationUnsupported(KeyStoreError):
     """The key store or token cannot do what was asked, whatever its state."""
+
+    reason = "KEY_STORE_UNSUPPORTED"

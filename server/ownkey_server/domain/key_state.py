@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,9 +19,13 @@ from ownkey_server.domain.errors import (
 
 
 class KeyState(StrEnum):
-    """What is known of a key. ``REVOKED`` is a deliberate act, ``UNREACHABLE`` an outage: never one for the other."""
+    """What is known of a key. ``REVOKED`` is a deliberate act, ``UNREACHABLE`` an outage: never one for the other.
+
+    ``DEGRADED``: the key works, though not in all of its replicas.
+    """
 
     AVAILABLE = "available"
+    DEGRADED = "degraded"
     UNREACHABLE = "unreachable"
     REVOKED = "revoked"
     MISCONFIGURED = "misconfigured"
@@ -30,12 +34,12 @@ class KeyState(StrEnum):
     @property
     def usable(self) -> bool:
         """Whether content can be protected and opened under the key."""
-        return self is KeyState.AVAILABLE
+        return self in (KeyState.AVAILABLE, KeyState.DEGRADED)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyEvidence:
-    """The latest thing seen of a key in one replica.
+    """The latest thing seen of a key, in one replica or as a whole.
 
     Attributes:
         state: What the evidence says.
@@ -58,3 +62,27 @@ STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
     CiphertextInvalid: None,
 }
 """What a failed use of a key shows about its state."""
+
+
+def combine(replicas: Sequence[tuple[str, KeyEvidence | None]]) -> KeyEvidence | None:
+    """What the evidence about each replica says of the key, walking them as a use of the key does.
+
+    Replicas that are merely out of order are passed over; one that was revoked ends the walk, for nobody goes around a
+    revocation.
+
+    Args:
+        replicas: The name of each replica and what was last seen of it, in order of preference.
+    """
+    seen = [(name, evidence) for name, evidence in replicas if evidence is not None]
+    for _, evidence in seen:
+        if evidence.state is KeyState.REVOKED:
+            return evidence
+        if evidence.state is KeyState.AVAILABLE:
+            failing = [(name, other) for name, other in seen if other.state is not KeyState.AVAILABLE]
+            if not failing:
+                return evidence
+            cause = "; ".join(
+                f"{name} is {other.state}" + f": {other.cause}" * bool(other.cause) for name, other in failing
+            )
+            return KeyEvidence(KeyState.DEGRADED, cause, evidence.observed_at)
+    return seen[0][1] if seen else None

@@ -12,19 +12,60 @@ from ownkey_server.domain.policy import Policy
 PROVIDER_KEY_NAME = "provider/keys/main"
 
 
+class KeyLifecycle(StrEnum):
+    """How far a customer key has come with us; what its holder does to it is its state (``domain/key_state.py``)."""
+
+    ENROLLED = "enrolled"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REMOVED = "removed"
+
+    @property
+    def wraps(self) -> bool:
+        """Whether new data keys may be wrapped under the key."""
+        return self is KeyLifecycle.ACTIVE
+
+    @property
+    def unwraps(self) -> bool:
+        """Whether what the key wrapped may be opened."""
+        return self in (KeyLifecycle.ACTIVE, KeyLifecycle.RETIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One place where a customer key can be used.
+
+    Attributes:
+        store: Name of the key store in the settings.
+        reference: What the key is called in that store: a file's name, a token object's label, an ARN.
+    """
+
+    store: str
+    reference: str
+
+
 @dataclass(frozen=True, slots=True)
 class CustomerKey:
     """A key encryption key, and where it can be used.
 
     Attributes:
         name: ``tenants/{tenant}/keys/{key}``, or ``provider/keys/main`` for the provider's own.
-        store: Name of the key store in the settings.
-        reference: What the key is called in that store: a file's name, a token object's label.
+        replicas: In order of preference, the primary first; at least one.
     """
 
     name: str
-    store: str
-    reference: str
+    replicas: tuple[Replica, ...]
+    lifecycle: KeyLifecycle = KeyLifecycle.ACTIVE
+
+    @property
+    def primary(self) -> Replica:
+        """The place that is tried first."""
+        return self.replicas[0]
+
+
+def key_name(tenant: str, key_id: str) -> str:
+    """The name of a tenant's key."""
+    return f"tenants/{tenant}/keys/{key_id}"
 
 
 class GateMode(StrEnum):
@@ -67,9 +108,10 @@ class Tenant:
     """A customer organization.
 
     Attributes:
-        keys: By id.
+        keys: By id; those that were removed are not among them.
         groups: Ids of all groups.
         groups_of: For each user, the groups that hold the user.
+        policy_version: Number of the policy in force; 0 before there is one.
     """
 
     id: str
@@ -79,3 +121,4 @@ class Tenant:
     groups: frozenset[str] = frozenset()
     groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
     call_gate: CallGate = CallGate()
+    policy_version: int = 0

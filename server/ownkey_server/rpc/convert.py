@@ -14,7 +14,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.service.call_gate import Call, CallAnswer, CallDecision, CallReason
-from ownkey_server.service.key_status import KeyReport
+from ownkey_server.service.key_status import Finding, KeyReport
 
 # An enum of the contract and one of ours differ by a prefix and by case; tests hold them to have the same members.
 ASSET_CLASSES = {
@@ -97,16 +97,19 @@ def call_response(answer: CallAnswer) -> key_service_pb2.AuthorizeCallResponse:
 
 
 def key_report(report: KeyReport) -> key_state_pb2.CustomerKeyStatus:
-    """The state of a key, and of the one place where it can be used."""
-    state = report.evidence.state if report.evidence else KeyState.UNKNOWN
-    cause = report.evidence.cause if report.evidence else "it was not asked yet"
-    age = duration(report.evidence_age)
-    replica = key_state_pb2.ReplicaStatus(
-        replica=report.key.store, state=KEY_STATES[state], cause=cause, evidence_age=age
-    )
-    return key_state_pb2.CustomerKeyStatus(
-        key=report.key.name, state=KEY_STATES[state], cause=cause, evidence_age=age, replicas=[replica]
-    )
+    """The state of a key, and of each place where it can be used."""
+    state, cause, age = _finding(report.whole)
+    status = key_state_pb2.CustomerKeyStatus(key=report.key.name, state=state, cause=cause, evidence_age=age)
+    for replica, finding in report.replicas:
+        state, cause, age = _finding(finding)
+        status.replicas.add(replica=replica, state=state, cause=cause, evidence_age=age)
+    return status
+
+
+def _finding(finding: Finding) -> tuple[key_state_pb2.KeyState.ValueType, str, duration_pb2.Duration | None]:
+    state = finding.evidence.state if finding.evidence else KeyState.UNKNOWN
+    cause = finding.evidence.cause if finding.evidence else "it was not asked yet"
+    return KEY_STATES[state], cause, duration(finding.evidence_age)
 
 
 def key_state(state: KeyState | None) -> key_state_pb2.KeyState.ValueType:

@@ -58,7 +58,9 @@ class Row:
 
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _KEY = ("key", "replica")
+_RESOURCE = ("resource",)
 
 # The first row whose type matches counts, so that a narrower type stands before a wider one.
 TABLE: Mapping[type[Exception], Row] = {
@@ -81,6 +83,20 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.KeyMisconfigured: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_MISCONFIGURED, _KEY),
     errors.CiphertextInvalid: Row(_INVALID, error_reason_pb2.ERROR_REASON_CIPHERTEXT_INVALID, _KEY),
     errors.OperationUnsupported: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_STORE_UNSUPPORTED, _KEY),
+    errors.AuditUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_AUDIT_UNAVAILABLE, retry=True),
+    errors.ViewStale: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_VIEW_STALE, ("tenant",), retry=True),
+    errors.DatabaseUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE, retry=True),
+    errors.ResourceNotFound: Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_RESOURCE_NOT_FOUND, _RESOURCE
+    ),
+    errors.ResourceExists: Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_RESOURCE_EXISTS, _RESOURCE
+    ),
+    errors.ResourceInUse: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_RESOURCE_IN_USE, _RESOURCE),
+    errors.EtagMismatch: Row(grpc.StatusCode.ABORTED, error_reason_pb2.ERROR_REASON_ETAG_MISMATCH, _RESOURCE),
+    errors.EnrolmentFailed: Row(
+        _PRECONDITION, error_reason_pb2.ERROR_REASON_ENROLMENT_FAILED, ("resource", "replica")
+    ),
     container.RangeInvalid: Row(grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_RANGE_INVALID),
     container.Truncated: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRUNCATED),
     container.TrailingData: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRAILING_DATA),

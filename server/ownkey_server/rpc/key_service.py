@@ -8,6 +8,7 @@ import grpc
 
 from ownkey.v1 import key_service_pb2
 from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
+from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
@@ -46,7 +47,10 @@ class KeyServicer:
         """Make a data key under the key that policy names."""
         request = self._parser.parse(raw, key_service_pb2.GenerateDataKeyRequest)
         issued = await self._services.data_keys.generate(
-            convert.asset(request.asset), convert.pairs(request.extra_context), context.time_remaining()
+            convert.asset(request.asset),
+            convert.pairs(request.extra_context),
+            context.time_remaining(),
+            caller_of(context, request.request_id),
         )
         try:
             return key_service_pb2.GenerateDataKeyResponse(
@@ -73,6 +77,7 @@ class KeyServicer:
             wrapped.encrypted_data_keys,
             convert.pairs(request.encryption_context),
             context.time_remaining(),
+            caller_of(context, request.request_id),
             named_key=wrapped.key,
         )
         try:
@@ -87,14 +92,14 @@ class KeyServicer:
     async def KeyStatus(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
         """Tell the state of a tenant's keys."""
         request = self._parser.parse(raw, key_service_pb2.KeyStatusRequest)
-        reports = self._services.key_status.report(request.tenant, request.key)
+        reports = await self._services.key_status.report(request.tenant, request.key)
         keys = [convert.key_report(report) for report in reports]
         return key_service_pb2.KeyStatusResponse(keys=keys).SerializeToString()
 
     async def CheckPolicy(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
         """Tell what policy says of an asset."""
         request = self._parser.parse(raw, key_service_pb2.CheckPolicyRequest)
-        check = self._services.policy_checks.check(convert.asset(request.asset))
+        check = await self._services.policy_checks.check(convert.asset(request.asset))
         return key_service_pb2.CheckPolicyResponse(
             decision=convert.POLICY_DECISIONS[check.ruling.decision.outcome.effect],
             key=check.ruling.key.name if check.ruling.key else "",
@@ -103,12 +108,18 @@ class KeyServicer:
             key_state=convert.key_state(check.key_state),
         ).SerializeToString()
 
-    async def AuthorizeCall(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
+    async def AuthorizeCall(self, raw: bytes, context: Context) -> bytes:
         """Decide about a call; an emergency call before anything of its request is judged."""
         gate = self._services.call_gate
         tenant, callee = peek_text(raw, TENANT_FIELD), peek_text(raw, CALLEE_FIELD)
-        emergency = gate.emergency_answer(tenant, callee)
+        emergency = await gate.emergency_answer(tenant, callee)
         if emergency is not None:
             return convert.call_response(emergency).SerializeToString()
         request = self._parser.parse(raw, key_service_pb2.AuthorizeCallRequest)
-        return convert.call_response(gate.authorize(convert.call(request))).SerializeToString()
+        answer = await gate.authorize(convert.call(request), caller_of(context, request.request_id))
+        return convert.call_response(answer).SerializeToString()
+
+
+def caller_of(context: Context, request_id: str) -> Caller:
+    """Who calls, as far as the listener knows."""
+    return Caller(peer=context.peer(), request_id=request_id)

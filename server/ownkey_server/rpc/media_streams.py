@@ -14,7 +14,7 @@ from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
-from ownkey_server.rpc.key_service import Context
+from ownkey_server.rpc.key_service import Context, caller_of
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
 from ownkey_server.service.media import READER_LIMITS, Media
 
@@ -38,7 +38,11 @@ class MediaServicer:
         requests = _Requests(context, self._parser, key_service_pb2.EncryptMediaRequest)
         start = (await requests.first()).start
         made = await self._media.encrypt(
-            convert.asset(start.asset), convert.pairs(start.extra_context), start.frame_length, context.time_remaining()
+            convert.asset(start.asset),
+            convert.pairs(start.extra_context),
+            start.frame_length,
+            context.time_remaining(),
+            caller_of(context, start.request_id),
         )
         issued, encryptor = made.key, made.writer
         started = key_service_pb2.EncryptMediaStarted(
@@ -77,7 +81,11 @@ class MediaServicer:
         while header is None:
             header = reader.feed(await requests.required_chunk())
         opened = await self._media.open(
-            header, convert.asset(start.asset), convert.pairs(start.expected_context), context.time_remaining()
+            header,
+            convert.asset(start.asset),
+            convert.pairs(start.expected_context),
+            context.time_remaining(),
+            caller_of(context, start.request_id),
         )
         await context.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
@@ -103,6 +111,7 @@ class MediaServicer:
             convert.pairs(start.expected_context),
             start.object_size,
             context.time_remaining(),
+            caller_of(context, start.request_id),
         )
         stream = opened.reader.stream(start.range.offset, start.range.length or None)
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]

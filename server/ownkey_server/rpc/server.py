@@ -34,12 +34,14 @@ class ServerOptions:
         listen: ``HOST:PORT`` or ``unix:PATH``; port 0 takes a free one.
         max_message_bytes: A larger message is refused by the transport, before anybody reads it.
         max_concurrent_streams: Calls at once on one connection.
+        share_port: Other processes of this user may listen on the same port, and each gets some of the connections.
     """
 
     listen: str
     reflection: bool
     max_message_bytes: int
     max_concurrent_streams: int
+    share_port: bool = False
 
 
 class Server:
@@ -63,7 +65,7 @@ class Server:
         """
         server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(options.share_port)),
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", options.max_message_bytes),
                 ("grpc.max_concurrent_streams", options.max_concurrent_streams),

@@ -7,10 +7,9 @@ from datetime import datetime
 
 from ownkey_server.domain import policy
 from ownkey_server.domain.assets import Asset
-from ownkey_server.domain.errors import InvalidRequest, PolicyDenied
+from ownkey_server.domain.errors import InvalidRequest, KeyNotFound, PolicyDenied
 from ownkey_server.domain.policy import Decision, Effect
 from ownkey_server.domain.tenants import CustomerKey, Tenant
-from ownkey_server.storage.directory import Directory
 
 NO_GROUPS: frozenset[str] = frozenset()
 
@@ -28,23 +27,24 @@ class Ruling:
     key: CustomerKey | None
 
 
-def rule_on(directory: Directory, asset: Asset, now: datetime) -> Ruling:
-    """Ask the policy of the asset's tenant.
+def rule_on(tenant: Tenant, provider_key: CustomerKey, asset: Asset, now: datetime) -> Ruling:
+    """Ask the tenant's policy about an asset.
 
     Raises:
-        TenantNotFound: There is no such tenant.
         InvalidRequest: The asset names a group that the tenant does not have.
     """
-    tenant = directory.tenant(asset.tenant)
     if asset.group and asset.group not in tenant.groups:
         # Passing over a group nobody knows would let a misspelt one end up with the policy's default.
         raise InvalidRequest("asset.group", f"tenant {tenant.id!r} has no group {asset.group!r}")
     decision = policy.evaluate(tenant.policy, asset, tenant.groups_of.get(asset.user, NO_GROUPS), now)
     match decision.outcome.effect:
         case Effect.ALLOW:
-            return Ruling(tenant, decision, tenant.keys[decision.outcome.key])
+            key = tenant.keys.get(decision.outcome.key)
+            if key is None:  # no change that leaves a policy like this is let through: the database was changed by hand
+                raise KeyNotFound(tenant.id, f"has no key {decision.outcome.key!r}, which its policy names")
+            return Ruling(tenant, decision, key)
         case Effect.PROVIDER_KEY:
-            return Ruling(tenant, decision, directory.provider_key)
+            return Ruling(tenant, decision, provider_key)
         case Effect.DENY:
             return Ruling(tenant, decision, None)
 

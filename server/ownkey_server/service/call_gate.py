@@ -1,22 +1,27 @@
-"""The call gate: whether a call may be set up, decided from memory alone.
+"""The call gate: whether a call may be set up, decided from memory.
 
 The order is the promise: an emergency call is allowed before anything else is looked at.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from ownkey import emergency
 from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
+from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.errors import OwnkeyError
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode
+from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
 from ownkey_server.service.access import rule_on
-from ownkey_server.service.clock import Clock
+from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.directory import Directory
+from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.storage.directory import Directory
 
 # RFC 3261: 403 tells the caller's side that the server understood and will not, 503 that trying again may help.
 SIP_FORBIDDEN = 403
@@ -47,13 +52,23 @@ class CallReason(StrEnum):
 
 REASON_OF_STATE = {
     KeyState.AVAILABLE: CallReason.KEY_AVAILABLE,
+    KeyState.DEGRADED: CallReason.KEY_AVAILABLE,
     KeyState.REVOKED: CallReason.KEY_REVOKED,
     KeyState.UNREACHABLE: CallReason.KEY_UNREACHABLE,
     KeyState.MISCONFIGURED: CallReason.KEY_MISCONFIGURED,
     KeyState.UNKNOWN: CallReason.KEY_UNKNOWN,
 }
 # When several keys are needed, the one in the worst state decides; a revocation is the customer's word and comes first.
-WORST_FIRST = (KeyState.REVOKED, KeyState.MISCONFIGURED, KeyState.UNREACHABLE, KeyState.UNKNOWN, KeyState.AVAILABLE)
+WORST_FIRST = (
+    KeyState.REVOKED,
+    KeyState.MISCONFIGURED,
+    KeyState.UNREACHABLE,
+    KeyState.UNKNOWN,
+    KeyState.DEGRADED,
+    KeyState.AVAILABLE,
+)
+# An emergency call waits no longer for the tenant's own numbers.
+EMERGENCY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +128,28 @@ class CallGateKeeper:
         answer_valid: How long an answer may be used for calls with the same facts.
     """
 
-    def __init__(self, directory: Directory, board: StatusBoard, clock: Clock, answer_valid: timedelta) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        board: StatusBoard,
+        probes: Probes,
+        audit: AuditLog,
+        clock: Clock,
+        answer_valid: timedelta,
+    ) -> None:
         self._directory = directory
         self._board = board
+        self._probes = probes
+        self._audit = audit
         self._clock = clock
         self._answer_valid = answer_valid
 
-    def emergency_answer(self, tenant_id: str, callee: str) -> CallAnswer | None:
+    async def emergency_answer(self, tenant_id: str, callee: str) -> CallAnswer | None:
         """Allow a call to an emergency service, whatever else is wrong with the request; None for any other call.
 
-        A tenant that nobody knows gets the emergency numbers of every country.
+        A tenant that nobody knows, or that cannot be looked up at once, gets the emergency numbers of every country.
         """
-        tenant = self._directory.tenants.get(tenant_id)
-        gate = tenant.call_gate if tenant else CallGate()
+        gate = await self._emergency_gate(tenant_id)
         if not emergency.is_emergency(
             callee,
             gate.countries,
@@ -135,24 +159,54 @@ class CallGateKeeper:
             return None
         return self._answer(CallDecision.ALLOW, CallReason.EMERGENCY, "emergency calls always connect")
 
-    def authorize(self, call: Call) -> CallAnswer:
-        """Decide about a call.
+    async def authorize(self, call: Call, caller: Caller) -> CallAnswer:
+        """Decide about a call. What is not allowed in full is in the audit trail.
 
         Raises:
             TenantNotFound: There is no such tenant, and this is no emergency call.
             InvalidRequest: The call names a group that the tenant does not have, and this is no emergency call.
+            ServiceImpaired: The tenant is not known for certain, and this is no emergency call.
         """
-        answer = self.emergency_answer(call.tenant, call.callee)
+        answer = await self.emergency_answer(call.tenant, call.callee)
         if answer is not None:
             return answer
-        gate = self._directory.tenant(call.tenant).call_gate
+        tenant = await self._directory.tenant(call.tenant)
         if not call.stores:
             return self._answer(CallDecision.ALLOW, CallReason.NOTHING_STORED, "nothing of the call will be stored")
-        needed = self._needed_keys(call)
+        needed = await self._needed_keys(tenant, call)
         if isinstance(needed, CallAnswer):
-            return needed
-        worst = min(needed, key=lambda one: WORST_FIRST.index(one.state))
-        return self._gated(gate, call, worst)
+            answer = needed
+        else:
+            worst = min(needed, key=lambda one: WORST_FIRST.index(one.state))
+            answer = self._gated(tenant.call_gate, call, worst)
+        if answer.decision is not CallDecision.ALLOW:
+            self._note(call, caller, answer)
+        return answer
+
+    async def _emergency_gate(self, tenant_id: str) -> CallGate:
+        tenant = self._directory.last_known(tenant_id)
+        if tenant is None:
+            try:
+                tenant = await asyncio.wait_for(self._directory.tenant(tenant_id), EMERGENCY_SECONDS)
+            except (OwnkeyError, TimeoutError):
+                return CallGate()
+        return tenant.call_gate
+
+    def _note(self, call: Call, caller: Caller, answer: CallAnswer) -> None:
+        # Without waiting: the answer gives nobody a key, and telephony must not hang on the database.
+        self._audit.note(
+            AuditRecord(
+                time=self._clock(),
+                action=Action.AUTHORIZE_CALL,
+                result=Result.REFUSED,
+                caller=caller,
+                reason=answer.reason.name,
+                tenant=call.tenant,
+                key=answer.key.name if answer.key else "",
+                decision=answer.decision.value,
+                detail={"call_id": call.call_id, "stores": [one.value for one in call.stores]},
+            )
+        )
 
     def _gated(self, gate: CallGate, call: Call, worst: _NeededKey) -> CallAnswer:
         if worst.state.usable:
@@ -165,24 +219,25 @@ class CallGateKeeper:
         sip_status = SIP_FORBIDDEN if worst.state is KeyState.REVOKED else SIP_SERVICE_UNAVAILABLE
         return self._about(worst, CallDecision.REFUSE, reason, sip_status)
 
-    def _needed_keys(self, call: Call) -> list[_NeededKey] | CallAnswer:
+    async def _needed_keys(self, tenant: Tenant, call: Call) -> list[_NeededKey] | CallAnswer:
         """The keys for all that will be stored, or an answer when policy forbids to store any of it."""
-        now = self._clock()
-        needed = []
+        keys = []
         for asset_class in call.stores:
             asset = Asset(call.tenant, asset_class, call.call_id, user=call.user, group=call.group)
-            ruling = rule_on(self._directory, asset, now)
+            ruling = rule_on(tenant, self._directory.provider_key, asset, self._clock())
             if ruling.key is None:
                 # No key would help, so refusing the call would be the wrong answer: it must not be recorded.
                 explanation = f"policy rule {ruling.decision.rule!r} denies to store a {asset_class}"
                 return self._answer(CallDecision.ALLOW_NO_RECORDING, CallReason.POLICY_DENIED, explanation)
-            evidence = self._board.of(ruling.key.name, now)
-            if evidence is None:
-                needed.append(_NeededKey(ruling.key, KeyState.UNKNOWN, "it was not asked yet", None))
-            else:
-                age = now - evidence.observed_at
-                needed.append(_NeededKey(ruling.key, evidence.state, evidence.cause, age))
-        return needed
+            keys.append(ruling.key)
+        await self._probes.first_evidence(keys)
+        return [self._needed(key, self._clock()) for key in keys]
+
+    def _needed(self, key: CustomerKey, now: datetime) -> _NeededKey:
+        evidence = self._board.of(key, now)
+        if evidence is None:
+            return _NeededKey(key, KeyState.UNKNOWN, "it was not asked yet", None)
+        return _NeededKey(key, evidence.state, evidence.cause, now - evidence.observed_at)
 
     def _about(self, needed: _NeededKey, decision: CallDecision, reason: CallReason, sip_status: int = 0) -> CallAnswer:
         explanation = f"key {needed.key.name} is {needed.state}" + (f": {needed.cause}" if needed.cause else "")

@@ -1,24 +1,39 @@
-"""The one way to use a key: find its store, ask it within the deadline, and remember what that showed."""
+"""The one way to use a key: find its stores, ask them in order within the deadline, and remember what that showed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Generic, TypeVar
 
 from ownkey.container import EncryptedDataKey
+from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    KeyMisconfigured,
     KeyNotFound,
+    KeyRevoked,
     KeyStoreError,
     KeyStoreThrottled,
     KeyUnreachable,
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.domain.tenants import CustomerKey, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey, KeyStore
-from ownkey_server.service.clock import Clock
+from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
+from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore
 from ownkey_server.service.status_board import StatusBoard
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Generic[T]):
+    """What a use of a key gave, and the replica that served."""
+
+    value: T
+    replica: str
 
 
 class KeyRing:
@@ -36,7 +51,14 @@ class KeyRing:
         self._clock = clock
         self._timeout = timeout.total_seconds()
 
-    async def generate(self, key: CustomerKey, context: Mapping[str, str], remaining: float | None) -> GeneratedDataKey:
+    @property
+    def store_names(self) -> frozenset[str]:
+        """The names of the key stores that there are."""
+        return frozenset(self._stores)
+
+    async def generate(
+        self, key: CustomerKey, context: Mapping[str, str], remaining: float | None
+    ) -> Use[GeneratedDataKey]:
         """A fresh data key, wrapped under ``key`` and no other.
 
         Args:
@@ -45,42 +67,59 @@ class KeyRing:
             remaining: Seconds that the caller is still waiting, if it said so.
 
         Raises:
-            KeyStoreError: The key cannot be used; no other is tried.
+            KeyStoreError: The key cannot be used in any of its replicas; no other key is tried.
         """
-        store = self._stores[key.store]
-        try:
-            generated = await store.generate_data_key(key.reference, context, self._limit(remaining))
-        except KeyStoreError as error:
-            self._board.saw_error(key.name, error, self._clock())
-            raise
-        self._board.saw(key.name, KeyState.AVAILABLE, "", self._clock())
-        return generated
+        if not key.lifecycle.wraps:
+            raise KeyMisconfigured(
+                key.primary.store, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing"
+            )
+
+        async def ask(place: Replica, limit: float) -> GeneratedDataKey:
+            try:
+                return await self._store(place).generate_data_key(place.reference, context, limit)
+            except KeyStoreError as error:
+                self._board.saw_error(key.name, error, self._clock())
+                raise
+
+        return await self._first_that_serves(key, ask, remaining)
 
     async def unwrap(
         self, key: CustomerKey, wrapped: EncryptedDataKey, context: Mapping[str, str], remaining: float | None
-    ) -> SecretBytes:
+    ) -> Use[SecretBytes]:
         """The data key that was wrapped under ``key``; arguments and errors as for :meth:`generate`."""
-        store = self._stores[key.store]
-        try:
-            data_key = await store.unwrap(key.reference, wrapped, context, self._limit(remaining))
-        except KeyUnreachable as error:
-            self._board.saw_error(key.name, error, self._clock())
-            raise
-        except (CiphertextInvalid, KeyStoreThrottled):
-            raise
-        except KeyStoreError:
-            # The store answers, and says that this may not be opened. That may be the ciphertext's doing, which anybody
-            # can send: what the key's state is, only what it does with bytes of our own tells.
-            await self.probe(key)
-            raise
-        self._board.saw(key.name, KeyState.AVAILABLE, "", self._clock())
-        return data_key
+
+        async def ask(place: Replica, limit: float) -> SecretBytes:
+            try:
+                return await self._store(place).unwrap(place.reference, wrapped, context, limit)
+            except KeyUnreachable as error:
+                self._board.saw_error(key.name, error, self._clock())
+                raise
+            except (CiphertextInvalid, KeyStoreThrottled):
+                raise
+            except KeyStoreError:
+                # The store answers, and says that this may not be opened. That may be the ciphertext's doing, which
+                # anybody can send: what the key's state is, only what it does with bytes of our own tells.
+                await self._probe_at(key, place)
+                raise
+
+        return await self._first_that_serves(key, ask, remaining)
 
     async def probe(self, key: CustomerKey) -> None:
-        """Use the key both ways on throw-away bytes, to learn its state."""
-        description = await self._stores[key.store].describe(key.reference, self._timeout)
-        if description.state is not KeyState.UNKNOWN:
-            self._board.saw(key.name, description.state, description.cause, self._clock())
+        """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""
+        for place in key.replicas:
+            await self._probe_at(key, place)
+
+    async def describe(self, place: Replica) -> KeyDescription:
+        """What a key store says of a key that need not be anybody's yet."""
+        return await self._store(place).describe(place.reference, self._timeout)
+
+    async def wrap_at(self, place: Replica, context: Mapping[str, str]) -> GeneratedDataKey:
+        """A fresh data key, wrapped at one place."""
+        return await self._store(place).generate_data_key(place.reference, context, self._timeout)
+
+    async def unwrap_at(self, place: Replica, wrapped: EncryptedDataKey, context: Mapping[str, str]) -> SecretBytes:
+        """A data key, opened at one place."""
+        return await self._store(place).unwrap(place.reference, wrapped, context, self._timeout)
 
     def find(
         self, tenant: Tenant, provider_key: CustomerKey, entries: Sequence[EncryptedDataKey]
@@ -94,9 +133,51 @@ class KeyRing:
         """
         for entry in entries:
             for key in (*tenant.keys.values(), provider_key):
-                if self._stores[key.store].recognizes(key.reference, entry):
+                if key.lifecycle.unwraps and any(self._recognizes(place, entry) for place in key.replicas):
                     return key, entry
         raise KeyNotFound(tenant.id, "none of its keys made this ciphertext")
+
+    async def _first_that_serves(
+        self, key: CustomerKey, ask: Callable[[Replica, float], Awaitable[T]], remaining: float | None
+    ) -> Use[T]:
+        """Ask each replica in order until one serves. An outage leads to the next, a revocation to nowhere."""
+        first: KeyStoreError | None = None
+        deadline = None if remaining is None else time.monotonic() + remaining
+        left = remaining
+        for place in key.replicas:
+            if first is not None and deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+            try:
+                value = await ask(place, self._limit(left))
+            except KeyRevoked:
+                raise
+            except (KeyUnreachable, KeyStoreThrottled, KeyMisconfigured) as error:
+                first = first or error
+                continue
+            self._board.saw(key.name, place.store, KeyState.AVAILABLE, "", self._clock())
+            return Use(value, place.store)
+        raise first or KeyMisconfigured("", key.name, "it has no replica")
+
+    async def _probe_at(self, key: CustomerKey, place: Replica) -> None:
+        try:
+            description = await self.describe(place)
+        except KeyMisconfigured as error:
+            self._board.saw_error(key.name, error, self._clock())
+            return
+        if description.state is not KeyState.UNKNOWN:
+            self._board.saw(key.name, place.store, description.state, description.cause, self._clock())
+
+    def _store(self, place: Replica) -> KeyStore:
+        store = self._stores.get(place.store)
+        if store is None:
+            raise KeyMisconfigured(place.store, place.reference, "this server's settings have no such key store")
+        return store
+
+    def _recognizes(self, place: Replica, entry: EncryptedDataKey) -> bool:
+        store = self._stores.get(place.store)
+        return store is not None and store.recognizes(place.reference, entry)
 
     def _limit(self, remaining: float | None) -> float:
         return self._timeout if remaining is None else max(0.0, min(self._timeout, remaining))

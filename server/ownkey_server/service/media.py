@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from ownkey.container import (
     Decryptor,
@@ -15,7 +16,8 @@ from ownkey.container import (
 )
 from ownkey.frame_lengths import frame_length_of
 from ownkey_server.domain.assets import Asset
-from ownkey_server.service.clock import Clock
+from ownkey_server.domain.audit import Action, Caller
+from ownkey_server.domain.clock import Clock
 from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
 
 # What a stream may make this server hold and do: a whole frame in memory, and one cipher call for each.
@@ -80,7 +82,7 @@ class Media:
         self._clock = clock
 
     async def encrypt(
-        self, asset: Asset, extra: Mapping[str, str], frame_length: int, remaining: float | None
+        self, asset: Asset, extra: Mapping[str, str], frame_length: int, remaining: float | None, caller: Caller
     ) -> NewObject:
         """A data key for the asset and the engine that encrypts with it.
 
@@ -89,12 +91,13 @@ class Media:
             extra: The caller's own pairs for the encryption context.
             frame_length: Plaintext bytes in a frame; 0 chooses by class.
             remaining: Seconds that the caller is still waiting, if it said so.
+            caller: Who asks.
 
         Raises:
             OwnkeyError: As :meth:`DataKeys.generate`.
             LimitExceeded: The encryption context is too large for a header.
         """
-        issued = await self._data_keys.generate(asset, extra, remaining)
+        issued = await self._data_keys.generate(asset, extra, remaining, caller, Action.ENCRYPT_MEDIA)
         try:
             encryptor = Encryptor(
                 issued.plaintext.reveal(),
@@ -106,12 +109,12 @@ class Media:
             issued.plaintext.wipe()
 
         def ask() -> Awaitable[OpenedDataKey]:
-            return self._data_keys.unwrap(asset, [issued.wrapped], issued.context, None)
+            return self._data_keys.unwrap(asset, [issued.wrapped], issued.context, None, caller, Action.RENEW_LEASE)
 
         return NewObject(issued, encryptor, StreamLease(issued.lease_expires_at, ask, self._clock))
 
     async def open(
-        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
+        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None, caller: Caller
     ) -> OpenedObject:
         """Open an object that is the asset's.
 
@@ -120,19 +123,26 @@ class Media:
             asset: What the caller says it is.
             expected: Further pairs that the object's context must hold.
             remaining: Seconds that the caller is still waiting, if it said so.
+            caller: Who asks.
 
         Raises:
             OwnkeyError: As :meth:`DataKeys.unwrap`.
             ContainerError: The header was changed, or the key is not the object's.
         """
-        opened, lease = await self._unwrap(header, asset, expected, remaining)
+        opened, lease = await self._unwrap(header, asset, expected, remaining, caller)
         try:
             return OpenedObject(opened, Decryptor(header, opened.plaintext.reveal(), limits=READER_LIMITS), lease)
         finally:
             opened.plaintext.wipe()
 
     async def open_range(
-        self, header: Header, asset: Asset, expected: Mapping[str, str], object_size: int, remaining: float | None
+        self,
+        header: Header,
+        asset: Asset,
+        expected: Mapping[str, str],
+        object_size: int,
+        remaining: float | None,
+        caller: Caller,
     ) -> OpenedRange:
         """The same for a part of an object of ``object_size`` bytes.
 
@@ -140,7 +150,7 @@ class Media:
             OwnkeyError: As :meth:`DataKeys.unwrap`.
             ContainerError: As :meth:`open`; also when no object of that header can have that size.
         """
-        opened, lease = await self._unwrap(header, asset, expected, remaining)
+        opened, lease = await self._unwrap(header, asset, expected, remaining, caller)
         try:
             reader = RangeDecryptor(header, opened.plaintext.reveal(), object_size=object_size, limits=READER_LIMITS)
             return OpenedRange(opened, reader, lease)
@@ -148,12 +158,19 @@ class Media:
             opened.plaintext.wipe()
 
     async def _unwrap(
-        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None
+        self, header: Header, asset: Asset, expected: Mapping[str, str], remaining: float | None, caller: Caller
     ) -> tuple[OpenedDataKey, StreamLease]:
-        def ask(remaining: float | None = None) -> Awaitable[OpenedDataKey]:
+        def ask(action: Action, remaining: float | None) -> Awaitable[OpenedDataKey]:
             return self._data_keys.unwrap(
-                asset, header.encrypted_data_keys, header.encryption_context, remaining, expected=expected
+                asset,
+                header.encrypted_data_keys,
+                header.encryption_context,
+                remaining,
+                caller,
+                action,
+                expected=expected,
             )
 
-        opened = await ask(remaining)
-        return opened, StreamLease(opened.lease_expires_at, ask, self._clock)
+        opened = await ask(Action.DECRYPT_MEDIA, remaining)
+        renew = partial(ask, Action.RENEW_LEASE, None)
+        return opened, StreamLease(opened.lease_expires_at, renew, self._clock)

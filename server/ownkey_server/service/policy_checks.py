@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ownkey_server.domain import policy
 from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.service.access import Ruling, rule_on
-from ownkey_server.service.clock import Clock
+from ownkey_server.service.directory import Directory
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.storage.directory import Directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +30,18 @@ class PolicyChecks:
         self._board = board
         self._clock = clock
 
-    def check(self, asset: Asset) -> PolicyCheck:
+    async def check(self, asset: Asset) -> PolicyCheck:
         """Which key would serve, which rule decides, and why.
 
         Raises:
             TenantNotFound: There is no such tenant.
             InvalidRequest: The asset names a group that the tenant does not have.
         """
+        tenant = await self._directory.tenant(asset.tenant)
         now = self._clock()
-        ruling = rule_on(self._directory, asset, now)
+        ruling = rule_on(tenant, self._directory.provider_key, asset, now)
         state = None
         if ruling.key is not None:
-            evidence = self._board.of(ruling.key.name, now)
+            evidence = self._board.of(ruling.key, now)
             state = evidence.state if evidence else KeyState.UNKNOWN
         return PolicyCheck(ruling, policy.explain(ruling.decision, asset), state)

@@ -35,6 +35,14 @@ def sample(kind: type[Exception]) -> Exception:
         errors.TenantNotFound: errors.TenantNotFound("acme"),
         errors.KeyNotFound: errors.KeyNotFound("acme", "has no such key"),
         errors.PolicyDenied: errors.PolicyDenied("acme", "no-mms", "it is denied"),
+        errors.DatabaseUnavailable: errors.DatabaseUnavailable("no route to db.internal"),
+        errors.ViewStale: errors.ViewStale("acme", 61.0),
+        errors.AuditUnavailable: errors.AuditUnavailable("the database does not answer"),
+        errors.ResourceNotFound: errors.ResourceNotFound("tenants/acme"),
+        errors.ResourceExists: errors.ResourceExists("tenants/acme", "it is there"),
+        errors.ResourceInUse: errors.ResourceInUse("tenants/acme", "it has keys"),
+        errors.EtagMismatch: errors.EtagMismatch("tenants/acme"),
+        errors.EnrolmentFailed: errors.EnrolmentFailed("tenants/acme/keys/main", "hsm", "acme-main", "it is revoked"),
         errors.AssetMismatch: errors.AssetMismatch("acme", "ownkey:asset-id"),
         container.CommitmentMismatch: container.CommitmentMismatch(),
         container.HeaderTampered: container.HeaderTampered(),
@@ -46,9 +54,15 @@ def sample(kind: type[Exception]) -> Exception:
     return samples.get(kind) or kind("because")
 
 
-ALL = (subclasses(errors.OwnkeyError) - {errors.OwnkeyError, errors.KeyStoreError}) | subclasses(
-    container.ContainerError
-) - {wrapped_key.WrappedKeyInvalid}
+ALL = (
+    subclasses(errors.OwnkeyError)
+    - {
+        errors.OwnkeyError,
+        errors.KeyStoreError,
+        errors.ServiceImpaired,
+        errors.AdministrationError,
+    }
+) | subclasses(container.ContainerError) - {wrapped_key.WrappedKeyInvalid}
 
 
 @pytest.mark.parametrize("kind", sorted(ALL, key=lambda kind: kind.__name__))
@@ -103,3 +117,13 @@ def test_a_defect_tells_an_id_and_nothing_of_itself(caplog: pytest.LogCaptureFix
 
 def test_a_stream_error_says_what_was_wrong() -> None:
     assert to_status(StreamProtocolError("the first message must be a start")).message.startswith("the first")
+
+
+@pytest.mark.parametrize("kind", sorted(subclasses(errors.OwnkeyError), key=lambda kind: kind.__name__))
+def test_the_audit_trail_knows_an_error_by_the_reason_that_callers_get(kind: type[errors.OwnkeyError]) -> None:
+    if kind in TABLE and kind.__module__ == errors.__name__:
+        assert kind.reason == info(to_status(sample(kind))).reason
+
+
+def test_what_the_driver_says_of_the_database_is_not_for_callers() -> None:
+    assert "db.internal" not in str(to_status(errors.DatabaseUnavailable("no route to db.internal")))

@@ -24,7 +24,9 @@ def test_the_template_says_what_the_defaults_are(tmp_path: Path) -> None:
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     settings = load(write(tmp_path))
-    assert settings.server.tenants_file == tmp_path / "tenants.toml"
+    assert settings.storage.tenants_file == tmp_path / "tenants.toml"
+    assert settings.storage.url == f"sqlite:///{tmp_path}/ownkey.db"
+    assert settings.audit.signing_key_file == tmp_path / "audit-signing.pem"
     store = settings.key_stores["embedded"]
     assert isinstance(store, EmbeddedSettings)
     assert store.directory == tmp_path / "keys"

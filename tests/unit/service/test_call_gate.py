@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ownkey_server.domain.assets import AssetClass
-from ownkey_server.domain.errors import InvalidRequest, TenantNotFound
+from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.errors import DatabaseUnavailable, InvalidRequest, TenantNotFound
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect, Outcome, Policy, Rule
-from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
-from ownkey_server.service.call_gate import Call, CallDecision, CallGateKeeper, CallReason
+from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Replica, Tenant
+from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.call_gate import Call, CallAnswer, CallDecision, CallGateKeeper, CallReason
+from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.storage.directory import Directory
+from support.services import KnownTenants, ListWriter, directory_of
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
-MAIN = CustomerKey("tenants/acme/keys/main", "embedded", "acme-main")
-VOICEMAIL = CustomerKey("tenants/acme/keys/voicemail", "embedded", "acme-voicemail")
-PROVIDER = CustomerKey("provider/keys/main", "embedded", "provider")
+MAIN = CustomerKey("tenants/acme/keys/main", (Replica("embedded", "acme-main"),))
+VOICEMAIL = CustomerKey("tenants/acme/keys/voicemail", (Replica("embedded", "acme-voicemail"),))
+PROVIDER = CustomerKey("provider/keys/main", (Replica("embedded", "provider"),))
 POLICY = Policy(
     (
         Rule("voicemail", Outcome(Effect.ALLOW, "voicemail"), asset_classes=frozenset({AssetClass.PHONE_VOICEMAIL})),
@@ -39,15 +46,38 @@ class Gate:
         self.now = NOW
         self.board = StatusBoard(timedelta(seconds=60))
         for key in (*keys.values(), PROVIDER):
-            state = states.get(key.reference.removeprefix("acme-"), KeyState.AVAILABLE)
+            state = states.get(key.primary.reference.removeprefix("acme-"), KeyState.AVAILABLE)
             if state is not KeyState.UNKNOWN:
-                self.board.saw(key.name, state, f"it is {state}", NOW - timedelta(seconds=3))
-        directory = Directory({"acme": tenant}, PROVIDER)
-        self.keeper = CallGateKeeper(directory, self.board, lambda: self.now, timedelta(seconds=5))
+                self.board.saw(key.name, "embedded", state, f"it is {state}", NOW - timedelta(seconds=3))
+        self.known = KnownTenants({"acme": tenant}, PROVIDER)
+        self.trail = ListWriter()
 
     def ask(self, callee: str = "+15551234567", *, tenant: str = "acme", **facts: object):  # type: ignore[no-untyped-def]
         call = {"stores": (AssetClass.PHONE_RECORDING,), "direction": CallDirection.OUTBOUND} | facts
-        return self.keeper.authorize(Call(tenant, "call-1", callee, **call))  # type: ignore[arg-type]
+        return asyncio.run(self._ask(Call(tenant, "call-1", callee, **call)))  # type: ignore[arg-type]
+
+    async def _ask(self, call: Call) -> CallAnswer:
+        def now() -> datetime:
+            return self.now
+
+        with ThreadPoolExecutor(1) as executor:
+            directory = await directory_of(self.known, executor)
+            ring = KeyRing({}, self.board, now, timedelta(seconds=5))
+            probes = SilentProbes(directory, ring, self.board, now, timedelta(seconds=60))
+            audit = AuditLog(self.trail, ListWriter(), now)
+            await audit.start()
+            keeper = CallGateKeeper(directory, self.board, probes, audit, now, timedelta(seconds=5))
+            try:
+                return await keeper.authorize(call, Caller("pbx"))
+            finally:
+                await audit.close()
+
+
+class SilentProbes(Probes):
+    """Probes that learn nothing: the states are what the test says."""
+
+    async def first_evidence(self, keys: Iterable[CustomerKey]) -> None:
+        return
 
 
 def test_a_call_is_allowed_while_its_key_is_available() -> None:
@@ -141,3 +171,23 @@ def test_evidence_that_is_too_old_proves_nothing() -> None:
     answer = gate.ask()
     assert (answer.decision, answer.reason) == (CallDecision.REFUSE, CallReason.KEY_UNKNOWN)
     assert answer.evidence_age == timedelta(seconds=61)
+
+
+def test_what_is_not_allowed_in_full_is_in_the_audit_trail_and_what_is_allowed_is_not() -> None:
+    gate = Gate(main=KeyState.REVOKED)
+    gate.ask()
+    [record] = [one for one in gate.trail.records if one.tenant]
+    assert (record.action, record.reason, record.decision) == ("authorize_call", "KEY_REVOKED", "refuse")
+    assert (record.caller.principal, record.key, record.detail["call_id"]) == ("pbx", MAIN.name, "call-1")
+    allowed = Gate()
+    allowed.ask()
+    assert allowed.trail.records == []
+
+
+def test_an_emergency_call_connects_and_another_is_an_error_when_the_database_is_away() -> None:
+    gate = Gate()
+    gate.known.before_answer = lambda _: (_ for _ in ()).throw(DatabaseUnavailable("gone"))
+    assert gate.ask("911").emergency
+    assert gate.ask("999").emergency, "the tenant's country is not known, so that every country's numbers count"
+    with pytest.raises(DatabaseUnavailable):
+        gate.ask()

@@ -9,28 +9,32 @@ from ownkey.container import EncryptedDataKey
 from ownkey_server.domain import errors
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
-KEY = CustomerKey("tenants/acme/keys/main", "hsm", "acme-main")
+KEY = CustomerKey("tenants/acme/keys/main", (Replica("hsm", "acme-main"),))
 BLOB = EncryptedDataKey("ownkey-pkcs11-kw", b"acme-main", bytes(72))
 
 
 class Store:
     """A key store that fails to unwrap as a test says, and whose key is in the state that it says."""
 
-    name = "hsm"
-
-    def __init__(self, failure: type[errors.KeyStoreError], state: KeyState) -> None:
+    def __init__(
+        self, failure: type[errors.KeyStoreError] | None, state: KeyState, name: str = "hsm", *, wraps: bool = True
+    ) -> None:
         self.failure = failure
         self.state = state
+        self.name = name
+        self.wraps = wraps
         self.timeouts: list[float] = []
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         self.timeouts.append(timeout)
+        if self.failure and not self.wraps:
+            raise self.failure(self.name, reference, "as the test says")
         return GeneratedDataKey(SecretBytes(bytes(32)), BLOB)
 
     async def wrap(
@@ -41,7 +45,10 @@ class Store:
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
     ) -> SecretBytes:
-        raise self.failure("hsm", reference, "as the test says")
+        self.timeouts.append(timeout)
+        if self.failure:
+            raise self.failure(self.name, reference, "as the test says")
+        return SecretBytes(bytes(32))
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         return True
@@ -55,7 +62,7 @@ class Store:
 
 def ring(store: Store) -> tuple[KeyRing, StatusBoard]:
     board = StatusBoard(timedelta(seconds=60))
-    board.saw(KEY.name, KeyState.AVAILABLE, "", NOW)
+    board.saw(KEY.name, "hsm", KeyState.AVAILABLE, "", NOW)
     return KeyRing({"hsm": store}, board, lambda: NOW, timedelta(seconds=5)), board
 
 
@@ -75,7 +82,7 @@ async def test_a_ciphertext_that_anybody_can_send_does_not_decide_a_key_s_state(
     keys, board = ring(Store(failure, KeyState.AVAILABLE))
     with pytest.raises(failure):
         await keys.unwrap(KEY, BLOB, {}, None)
-    evidence = board.of(KEY.name, NOW)
+    evidence = board.of(KEY, NOW)
     assert evidence is not None
     assert evidence.state is KeyState.AVAILABLE
 
@@ -94,7 +101,7 @@ async def test_a_key_that_does_not_work_is_told_at_its_first_failed_use(
     keys, board = ring(Store(failure, state))
     with pytest.raises(failure):
         await keys.unwrap(KEY, BLOB, {}, None)
-    evidence = board.of(KEY.name, NOW)
+    evidence = board.of(KEY, NOW)
     assert evidence is not None
     assert evidence.state is state
 
@@ -105,3 +112,68 @@ async def test_a_caller_s_shorter_deadline_counts(remaining: float | None, expec
     keys, _ = ring(store)
     await keys.generate(KEY, {}, remaining)
     assert store.timeouts == [expected]
+
+
+CLUSTER = CustomerKey("tenants/acme/keys/main", (Replica("one", "acme-main"), Replica("two", "acme-main")))
+
+
+def cluster(one: Store, two: Store) -> tuple[KeyRing, StatusBoard]:
+    board = StatusBoard(timedelta(seconds=60))
+    return KeyRing({"one": one, "two": two}, board, lambda: NOW, timedelta(seconds=5)), board
+
+
+@pytest.mark.parametrize("outage", [errors.KeyUnreachable, errors.KeyStoreThrottled, errors.KeyMisconfigured])
+async def test_the_next_replica_serves_while_one_is_out_of_order(outage: type[errors.KeyStoreError]) -> None:
+    one = Store(outage, KeyState.UNREACHABLE, "one", wraps=False)
+    two = Store(None, KeyState.AVAILABLE, "two")
+    keys, board = cluster(one, two)
+    assert (await keys.generate(CLUSTER, {}, None)).replica == "two"
+    assert (await keys.unwrap(CLUSTER, BLOB, {}, None)).replica == "two"
+    evidence = board.of(CLUSTER, NOW)
+    assert evidence is not None
+    expected = KeyState.AVAILABLE if outage is errors.KeyStoreThrottled else KeyState.DEGRADED
+    assert (evidence.state, evidence.state.usable) == (expected, True)
+
+
+async def test_nobody_goes_around_a_revocation() -> None:
+    one, two = Store(errors.KeyRevoked, KeyState.REVOKED, "one", wraps=False), Store(None, KeyState.AVAILABLE, "two")
+    keys, board = cluster(one, two)
+    for use in (keys.generate(CLUSTER, {}, None), keys.unwrap(CLUSTER, BLOB, {}, None)):
+        with pytest.raises(errors.KeyRevoked):
+            await use
+    assert two.timeouts == []
+    evidence = board.of(CLUSTER, NOW)
+    assert evidence is not None
+    assert evidence.state is KeyState.REVOKED
+
+
+async def test_when_no_replica_serves_the_first_one_s_error_is_told() -> None:
+    one = Store(errors.KeyUnreachable, KeyState.UNREACHABLE, "one", wraps=False)
+    two = Store(errors.KeyMisconfigured, KeyState.MISCONFIGURED, "two", wraps=False)
+    keys, board = cluster(one, two)
+    with pytest.raises(errors.KeyUnreachable) as caught:
+        await keys.generate(CLUSTER, {}, None)
+    assert caught.value.replica == "one"
+    evidence = board.of(CLUSTER, NOW)
+    assert evidence is not None
+    assert evidence.state is KeyState.UNREACHABLE
+
+
+@pytest.mark.parametrize("lifecycle", [KeyLifecycle.ENROLLED, KeyLifecycle.RETIRED])
+async def test_a_key_that_is_not_active_wraps_nothing(lifecycle: KeyLifecycle) -> None:
+    store = Store(None, KeyState.AVAILABLE)
+    keys, _ = ring(store)
+    with pytest.raises(errors.KeyMisconfigured, match=f"it is {lifecycle}, and wraps nothing"):
+        await keys.generate(CustomerKey(KEY.name, KEY.replicas, lifecycle), {}, None)
+    assert store.timeouts == []
+
+
+async def test_a_replica_in_a_store_that_the_settings_lack_is_misconfigured_and_the_next_serves() -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    keys = KeyRing({"two": Store(None, KeyState.AVAILABLE, "two")}, board, lambda: NOW, timedelta(seconds=5))
+    assert (await keys.generate(CLUSTER, {}, None)).replica == "two"
+    await keys.probe(CLUSTER)
+    evidence = board.of(CLUSTER, NOW)
+    assert evidence is not None
+    assert evidence.state is KeyState.DEGRADED
+    assert "one is misconfigured" in evidence.cause

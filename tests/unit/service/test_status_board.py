@@ -6,9 +6,11 @@ import pytest
 
 from ownkey_server.domain import errors
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyEvidence, KeyState
+from ownkey_server.domain.tenants import CustomerKey, Replica
 from ownkey_server.service.status_board import StatusBoard
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
+KEY = CustomerKey("key", (Replica("store", "reference"),))
 
 
 def subclasses(kind: type[Exception]) -> set[type[Exception]]:
@@ -26,10 +28,10 @@ def test_a_forged_ciphertext_or_a_busy_moment_never_changes_a_state(
 ) -> None:
     board = StatusBoard(timedelta(seconds=60))
     if before:
-        board.saw("key", before, "", NOW)
-    evidence = board.of("key", NOW)
+        board.saw("key", "store", before, "", NOW)
+    evidence = board.of(KEY, NOW)
     board.saw_error("key", error("store", "key", "because"), NOW + timedelta(seconds=1))
-    assert board.of("key", NOW) == evidence
+    assert board.of(KEY, NOW) == evidence
 
 
 @pytest.mark.parametrize(
@@ -45,14 +47,27 @@ def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
 ) -> None:
     board = StatusBoard(timedelta(seconds=60))
     board.saw_error("key", error("store", "key", "because"), NOW)
-    assert board.of("key", NOW) == KeyEvidence(state, "because", NOW)
+    assert board.of(KEY, NOW) == KeyEvidence(state, "because", NOW)
 
 
 def test_old_evidence_makes_a_state_unknown_and_says_what_it_was() -> None:
     board = StatusBoard(timedelta(seconds=60))
-    board.saw("key", KeyState.AVAILABLE, "", NOW)
-    assert board.of("key", NOW + timedelta(seconds=60)) == KeyEvidence(KeyState.AVAILABLE, "", NOW)
-    evidence = board.of("key", NOW + timedelta(seconds=61))
+    board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
+    assert board.of(KEY, NOW + timedelta(seconds=60)) == KeyEvidence(KeyState.AVAILABLE, "", NOW)
+    evidence = board.of(KEY, NOW + timedelta(seconds=61))
     assert evidence is not None
     assert (evidence.state, evidence.observed_at) == (KeyState.UNKNOWN, NOW)
     assert "available" in evidence.cause
+
+
+def test_every_change_of_state_is_logged_once_however_it_was_seen(caplog: pytest.LogCaptureFixture) -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    with caplog.at_level("INFO"):
+        board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
+        board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
+        for _ in range(3):
+            board.saw_error("key", errors.KeyRevoked("store", "reference", "it was disabled"), NOW)
+    assert [(one.levelname, one.message) for one in caplog.records] == [
+        ("INFO", "key key is available in store"),
+        ("WARNING", "key key is revoked in store: it was disabled"),
+    ]

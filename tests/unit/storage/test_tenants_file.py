@@ -8,7 +8,8 @@ import pytest
 
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import GateMode
-from ownkey_server.storage.tenants_file import TenantsFileError, load
+from ownkey_server.storage.documents import TenantsDocument
+from ownkey_server.storage.tenants_file import TenantsFileError, parse, read, render
 
 STORES = {"embedded": "embedded"}
 TEMPLATE = resources.files("ownkey_server").joinpath("templates", "tenants.toml").read_text(encoding="utf-8")
@@ -20,15 +21,24 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def load(path: Path, stores: dict[str, str]) -> TenantsDocument:
+    return parse(read(path), str(path), stores)
+
+
 def test_the_template_is_read(tmp_path: Path) -> None:
-    directory = load(write(tmp_path, TEMPLATE), STORES)
-    acme = directory.tenant("acme")
-    assert acme.keys["main"].name == "tenants/acme/keys/main"
-    assert acme.groups_of["frida@acme.example"] == {"finance"}
-    assert acme.call_gate.mode is GateMode.REFUSE
-    assert acme.policy.rules[0].created_before == datetime(2026, 1, 1, tzinfo=UTC)
-    assert [rule.outcome.effect for rule in acme.policy.rules][-1] is Effect.DENY
-    assert [key.reference for key in directory.all_keys()] == ["acme-main", "acme-finance", "provider"]
+    document = load(write(tmp_path, TEMPLATE), STORES)
+    [acme] = document.tenants
+    policy = acme.policy.to_domain(acme.enrolled_at)
+    assert [(key.id, key.reference) for key in acme.keys] == [("main", "acme-main"), ("finance", "acme-finance")]
+    assert acme.call_gate.to_domain().mode is GateMode.REFUSE
+    assert policy.rules[0].created_before == datetime(2026, 1, 1, tzinfo=UTC)
+    assert [rule.outcome.effect for rule in policy.rules][-1] is Effect.DENY
+    assert document.provider_key.reference == "provider"
+
+
+def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
+    document = load(write(tmp_path, TEMPLATE), STORES)
+    assert parse(render(document), "rendered", STORES) == document
 
 
 @pytest.mark.parametrize(
@@ -37,10 +47,10 @@ def test_the_template_is_read(tmp_path: Path) -> None:
         ('id = "acme"', 'id = "Acme"', "tenants[0].id: String should match pattern"),
         ('id = "acme"', 'idd = "acme"', "tenants[0].idd: Extra inputs are not permitted"),
         ("enrolled_at = 2026-01-01T00:00:00Z", "enrolled_at = 2026-01-01T00:00:00", "needs a time zone"),
-        ('default = "key:main"', 'default = "key:mian"', "policy.default: the tenant has no key 'mian'"),
+        ('default = "key:main"', 'default = "key:mian"', "policy: the default: the tenant has no key 'mian'"),
         ('use = "key:finance"', 'use = "key:sales"', "rule 'finance': the tenant has no key 'sales'"),
         ('groups = ["finance"]', 'groups = ["sales"]', "rule 'finance': the tenant has no group 'sales'"),
-        ('name = "uploads"', 'name = "finance"', "policy.rules: 'finance' stands more than once"),
+        ('name = "uploads"', 'name = "finance"', "policy: rules: 'finance' stands more than once"),
         ('name = "uploads"', 'name = "default"', "this name is taken by the default"),
         ('asset_classes = ["phone_mms"]', 'asset_classes = ["phone_fax"]', "asset_classes[0]: Input should be"),
         ('countries = ["US", "DE"]', 'countries = ["US", "XX"]', "'XX' is no ISO 3166 country code"),

@@ -33,6 +33,7 @@ COMMANDS = {
     "init": "ownkey_server.commands:init",
     "serve": "ownkey_server.commands:serve",
     "keystore": "ownkey_server.commands:keystore",
+    "db": "ownkey_server.commands:db",
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130

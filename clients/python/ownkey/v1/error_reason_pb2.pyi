@@ -62,6 +62,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: the byte range starts after the end of the asset."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL (metadata: error_id): a defect of the service; the id finds the details in its log."""
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 20
+    """UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out. Retry later."""
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 21
+    """UNAVAILABLE with RetryInfo: the service's database does not answer. Retry later."""
+    ERROR_REASON_VIEW_STALE: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to decide by
+    what it last knew. Retry later.
+    """
+    ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 23
+    """NOT_FOUND (metadata: resource): there is no such tenant, key, group, policy version or principal."""
+    ERROR_REASON_RESOURCE_EXISTS: _ErrorReason.ValueType  # 24
+    """ALREADY_EXISTS (metadata: resource): there is one of that name already."""
+    ERROR_REASON_RESOURCE_IN_USE: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION (metadata: resource): something depends on it, or its state does not allow the change."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 26
+    """ABORTED (metadata: resource): somebody else changed it since it was read. Read it again, and decide anew."""
+    ERROR_REASON_ENROLMENT_FAILED: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION (metadata: resource, replica): a key was tried by wrapping and unwrapping, and is not fit to
+    protect anything. The message says what is wrong.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that the service sends, with the status code and the metadata that come with it."""
@@ -106,4 +126,24 @@ ERROR_REASON_RANGE_INVALID: ErrorReason.ValueType  # 18
 """OUT_OF_RANGE: the byte range starts after the end of the asset."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL (metadata: error_id): a defect of the service; the id finds the details in its log."""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 20
+"""UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out. Retry later."""
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 21
+"""UNAVAILABLE with RetryInfo: the service's database does not answer. Retry later."""
+ERROR_REASON_VIEW_STALE: ErrorReason.ValueType  # 22
+"""UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to decide by
+what it last knew. Retry later.
+"""
+ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 23
+"""NOT_FOUND (metadata: resource): there is no such tenant, key, group, policy version or principal."""
+ERROR_REASON_RESOURCE_EXISTS: ErrorReason.ValueType  # 24
+"""ALREADY_EXISTS (metadata: resource): there is one of that name already."""
+ERROR_REASON_RESOURCE_IN_USE: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION (metadata: resource): something depends on it, or its state does not allow the change."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
+"""ABORTED (metadata: resource): somebody else changed it since it was read. Read it again, and decide anew."""
+ERROR_REASON_ENROLMENT_FAILED: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION (metadata: resource, replica): a key was tried by wrapping and unwrapping, and is not fit to
+protect anything. The message says what is wrong.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

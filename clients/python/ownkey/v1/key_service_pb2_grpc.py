@@ -99,7 +99,8 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def KeyStatus(self, request, context):
-        """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks no key store.
+        """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
+        only about a key of which nothing is known yet.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
         Retriable: yes.

@@ -48,7 +48,8 @@ class KeyServiceStub:
     Retriable: yes; it changes nothing.
     """
     KeyStatus: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]
-    """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks no key store.
+    """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
+    only about a key of which nothing is known yet.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
     Retriable: yes.
@@ -109,7 +110,8 @@ class KeyServiceAsyncStub(KeyServiceStub):
     Retriable: yes; it changes nothing.
     """
     KeyStatus: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]  # type: ignore[assignment]
-    """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks no key store.
+    """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
+    only about a key of which nothing is known yet.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
     Retriable: yes.
@@ -185,7 +187,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.KeyStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.KeyStatusResponse, _abc.Awaitable[_key_service_pb2.KeyStatusResponse]]:
-        """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks no key store.
+        """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
+        only about a key of which nothing is known yet.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
         Retriable: yes.

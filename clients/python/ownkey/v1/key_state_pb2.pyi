@@ -38,6 +38,8 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """The key never worked, or the service's own credentials or permissions are at fault."""
     KEY_STATE_UNKNOWN: _KeyState.ValueType  # 5
     """There is no fresh evidence."""
+    KEY_STATE_DEGRADED: _KeyState.ValueType  # 6
+    """The key works, though not in every replica."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """What is known of a key. A deliberate act of its holder and an outage are never reported as one another."""
@@ -54,6 +56,8 @@ KEY_STATE_MISCONFIGURED: KeyState.ValueType  # 4
 """The key never worked, or the service's own credentials or permissions are at fault."""
 KEY_STATE_UNKNOWN: KeyState.ValueType  # 5
 """There is no fresh evidence."""
+KEY_STATE_DEGRADED: KeyState.ValueType  # 6
+"""The key works, though not in every replica."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,1 @@
+"""The control plane: what administrators read and change, each change recorded in the transaction that makes it."""

@@ -1,0 +1,399 @@
+"""Tenants as one declarative document: what would change, the change, and the document again.
+
+What the document says of a tenant's groups, policy and call gate is all there is of them afterwards. Keys are never
+retired, removed or replaced because a line is missing: content may depend on them. Tenants that the document does not
+name are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from ownkey_server.domain.errors import InvalidRequest, ResourceInUse, ResourceNotFound
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
+from ownkey_server.service.administration import groups, tenants
+from ownkey_server.service.administration.desk import Act, Desk, Entry
+from ownkey_server.service.administration.enrolment import Enrolment
+from ownkey_server.service.administration.keys import Keys
+from ownkey_server.storage import tenants_file
+from ownkey_server.storage.documents import (
+    GroupTable,
+    KeyPlace,
+    KeyTable,
+    PolicyTable,
+    Table,
+    TenantsDocument,
+    TenantTable,
+    plain,
+)
+from ownkey_server.storage.records import ANY_ETAG, KeyRecord, ReplicaRecord, TenantRecord
+from ownkey_server.storage.registry import PROVIDER, Change, Reader, required
+from ownkey_server.storage.tenants_file import TenantsFileError
+
+_ALL = 1_000_000
+
+
+class StepKind(StrEnum):
+    """What a step does; ``KEEP`` says what the document asks for, or leaves out, and is not done."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One difference between a document and what there is.
+
+    Attributes:
+        resource: Name of what differs.
+        field: Which part of it; empty for the whole.
+        note: Why, where that is not plain.
+    """
+
+    kind: StepKind
+    resource: str
+    field: str = ""
+    before: str = ""
+    after: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every difference, in the order in which it is done; ``applied`` says whether it was."""
+
+    steps: tuple[Step, ...]
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """A step, and how it is done.
+
+    Attributes:
+        proofs: Places that must prove themselves first, each as key, primary and place.
+    """
+
+    tenant: str
+    step: Step
+    do: Callable[[Change, Act], object] | None = None
+    proofs: tuple[tuple[str, Replica, Replica], ...] = ()
+
+
+class Configuration:
+    """Applies and exports documents.
+
+    Args:
+        kinds: The kind of each key store, by its name.
+    """
+
+    def __init__(self, desk: Desk, keys: Keys, enrolment: Enrolment, kinds: Mapping[str, str]) -> None:
+        self._desk = desk
+        self._keys = keys
+        self._enrolment = enrolment
+        self._kinds = kinds
+
+    async def apply(self, act: Act, document: str, *, dry_run: bool) -> Plan:
+        """Make things as the document says, all at once or not at all.
+
+        New keys, and new places of keys, are tried first, in a dry run too.
+
+        Raises:
+            InvalidRequest: The document holds mistakes: all of them are told.
+            EnrolmentFailed: A key cannot be used.
+            ResourceInUse: It cannot be done as things are, or somebody changed them meanwhile.
+            ServiceImpaired: It could not be made, or not be recorded; nothing was changed.
+        """
+        try:
+            wanted = tenants_file.parse(document, "document", self._kinds)
+        except TenantsFileError as error:
+            raise InvalidRequest("document", str(error)) from error
+        edits = await self._desk.read(lambda reader: list(self._edits(reader, wanted)))
+        proven = set()
+        for edit in edits:
+            for proof in edit.proofs:
+                await self._prove(*proof)
+                proven.add(proof)
+        if dry_run or not any(edit.do for edit in edits):
+            return Plan(tuple(edit.step for edit in edits), applied=False)
+
+        def work(change: Change) -> tuple[Plan, list[Entry]]:
+            # Seen anew: what another administrator did since then counts.
+            again = list(self._edits(change, wanted))
+            for edit in again:
+                if not proven.issuperset(edit.proofs):
+                    raise ResourceInUse(edit.step.resource, "it was changed while the keys were tried: apply it again")
+                if edit.do:
+                    edit.do(change, act)
+            return Plan(tuple(edit.step for edit in again), applied=True), _entries(again)
+
+        return await self._desk.change_many(act, "apply_tenants", work)
+
+    async def export(self, only: Sequence[str] = ()) -> str:
+        """The document that says what there is: of all tenants, or of some.
+
+        Raises:
+            ResourceNotFound: There is no tenant of one of these ids.
+        """
+
+        def question(reader: Reader) -> str:
+            records = reader.tenants("", _ALL) if not only else [_required_tenant(reader, one) for one in only]
+            provider = reader.key(PROVIDER_KEY_NAME)
+            if provider is None:
+                raise ResourceNotFound(PROVIDER_KEY_NAME)
+            place = _table_of(provider.replicas[0].place)
+            document = TenantsDocument(provider_key=place, tenants=[_tenant_table(reader, one) for one in records])
+            return tenants_file.render(document)
+
+        return await self._desk.read(question)
+
+    async def _prove(self, key: str, primary: Replica, place: Replica) -> None:
+        if place == primary:
+            await self._enrolment.prove(key, place)
+        else:
+            await self._enrolment.prove_replica(key, primary, place)
+
+    def _edits(self, reader: Reader, wanted: TenantsDocument) -> Iterator[_Edit]:
+        yield from self._provider_edits(reader, wanted.provider_key)
+        for table in wanted.tenants:
+            yield from self._tenant_edits(reader, table)
+
+    def _provider_edits(self, reader: Reader, wanted: KeyPlace) -> Iterator[_Edit]:
+        place, now = Replica(wanted.key_store, wanted.reference), self._desk.clock()
+        record = reader.key(PROVIDER_KEY_NAME)
+        if record is None:
+
+            def add(change: Change, _act: Act) -> None:
+                change.insert_key(PROVIDER_KEY_NAME, PROVIDER, KeyLifecycle.ACTIVE, [place], now)
+
+            step = Step(StepKind.ADD, PROVIDER_KEY_NAME, after=_json(wanted))
+            yield _Edit(PROVIDER, step, add, ((PROVIDER_KEY_NAME, place, place),))
+        elif record.replicas[0].place != place:
+            before = _json(_table_of(record.replicas[0].place))
+            note = "the provider's key stays: content depends on it"
+            yield _Edit(PROVIDER, Step(StepKind.KEEP, PROVIDER_KEY_NAME, "", before, _json(wanted), note))
+
+    def _tenant_edits(self, reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
+        tenant, name = wanted.id, tenants.name(wanted.id)
+        record = reader.tenant(tenant)
+        if record is None:
+
+            def add(change: Change, _act: Act) -> None:
+                change.insert_tenant(tenant, wanted.display_name, wanted.enrolled_at, wanted.call_gate)
+
+            yield _Edit(tenant, Step(StepKind.ADD, name, after=wanted.display_name), add)
+        else:
+            yield from _changed_fields(record, wanted)
+        yield from self._key_edits(reader, wanted)
+        known = {group.id: group for group in reader.groups(tenant)} if record else {}
+        for group in wanted.groups:
+            yield from _group_edits(tenant, group, tuple(known[group.id].users) if group.id in known else None)
+        yield from _policy_edits(reader, record, wanted)
+        for left in known.keys() - {group.id for group in wanted.groups}:
+
+            def delete(change: Change, _act: Act, left: str = left) -> None:
+                found = required(change.group(tenant, left), groups.name(tenant, left))
+                change.delete_group(found, ANY_ETAG)
+
+            step = Step(StepKind.REMOVE, groups.name(tenant, left), before=", ".join(known[left].users))
+            yield _Edit(tenant, step, delete)
+        yield from _retirements(reader, wanted)
+
+    def _key_edits(self, reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
+        known = {key.id: key for key in reader.keys(wanted.id)}
+        now = self._desk.clock()
+        for table in wanted.keys:
+            resource = key_name(wanted.id, table.id)
+            places = [_place_of(table), *(_place_of(one) for one in table.replicas)]
+            record = known.get(table.id)
+            if record is None:
+                for place in places:
+                    self._keys.require_free(reader, wanted.id, resource, place)
+                yield _new_key(wanted.id, resource, table, places, now)
+                continue
+            if record.lifecycle is KeyLifecycle.REMOVED:
+                raise ResourceInUse(resource, "it was removed, and its id stays taken: take another")
+            yield from self._place_edits(reader, wanted.id, record, table, places, now)
+        for left in known.values():
+            if left.id not in {table.id for table in wanted.keys} and left.lifecycle is not KeyLifecycle.REMOVED:
+                note = f"it is not in the document; nothing takes it away but: ownkey admin key retire {left.id}"
+                yield _Edit(wanted.id, Step(StepKind.KEEP, left.name, before=left.lifecycle.value, note=note))
+
+    def _place_edits(
+        self,
+        reader: Reader,
+        tenant: str,
+        record: KeyRecord,
+        table: KeyTable,
+        places: list[Replica],
+        now: datetime,
+    ) -> Iterator[_Edit]:
+        before = [one.place for one in record.replicas]
+        if before != places:
+            new = [place for place in places if place not in before]
+            for place in new:
+                self._keys.require_free(reader, tenant, record.name, place)
+            verified = {one.place: one.verify_time for one in record.replicas}
+            after = [ReplicaRecord(place, verified.get(place, now)) for place in places]
+
+            def move(change: Change, _act: Act) -> None:
+                found = required(change.key(record.name), record.name)
+                change.update_key(found, ANY_ETAG, found.lifecycle, after)
+
+            step = Step(StepKind.CHANGE, record.name, "replicas", _shown(before), _shown(places))
+            yield _Edit(tenant, step, move, tuple((record.name, before[0], place) for place in new))
+        if record.lifecycle is not KeyLifecycle.ACTIVE and not table.retired:
+            yield _lifecycle_edit(tenant, record, KeyLifecycle.ACTIVE, ((record.name, places[0], places[0]),))
+
+
+def _changed_fields(record: TenantRecord, wanted: TenantTable) -> Iterator[_Edit]:
+    tenant, name = wanted.id, tenants.name(wanted.id)
+    if record.enrolled_at != wanted.enrolled_at:
+        before, after = record.enrolled_at.isoformat(), wanted.enrolled_at.isoformat()
+        note = "the day of enrolment stays: policies count from it"
+        yield _Edit(tenant, Step(StepKind.KEEP, name, "enrolled_at", before, after, note))
+
+    def update(change: Change, _act: Act) -> None:
+        found = required(change.tenant(tenant), tenants.name(tenant))
+        change.update_tenant(found, ANY_ETAG, wanted.display_name, wanted.call_gate)
+
+    if record.display_name != wanted.display_name:
+        step = Step(StepKind.CHANGE, name, "display_name", record.display_name, wanted.display_name)
+        yield _Edit(tenant, step, update)
+    if record.call_gate != wanted.call_gate:
+        step = Step(StepKind.CHANGE, name, "call_gate", _json(record.call_gate), _json(wanted.call_gate))
+        yield _Edit(tenant, step, update)
+
+
+def _new_key(tenant: str, resource: str, table: KeyTable, places: list[Replica], now: datetime) -> _Edit:
+    lifecycle = KeyLifecycle.RETIRED if table.retired else KeyLifecycle.ACTIVE
+
+    def add(change: Change, _act: Act) -> None:
+        change.insert_key(resource, tenant, lifecycle, places, now)
+
+    step = Step(StepKind.ADD, resource, after=_shown(places), note="retired" if table.retired else "")
+    return _Edit(tenant, step, add, tuple((resource, places[0], place) for place in places))
+
+
+def _group_edits(tenant: str, wanted: GroupTable, before: tuple[str, ...] | None) -> Iterator[_Edit]:
+    users = sorted(set(wanted.users))
+    resource = groups.name(tenant, wanted.id)
+    if before is None:
+
+        def add(change: Change, _act: Act) -> None:
+            change.insert_group(tenant, wanted.id, users)
+
+        yield _Edit(tenant, Step(StepKind.ADD, resource, after=", ".join(users)), add)
+    elif sorted(before) != users:
+
+        def update(change: Change, _act: Act) -> None:
+            found = required(change.group(tenant, wanted.id), resource)
+            change.update_group(found, ANY_ETAG, users)
+
+        yield _Edit(tenant, Step(StepKind.CHANGE, resource, "users", ", ".join(before), ", ".join(users)), update)
+
+
+def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTable) -> Iterator[_Edit]:
+    tenant = wanted.id
+    version = reader.policy_version(tenant, record.policy_version) if record else None
+    before = version.policy if version else PolicyTable()
+    if before == wanted.policy and (version is not None or wanted.policy == PolicyTable()):
+        return
+
+    def decide(change: Change, act: Act) -> None:
+        number = change.insert_policy(tenant, wanted.policy, act.author, act.reason or "applied from a document")
+        owner = required(change.tenant(tenant), tenants.name(tenant))
+        change.put_policy_in_force(owner, ANY_ETAG, number)
+
+    kind = StepKind.CHANGE if version else StepKind.ADD
+    shown = _json(before) if version else ""
+    yield _Edit(tenant, Step(kind, f"{tenants.name(tenant)}/policy", "", shown, _json(wanted.policy)), decide)
+
+
+def _retirements(reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
+    retired = {table.id for table in wanted.keys if table.retired}
+    for record in reader.keys(wanted.id):
+        if record.id in retired and record.lifecycle is KeyLifecycle.ACTIVE:
+            yield _lifecycle_edit(wanted.id, record, KeyLifecycle.RETIRED)
+
+
+def _lifecycle_edit(
+    tenant: str, record: KeyRecord, after: KeyLifecycle, proofs: tuple[tuple[str, Replica, Replica], ...] = ()
+) -> _Edit:
+    def change_it(change: Change, _act: Act) -> None:
+        found = required(change.key(record.name), record.name)
+        change.update_key(found, ANY_ETAG, after, found.replicas)
+
+    step = Step(StepKind.CHANGE, record.name, "lifecycle", record.lifecycle.value, after.value)
+    return _Edit(tenant, step, change_it, proofs)
+
+
+def _entries(edits: Sequence[_Edit]) -> list[Entry]:
+    """One entry of the trail for each tenant that something was done to."""
+    said: dict[str, list[dict[str, Any]]] = {}
+    for edit in edits:
+        if edit.do:
+            step = edit.step
+            fields = {"kind": step.kind.value, "resource": step.resource, "field": step.field}
+            fields |= {"before": step.before, "after": step.after}
+            said.setdefault(edit.tenant, []).append({name: value for name, value in fields.items() if value})
+    return [
+        Entry(tenant, tenants.name(tenant) if tenant else PROVIDER_KEY_NAME, {"steps": steps})
+        for tenant, steps in said.items()
+    ]
+
+
+def _tenant_table(reader: Reader, record: TenantRecord) -> TenantTable:
+    version = reader.policy_version(record.id, record.policy_version)
+    keys = []
+    for key in reader.keys(record.id):
+        if key.lifecycle is not KeyLifecycle.REMOVED:
+            first, *others = [one.place for one in key.replicas]
+            keys.append(
+                KeyTable(
+                    id=key.id,
+                    key_store=first.store,
+                    reference=first.reference,
+                    replicas=[_table_of(one) for one in others],
+                    retired=key.lifecycle is not KeyLifecycle.ACTIVE,
+                )
+            )
+    return TenantTable(
+        id=record.id,
+        display_name=record.display_name,
+        enrolled_at=record.enrolled_at,
+        keys=keys,
+        groups=[GroupTable(id=group.id, users=list(group.users)) for group in reader.groups(record.id)],
+        policy=version.policy if version else PolicyTable(),
+        call_gate=record.call_gate,
+    )
+
+
+def _required_tenant(reader: Reader, tenant: str) -> TenantRecord:
+    record = reader.tenant(tenant)
+    if record is None:
+        raise ResourceNotFound(tenants.name(tenant))
+    return record
+
+
+def _place_of(place: KeyPlace) -> Replica:
+    return Replica(place.key_store, place.reference)
+
+
+def _table_of(place: Replica) -> KeyPlace:
+    return KeyPlace(key_store=place.store, reference=place.reference)
+
+
+def _shown(places: Sequence[Replica]) -> str:
+    return ", ".join(f"{place.store}/{place.reference}" for place in places)
+
+
+def _json(table: Table) -> str:
+    return json.dumps(plain(table), sort_keys=True)

@@ -1,0 +1,172 @@
+"""How every administrative act is done: on another thread, in one transaction with its audit record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from ownkey_server.domain.audit import AuditRecord, Caller, Result
+from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.errors import OwnkeyError
+from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.directory import Directory
+from ownkey_server.storage.database import Database
+from ownkey_server.storage.registry import Change, Reader
+
+T = TypeVar("T")
+
+MAX_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who changes something, and why.
+
+    Attributes:
+        author: Who stands behind it, in words: until callers are authenticated, as they say themselves.
+        reason: Why, for whoever reads the trail.
+    """
+
+    caller: Caller
+    author: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a change did, for its record.
+
+    Attributes:
+        value: What the caller gets.
+        detail: What was before, and what is now, as far as it differs.
+    """
+
+    value: Any
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the trail says of a change to one tenant."""
+
+    tenant: str
+    resource: str
+    detail: Mapping[str, Any]
+
+
+class Desk:
+    """Reads and changes the registry.
+
+    Args:
+        executor: Where reading waits for the database.
+    """
+
+    def __init__(
+        self, database: Database, audit: AuditLog, directory: Directory, clock: Clock, executor: Executor
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._directory = directory
+        self._clock = clock
+        self._executor = executor
+
+    @property
+    def clock(self) -> Clock:
+        """Tells the time."""
+        return self._clock
+
+    @property
+    def directory(self) -> Directory:
+        """What the services know of tenants."""
+        return self._directory
+
+    async def read(self, question: Callable[[Reader], T]) -> T:
+        """Ask the registry, in one transaction.
+
+        Raises:
+            DatabaseUnavailable: It does not answer.
+        """
+        return await self.on_thread(lambda: self._read(question))
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Work that waits for the database."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def change(self, act: Act, name: str, tenant: str, resource: str, work: Callable[[Change], Done]) -> Any:
+        """Change the registry, and record it, in one transaction. A refusal is recorded too.
+
+        Args:
+            act: Who, and why.
+            name: The call's name, such as ``create_tenant``.
+            tenant: Whose views it changes; empty for nobody's.
+            resource: Name of what it is about.
+            work: Makes the change; nothing is changed when it raises.
+
+        Raises:
+            OwnkeyError: Whatever ``work`` raises.
+            ServiceImpaired: It could not be made, or not be recorded; nothing was changed.
+        """
+
+        def of_one(change: Change) -> tuple[Any, list[Entry]]:
+            done = work(change)
+            return done.value, [Entry(tenant, resource, done.detail)]
+
+        try:
+            return await self.change_many(act, name, of_one)
+        except OwnkeyError as error:
+            await self.refuse(act, name, tenant, resource, error)
+            raise
+
+    async def change_many(self, act: Act, name: str, work: Callable[[Change], tuple[T, list[Entry]]]) -> T:
+        """Change what is of several tenants at once, with a record for each entry; arguments as for :meth:`change`."""
+        touched: list[str] = []
+
+        def transaction(connection: Connection) -> tuple[list[AuditRecord], T]:
+            value, entries = work(Change(connection, self._clock()))
+            touched[:] = [entry.tenant for entry in entries]
+            records = [
+                self._record(act, name, entry.tenant, entry.resource, Result.OK, "", entry.detail) for entry in entries
+            ]
+            return records, value
+
+        value = await self._audit.change(transaction)
+        # The other instances hear of it from the feed; whoever asks here next must not have to wait for that.
+        for tenant in touched:
+            self._directory.forget(tenant)
+        return value
+
+    async def refuse(self, act: Act, name: str, tenant: str, resource: str, error: OwnkeyError) -> None:
+        """Record that a change was not made."""
+        result = Result.REFUSED if error.refusal else Result.FAILED
+        detail = {"error": str(error)}
+        await self._audit.record(self._record(act, name, tenant, resource, result, error.reason, detail))
+
+    def _read(self, question: Callable[[Reader], T]) -> T:
+        with self._database.reading() as connection:
+            return question(Reader(connection))
+
+    def _record(
+        self,
+        act: Act,
+        name: str,
+        tenant: str,
+        resource: str,
+        result: Result,
+        reason: str,
+        detail: Mapping[str, Any],
+    ) -> AuditRecord:
+        said = {"resource": resource, "author": act.author, "reason": act.reason, **detail}
+        return AuditRecord(
+            time=self._clock(),
+            action=f"admin.{name}",
+            result=result,
+            caller=act.caller,
+            reason=reason,
+            tenant=tenant,
+            detail={field: value for field, value in said.items() if value not in ("", None)},
+        )

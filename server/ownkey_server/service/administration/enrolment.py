@@ -1,0 +1,66 @@
+"""The proof that a key does what a customer key must, before anything is protected by it: wrap, unwrap, compare."""
+
+from __future__ import annotations
+
+from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.tenants import Replica
+from ownkey_server.service.key_ring import KeyRing
+
+ENROLMENT_CONTEXT = {"ownkey:probe": "enrolment"}
+
+
+class Enrolment:
+    """Tries keys in their key stores."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    async def prove(self, key: str, place: Replica) -> None:
+        """Make sure that the key wraps, and opens what it has wrapped.
+
+        Args:
+            key: Name of the customer key, for the error.
+            place: Where it is.
+
+        Raises:
+            EnrolmentFailed: It does not. The message says what was seen.
+        """
+        self._require_store(key, place)
+        description = await self._ring.describe(place)
+        if description.state is KeyState.UNKNOWN:
+            raise EnrolmentFailed(key, place.store, place.reference, "the key store was too busy to try it: try again")
+        if description.state is not KeyState.AVAILABLE:
+            cause = f"it is {description.state}: {description.cause}"
+            raise EnrolmentFailed(key, place.store, place.reference, cause)
+
+    async def prove_replica(self, key: str, primary: Replica, place: Replica) -> None:
+        """Make sure that a replica is the very key of the primary: each opens what the other has wrapped.
+
+        Raises:
+            EnrolmentFailed: It is not, or cannot be used.
+        """
+        await self.prove(key, place)
+        for maker, opener in ((primary, place), (place, primary)):
+            await self._prove_pair(key, maker, opener)
+
+    async def _prove_pair(self, key: str, maker: Replica, opener: Replica) -> None:
+        try:
+            made = await self._ring.wrap_at(maker, ENROLMENT_CONTEXT)
+        except KeyStoreError as error:
+            raise EnrolmentFailed(key, maker.store, maker.reference, error.cause) from error
+        try:
+            opened = await self._ring.unwrap_at(opener, made.wrapped, ENROLMENT_CONTEXT)
+        except KeyStoreError as error:
+            cause = f"it does not open what {maker.reference!r} of {maker.store!r} has wrapped ({error.cause})"
+            raise EnrolmentFailed(key, opener.store, opener.reference, f"{cause}: it is another key") from error
+        if opened.reveal() != made.plaintext.reveal():
+            cause = f"it opens what {maker.reference!r} of {maker.store!r} has wrapped to other bytes"
+            raise EnrolmentFailed(key, opener.store, opener.reference, cause)
+
+    def _require_store(self, key: str, place: Replica) -> None:
+        if place.store not in self._ring.store_names:
+            names = ", ".join(sorted(self._ring.store_names))
+            raise EnrolmentFailed(
+                key, place.store, place.reference, f"the settings have no such key store; they have: {names}"
+            )

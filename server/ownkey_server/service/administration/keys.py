@@ -1,0 +1,255 @@
+"""Customer keys: enrolled when proven, active, retired to open alone, and removed. The primary first, then replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
+from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.enrolment import Enrolment
+from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
+from ownkey_server.storage.registry import Change, Reader, required
+
+
+class Keys:
+    """What can be done with customer keys.
+
+    Args:
+        kinds: The kind of each key store, by its name.
+    """
+
+    def __init__(self, desk: Desk, enrolment: Enrolment, kinds: Mapping[str, str]) -> None:
+        self._desk = desk
+        self._enrolment = enrolment
+        self._kinds = kinds
+
+    async def get(self, tenant: str, key: str) -> KeyRecord:
+        """A key.
+
+        Raises:
+            ResourceNotFound: There is none of that id.
+        """
+        found: KeyRecord = required(
+            await self._desk.read(lambda reader: reader.key(key_name(tenant, key))), key_name(tenant, key)
+        )
+        return found
+
+    async def list(self, tenant: str) -> list[KeyRecord]:
+        """All keys of a tenant, by name; removed ones too.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+        """
+
+        def question(reader: Reader) -> list[KeyRecord]:
+            required(reader.tenant(tenant), tenant_name(tenant))
+            return reader.keys(tenant)
+
+        return await self._desk.read(question)
+
+    async def enrol(self, act: Act, tenant: str, key: str, primary: Replica) -> KeyRecord:
+        """Add a key by its primary place. It is active at once when it proves itself, and is not added otherwise.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+            ResourceExists: There is a key of that id, or was one.
+            ResourceInUse: The place is another key's, or a wrapped key could not tell the two apart.
+            EnrolmentFailed: The key does not wrap and unwrap.
+        """
+        resource = key_name(tenant, key)
+        await self._proven(act, "enrol_key", tenant, resource, [(primary, primary)])
+        now = self._desk.clock()
+
+        def work(change: Change) -> Done:
+            required(change.tenant(tenant), tenant_name(tenant))
+            before = change.key(resource)
+            if before:
+                raise ResourceExists(resource, f"there is a key of that id already, which is {before.lifecycle}")
+            self.require_free(change, tenant, resource, primary)
+            change.insert_key(resource, tenant, KeyLifecycle.ACTIVE, [primary], now)
+            return Done(change.key(resource), {"after": {"replicas": [_shown(primary)], "lifecycle": "active"}})
+
+        made: KeyRecord = await self._desk.change(act, "enrol_key", tenant, resource, work)
+        return made
+
+    async def add_replica(self, act: Act, tenant: str, key: str, etag: str, place: Replica) -> KeyRecord:
+        """Add another place where the key can be used, after all others.
+
+        Raises:
+            ResourceNotFound: There is no such key.
+            ResourceInUse: The place is taken, or is in a key store that has a replica of this key.
+            EnrolmentFailed: It is not the same key, or cannot be used.
+            EtagMismatch: The key was changed since it was read.
+        """
+        resource = key_name(tenant, key)
+        primary = self._primary(await self.get(tenant, key))
+        await self._proven(act, "add_replica", tenant, resource, [(primary, place)])
+        now = self._desk.clock()
+
+        def work(change: Change) -> Done:
+            before: KeyRecord = required(change.key(resource), resource)
+            if self._primary(before) != primary:
+                raise ResourceInUse(resource, "its primary was changed while the replica was tried: try again")
+            if any(one.place.store == place.store for one in before.replicas):
+                raise ResourceInUse(resource, f"it has a replica in key store {place.store!r} already")
+            self.require_free(change, tenant, resource, place)
+            after = (*before.replicas, ReplicaRecord(place, now))
+            change.update_key(before, etag, before.lifecycle, after)
+            return Done(change.key(resource), _places(before.replicas, after))
+
+        changed: KeyRecord = await self._desk.change(act, "add_replica", tenant, resource, work)
+        return changed
+
+    async def remove_replica(self, act: Act, tenant: str, key: str, etag: str, store: str) -> KeyRecord:
+        """Take a place away from a key. Without its primary, the next place is the primary.
+
+        Raises:
+            ResourceNotFound: There is no such key, or it has no replica in that key store.
+            ResourceInUse: It is the only one.
+            EtagMismatch: The key was changed since it was read.
+        """
+        resource = key_name(tenant, key)
+
+        def work(change: Change) -> Done:
+            before: KeyRecord = required(change.key(resource), resource)
+            after = [one for one in before.replicas if one.place.store != store]
+            if len(after) == len(before.replicas):
+                required(None, f"{resource}/replicas/{store}")
+            if not after:
+                raise ResourceInUse(resource, "it is the key's only replica; retire and remove the key instead")
+            change.update_key(before, etag, before.lifecycle, after)
+            return Done(change.key(resource), _places(before.replicas, after))
+
+        changed: KeyRecord = await self._desk.change(act, "remove_replica", tenant, resource, work)
+        return changed
+
+    async def activate(self, act: Act, tenant: str, key: str, etag: str) -> KeyRecord:
+        """Prove a key anew in all of its places, and let it wrap (again).
+
+        Raises:
+            ResourceNotFound: There is no such key.
+            ResourceInUse: It was removed.
+            EnrolmentFailed: It cannot be used in one of its places.
+            EtagMismatch: The key was changed since it was read.
+        """
+        resource = key_name(tenant, key)
+        record = await self.get(tenant, key)
+        primary = self._primary(record)
+        pairs = [(primary, one.place) for one in record.replicas]
+        await self._proven(act, "activate_key", tenant, resource, pairs)
+        now = self._desk.clock()
+
+        def work(change: Change) -> Done:
+            before: KeyRecord = required(change.key(resource), resource)
+            if [one.place for one in before.replicas] != [one.place for one in record.replicas]:
+                raise ResourceInUse(resource, "its replicas were changed while they were tried: try again")
+            after = [ReplicaRecord(one.place, now) for one in before.replicas]
+            change.update_key(before, etag, KeyLifecycle.ACTIVE, after)
+            return Done(change.key(resource), _lifecycle(before, KeyLifecycle.ACTIVE))
+
+        changed: KeyRecord = await self._desk.change(act, "activate_key", tenant, resource, work)
+        return changed
+
+    async def retire(self, act: Act, tenant: str, key: str, etag: str) -> KeyRecord:
+        """Let a key open what it has wrapped, and wrap nothing more.
+
+        Raises:
+            ResourceNotFound: There is no such key.
+            ResourceInUse: The policy in force names it, or it was removed.
+            EtagMismatch: The key was changed since it was read.
+        """
+        return await self._leave(act, "retire_key", tenant, key, etag, KeyLifecycle.RETIRED)
+
+    async def remove(self, act: Act, tenant: str, key: str, etag: str) -> KeyRecord:
+        """Let go of a retired key: nothing that it wrapped can be opened here any more.
+
+        Its id stays taken, so that the audit trail never means two keys by one name.
+
+        Raises:
+            ResourceNotFound: There is no such key.
+            ResourceInUse: It is not retired.
+            EtagMismatch: The key was changed since it was read.
+        """
+        return await self._leave(act, "remove_key", tenant, key, etag, KeyLifecycle.REMOVED)
+
+    def require_free(self, reader: Reader, tenant: str, resource: str, place: Replica) -> None:
+        """Make sure that a place is nobody's, and that a wrapped key will always tell which key made it.
+
+        Raises:
+            ResourceInUse: It is not so.
+        """
+        owner = reader.key_at(place)
+        if owner:
+            mine = owner == resource or owner.startswith(f"tenants/{tenant}/")
+            whose = owner if mine or owner == PROVIDER_KEY_NAME else "another tenant's key"
+            raise ResourceInUse(resource, f"key {place.reference!r} of key store {place.store!r} is {whose}")
+        provider = reader.key(PROVIDER_KEY_NAME)
+        for other in (*reader.keys(tenant), *([provider] if provider else [])):
+            for one in other.replicas:
+                alike = one.place.reference == place.reference and self._kind(one.place) == self._kind(place)
+                if alike and other.name != resource:
+                    raise ResourceInUse(
+                        resource,
+                        f"{other.name} has the same reference {place.reference!r} in another key store of the same"
+                        f" kind, so that a wrapped key would not tell which made it: give one another reference",
+                    )
+
+    async def _leave(self, act: Act, what: str, tenant: str, key: str, etag: str, lifecycle: KeyLifecycle) -> KeyRecord:
+        resource = key_name(tenant, key)
+
+        def work(change: Change) -> Done:
+            before: KeyRecord = required(change.key(resource), resource)
+            if before.lifecycle is KeyLifecycle.REMOVED:
+                raise ResourceInUse(resource, "it was removed")
+            if lifecycle is KeyLifecycle.REMOVED and before.lifecycle is KeyLifecycle.ACTIVE:
+                raise ResourceInUse(resource, "it is active: retire it first")
+            owner: TenantRecord = required(change.tenant(tenant), tenant_name(tenant))
+            policy = change.policy_version(tenant, owner.policy_version)
+            where = policy.policy.keys().get(key) if policy else None
+            if where:
+                raise ResourceInUse(resource, f"{where} of the policy in force names it: put another version in force")
+            places: Sequence[ReplicaRecord] = () if lifecycle is KeyLifecycle.REMOVED else before.replicas
+            change.update_key(before, etag, lifecycle, places)
+            return Done(change.key(resource), _lifecycle(before, lifecycle))
+
+        changed: KeyRecord = await self._desk.change(act, what, tenant, resource, work)
+        return changed
+
+    async def _proven(
+        self, act: Act, what: str, tenant: str, resource: str, pairs: Sequence[tuple[Replica, Replica]]
+    ) -> None:
+        """Try each place, and each replica against the primary; record a failure as a refusal."""
+        try:
+            for primary, place in pairs:
+                if place == primary:
+                    await self._enrolment.prove(resource, place)
+                else:
+                    await self._enrolment.prove_replica(resource, primary, place)
+        except EnrolmentFailed as error:
+            await self._desk.refuse(act, what, tenant, resource, error)
+            raise
+
+    def _primary(self, record: KeyRecord) -> Replica:
+        if not record.replicas:
+            raise ResourceInUse(record.name, "it was removed")
+        return record.replicas[0].place
+
+    def _kind(self, place: Replica) -> str:
+        return self._kinds.get(place.store, place.store)
+
+
+def _shown(place: Replica) -> dict[str, str]:
+    return {"key_store": place.store, "reference": place.reference}
+
+
+def _places(before: Sequence[ReplicaRecord], after: Sequence[ReplicaRecord]) -> dict[str, object]:
+    return {
+        "before": {"replicas": [_shown(one.place) for one in before]},
+        "after": {"replicas": [_shown(one.place) for one in after]},
+    }
+
+
+def _lifecycle(before: KeyRecord, after: KeyLifecycle) -> dict[str, object]:
+    return {"before": {"lifecycle": before.lifecycle.value}, "after": {"lifecycle": after.value}}

@@ -1,0 +1,110 @@
+"""Tenants: create, read, change, and delete where nothing depends on them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ownkey_server.domain.errors import ResourceExists, ResourceInUse
+from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.storage.documents import CallGateTable, plain
+from ownkey_server.storage.records import TenantRecord
+from ownkey_server.storage.registry import Change, required
+
+
+class Tenants:
+    """What can be done with tenants."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def get(self, tenant: str) -> TenantRecord:
+        """A tenant.
+
+        Raises:
+            ResourceNotFound: There is none of that id.
+        """
+        found: TenantRecord = required(await self._desk.read(lambda reader: reader.tenant(tenant)), name(tenant))
+        return found
+
+    async def list(self, after: str, limit: int) -> list[TenantRecord]:
+        """Tenants by id, from after ``after``."""
+        return await self._desk.read(lambda reader: reader.tenants(after, limit))
+
+    async def create(
+        self, act: Act, tenant: str, display_name: str, enrolled_at: datetime | None, gate: CallGateTable
+    ) -> TenantRecord:
+        """Add a tenant, with a policy that denies everything.
+
+        Args:
+            act: Who, and why.
+            tenant: Its id.
+            display_name: Its name for people.
+            enrolled_at: From when on its content is under its own keys; None means now.
+            gate: How its calls are gated.
+
+        Raises:
+            ResourceExists: There is one of that id.
+        """
+        since = enrolled_at or self._desk.clock()
+
+        def work(change: Change) -> Done:
+            if change.tenant(tenant):
+                raise ResourceExists(name(tenant), "there is a tenant of that id already")
+            change.insert_tenant(tenant, display_name, since, gate)
+            created = change.tenant(tenant)
+            return Done(created, {"after": {"display_name": display_name, "call_gate": plain(gate)}})
+
+        made: TenantRecord = await self._desk.change(act, "create_tenant", tenant, name(tenant), work)
+        return made
+
+    async def update(
+        self, act: Act, tenant: str, etag: str, display_name: str | None, gate: CallGateTable | None
+    ) -> TenantRecord:
+        """Change a tenant; None leaves a field as it is.
+
+        Raises:
+            ResourceNotFound: There is none of that id.
+            EtagMismatch: It was changed since it was read.
+        """
+
+        def work(change: Change) -> Done:
+            before: TenantRecord = required(change.tenant(tenant), name(tenant))
+            new_name = before.display_name if display_name is None else display_name
+            new_gate = before.call_gate if gate is None else gate
+            change.update_tenant(before, etag, new_name, new_gate)
+            detail = {
+                "before": {"display_name": before.display_name, "call_gate": plain(before.call_gate)},
+                "after": {"display_name": new_name, "call_gate": plain(new_gate)},
+            }
+            return Done(change.tenant(tenant), detail)
+
+        changed: TenantRecord = await self._desk.change(act, "update_tenant", tenant, name(tenant), work)
+        return changed
+
+    async def delete(self, act: Act, tenant: str, etag: str) -> None:
+        """Delete a tenant without keys and groups. Its audit records stay.
+
+        Raises:
+            ResourceNotFound: There is none of that id.
+            ResourceInUse: It has keys that are not removed, or groups.
+            EtagMismatch: It was changed since it was read.
+        """
+
+        def work(change: Change) -> Done:
+            before: TenantRecord = required(change.tenant(tenant), name(tenant))
+            keys = [key.id for key in change.keys(tenant) if key.lifecycle is not KeyLifecycle.REMOVED]
+            groups = [group.id for group in change.groups(tenant, limit=10)]
+            if keys:
+                raise ResourceInUse(name(tenant), f"it has keys: {', '.join(keys)}; retire and remove them first")
+            if groups:
+                raise ResourceInUse(name(tenant), f"it has groups: {', '.join(groups)}; delete them first")
+            change.delete_tenant(before, etag)
+            return Done(None, {})
+
+        await self._desk.change(act, "delete_tenant", tenant, name(tenant), work)
+
+
+def name(tenant: str) -> str:
+    """A tenant's name as a resource."""
+    return f"tenants/{tenant}"

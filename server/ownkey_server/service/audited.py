@@ -1,0 +1,86 @@
+"""One use of a key, from its beginning to its record: one block decides and writes, so that nobody can forget it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.audit import AuditRecord, Caller, Result
+from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.errors import AuditUnavailable, OwnkeyError
+from ownkey_server.service.access import Ruling
+from ownkey_server.service.audit_log import AuditLog
+
+
+class Audited:
+    """Records what happens in its block, and lets the block end well only when that is durable.
+
+    Example::
+
+        async with Audited(log, clock, Action.UNWRAP, caller, asset) as use:
+            use.ruling = rule_on(tenant, ...)
+            ...
+
+    A refusal is recorded with its reason. What cannot be recorded at all is not even begun.
+
+    Attributes:
+        asset: The facts, as policy came to see them.
+        ruling: What policy decided.
+        key: Name of the key concerned, when it is another than the ruling's.
+        replica: Where it was used.
+        context: The encryption context.
+    """
+
+    def __init__(self, log: AuditLog, clock: Clock, action: str, caller: Caller, asset: Asset) -> None:
+        self._log = log
+        self._clock = clock
+        self._action = action
+        self._caller = caller
+        self.asset = asset
+        self.ruling: Ruling | None = None
+        self.key = ""
+        self.replica = ""
+        self.context: Mapping[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        self._log.require_writable()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._log.record(self._record(Result.OK, ""))
+        elif isinstance(error, asyncio.CancelledError):
+            # The caller has left, and gets nothing; but the key may have been used.
+            self._log.note(self._record(Result.FAILED, "CANCELLED"))
+        elif isinstance(error, AuditUnavailable):
+            return
+        elif isinstance(error, OwnkeyError):
+            result = Result.REFUSED if error.refusal else Result.FAILED
+            self.replica = getattr(error, "replica", "") or self.replica
+            await self._log.record(self._record(result, error.reason))
+        elif isinstance(error, Exception):
+            await self._log.record(self._record(Result.FAILED, "INTERNAL"))
+
+    def _record(self, result: Result, reason: str) -> AuditRecord:
+        ruling = self.ruling
+        decision = ruling.decision if ruling else None
+        return AuditRecord(
+            time=self._clock(),
+            action=self._action,
+            result=result,
+            caller=self._caller,
+            reason=reason,
+            tenant=self.asset.tenant,
+            key=self.key or (ruling.key.name if ruling and ruling.key else ""),
+            replica=self.replica,
+            asset=self.asset,
+            context=self.context,
+            decision=decision.outcome.effect.value if decision else "",
+            rule=decision.rule if decision else "",
+            policy_version=ruling.tenant.policy_version if ruling else 0,
+        )

@@ -1,0 +1,169 @@
+"""A connection to SQLite or PostgreSQL: how it is opened, what a transaction is, and how its failures are told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from ownkey_server.domain.errors import DatabaseUnavailable
+
+# How long a statement may wait for the database before it counts as away, in seconds.
+PATIENCE = 5
+_POSTGRESQL_OPTIONS = {
+    "connect_timeout": "3",
+    "tcp_user_timeout": str(PATIENCE * 1000),
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+    "application_name": "ownkey",
+}
+
+
+class DatabaseUrlError(ValueError):
+    """The URL names no database that can be used. The message says what to write instead."""
+
+
+class Database:
+    """A database, and a few connections to it.
+
+    Thread-safe. Every method raises :class:`DatabaseUnavailable` when the database does not answer.
+
+    Args:
+        url: ``sqlite:///path/to/file`` or ``postgresql://user@host/name``.
+        connections: How many at once; a thread that needs one more waits.
+    """
+
+    def __init__(self, url: str, *, connections: int = 4) -> None:
+        self.url = parse_url(url)
+        self._engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, connections)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of this machine."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def engine(self) -> Engine:
+        """For Alembic, and for what needs a connection of its own."""
+        return self._engine
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: without a password."""
+        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=True)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database from beginning to end."""
+        with _told(), self._engine.connect() as connection:
+            if self.is_sqlite:
+                with connection.begin():
+                    yield connection
+            else:
+                with connection.execution_options(isolation_level="REPEATABLE READ").begin():
+                    yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is durable when the block has ended, or has changed nothing."""
+        # Taken at once in SQLite: a reader that turns writer half way could not wait for another writer.
+        with _told(), self._engine.connect().execution_options(ownkey_write=True) as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._engine.dispose()
+
+
+def parse_url(text: str) -> URL:
+    """The URL, with the driver that we use.
+
+    Raises:
+        DatabaseUrlError: It names no database that can be used, or holds a password.
+    """
+    try:
+        url = make_url(text)
+    except exc.ArgumentError:
+        raise DatabaseUrlError("must be sqlite:///PATH or postgresql://USER@HOST/NAME") from None
+    if url.password is not None:
+        # Settings are read, printed and committed; a file of its own can be guarded.
+        raise DatabaseUrlError(
+            "must not hold a password: put it into a file as libpq reads it, and add ?passfile=PATH to the URL"
+        )
+    match url.get_backend_name():
+        case "sqlite" if url.database and url.database != ":memory:":
+            return url.set(drivername="sqlite+pysqlite")
+        case "postgresql" | "postgres":
+            return url.set(drivername="postgresql+psycopg")
+    raise DatabaseUrlError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+def relative_to(url: URL, folder: Path) -> str:
+    """The URL, with the path of an SQLite file made absolute."""
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(folder / str(url.database)))
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell what the driver says in our words. What is left is a defect of ours, and stays as it is."""
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        raise DatabaseUnavailable(_cause(error)) from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable(_cause(error)) from error
+        raise
+
+
+def _cause(error: exc.SQLAlchemyError) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _sqlite(url: URL) -> Engine:
+    # Made here, if it is not there: who used which key when is not for everybody on the machine.
+    with contextlib.suppress(OSError):
+        os.close(os.open(str(url.database), os.O_CREAT | os.O_RDWR, 0o600))
+    engine = sa.create_engine(url, connect_args={"timeout": PATIENCE, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver must not begin transactions on its own: SQLAlchemy's documentation of SQLite has the recipe.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # in WAL, only FULL makes each commit durable
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("ownkey_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, connections: int) -> Engine:
+    options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
+    limits = f"-c statement_timeout={PATIENCE}s -c lock_timeout={PATIENCE}s -c synchronous_commit=on"
+    return sa.create_engine(
+        url,
+        connect_args=options | {"options": limits},
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=PATIENCE,
+        pool_pre_ping=False,
+        pool_use_lifo=True,
+    )

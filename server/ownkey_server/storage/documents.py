@@ -1,0 +1,207 @@
+"""How tenants, keys, groups, call gates and policies are written: in the tenants file, and in the database as JSON.
+
+Each table checks what it can see alone; what takes more than one table to see is checked in ``tenants_file.py`` and in
+``service/administration``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from ownkey.emergency import COUNTRIES
+from ownkey_server.domain.assets import AssetClass, AssetOrigin
+from ownkey_server.domain.policy import DEFAULT_RULE, Effect, Outcome, Policy, Rule
+from ownkey_server.domain.tenants import CallDirection, CallGate, GateMode
+
+ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+KEY_PREFIX = "key:"
+
+
+def _require_country(code: str) -> str:
+    if code not in COUNTRIES:
+        raise ValueError(f"{code!r} is no ISO 3166 country code with known emergency numbers")
+    return code
+
+
+def _require_zone(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError("needs a time zone, such as 2026-01-31T00:00:00Z")
+    return time.astimezone(UTC)
+
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+User = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
+Country = Annotated[str, AfterValidator(_require_country)]
+Time = Annotated[datetime, AfterValidator(_require_zone)]
+Use = Annotated[str, StringConstraints(pattern=r"^(deny|provider_key|key:[a-z0-9-]{1,63})$")]
+DisplayName = Annotated[str, StringConstraints(max_length=256)]
+
+
+class Table(BaseModel):
+    """A table of the file: what it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeyPlace(Table):
+    """Where a key is."""
+
+    key_store: Annotated[str, StringConstraints(min_length=1)]
+    reference: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class KeyTable(KeyPlace):
+    """A customer key: its primary place, and others where the same key can be used."""
+
+    id: Id
+    replicas: list[KeyPlace] = Field(default=[], max_length=7)
+    retired: bool = False
+
+
+class GroupTable(Table):
+    """A group and its users."""
+
+    id: Id
+    users: list[User] = []
+
+
+class RuleTable(Table):
+    """A line of a policy."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    use: Use
+    asset_classes: list[AssetClass] = []
+    users: list[User] = []
+    groups: list[Id] = []
+    origins: list[AssetOrigin] = []
+    created_from: Time | Literal["enrolment"] | None = None
+    created_before: Time | Literal["enrolment"] | None = None
+
+
+class PolicyTable(Table):
+    """A policy."""
+
+    default: Use = "deny"
+    rules: list[RuleTable] = []
+
+    def to_domain(self, enrolled_at: datetime) -> Policy:
+        """The policy as it is evaluated."""
+        return Policy(tuple(_rule(rule, enrolled_at) for rule in self.rules), _outcome(self.default))
+
+    def to_json(self) -> str:
+        """The policy as the database keeps it."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    def keys(self) -> dict[str, str]:
+        """The ids of the keys that it names, each with the place that names it."""
+        uses = [("the default", self.default), *((f"rule {rule.name!r}", rule.use) for rule in reversed(self.rules))]
+        return {use.removeprefix(KEY_PREFIX): where for where, use in uses if use.startswith(KEY_PREFIX)}
+
+    def groups(self) -> dict[str, str]:
+        """The ids of the groups that it names, each with the rule that names it."""
+        return {group: f"rule {rule.name!r}" for rule in reversed(self.rules) for group in rule.groups}
+
+    def mistakes(self, keys: set[str], groups: set[str]) -> list[str]:
+        """What is wrong with it for a tenant with these keys and groups."""
+        found = [f"{where}: the tenant has no key {key!r}" for key, where in self.keys().items() if key not in keys]
+        for rule in self.rules:
+            missing = sorted(set(rule.groups) - groups)
+            found += [f"rule {rule.name!r}: the tenant has no group {group!r}" for group in missing]
+            if rule.name == DEFAULT_RULE:
+                found.append(f"rule {rule.name!r}: this name is taken by the default")
+        return found + repeated("rules", [rule.name for rule in self.rules])
+
+
+class CallGateTable(Table):
+    """How calls are gated."""
+
+    mode: GateMode = GateMode.OFF
+    directions: list[CallDirection] = list(CallDirection)
+    countries: list[Country] = []
+    emergency_numbers: list[Digits] = []
+    outside_line_prefixes: list[Digits] = []
+
+    @model_validator(mode="after")
+    def _know_the_emergency_numbers(self) -> Self:
+        if self.mode is not GateMode.OFF and not self.countries:
+            raise ValueError("name the countries whose emergency numbers must always connect, before calls are gated")
+        return self
+
+    def to_domain(self) -> CallGate:
+        """The gate as it decides."""
+        return CallGate(
+            mode=self.mode,
+            directions=frozenset(self.directions),
+            countries=tuple(self.countries),
+            emergency_numbers=frozenset(self.emergency_numbers),
+            outside_line_prefixes=tuple(self.outside_line_prefixes),
+        )
+
+    def to_json(self) -> str:
+        """The gate as the database keeps it."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+class TenantTable(Table):
+    """A tenant, whole."""
+
+    id: Id
+    display_name: DisplayName = ""
+    enrolled_at: Time
+    keys: list[KeyTable] = []
+    groups: list[GroupTable] = []
+    policy: PolicyTable = PolicyTable()
+    call_gate: CallGateTable = CallGateTable()
+
+
+class TenantsDocument(Table):
+    """A tenants file."""
+
+    provider_key: KeyPlace
+    tenants: list[TenantTable] = []
+
+
+def describe(error: ValidationError) -> list[tuple[str, str]]:
+    """Each mistake, as its place and what is wrong."""
+    return [(_place(one["loc"]), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+
+
+def repeated(what: str, names: list[str]) -> list[str]:
+    """A complaint for each name that stands more than once."""
+    return [f"{what}: {name!r} stands more than once" for name in sorted({n for n in names if names.count(n) > 1})]
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """``tenants[0].keys[1].id``, as one would write it."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _rule(rule: RuleTable, enrolled_at: datetime) -> Rule:
+    return Rule(
+        name=rule.name,
+        outcome=_outcome(rule.use),
+        asset_classes=frozenset(rule.asset_classes),
+        users=frozenset(rule.users),
+        groups=frozenset(rule.groups),
+        origins=frozenset(rule.origins),
+        created_from=enrolled_at if rule.created_from == "enrolment" else rule.created_from,
+        created_before=enrolled_at if rule.created_before == "enrolment" else rule.created_before,
+    )
+
+
+def _outcome(use: str) -> Outcome:
+    if use == "deny":
+        return Outcome(Effect.DENY)
+    if use == "provider_key":
+        return Outcome(Effect.PROVIDER_KEY)
+    return Outcome(Effect.ALLOW, use.removeprefix(KEY_PREFIX))
+
+
+def plain(table: Table) -> dict[str, Any]:
+    """The table as TOML or JSON has it, without what says nothing."""
+    return table.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,1 @@
+"""Alembic's migrations: each step from one schema to the next."""

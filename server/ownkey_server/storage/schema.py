@@ -1,0 +1,165 @@
+"""The one schema, for SQLite and PostgreSQL alike. Alembic's migrations make it; a test holds the two together.
+
+Times are microseconds since 1970, so that both databases sort and compare them as numbers.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _times() -> tuple[sa.Column[int], sa.Column[int], sa.Column[int]]:
+    """What every resource has: its etag, which is the revision of its last change, and two times."""
+    return (
+        sa.Column("etag", sa.BigInteger, nullable=False),
+        sa.Column("create_time", sa.BigInteger, nullable=False),
+        sa.Column("update_time", sa.BigInteger, nullable=False),
+    )
+
+
+# One row. Every administrative change takes it first, which puts changes in one order on all instances.
+REVISION = sa.Table(
+    "revision",
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+# What changed, for the instances that hold a view of it. An empty tenant is the provider.
+CHANGES = sa.Table(
+    "changes",
+    METADATA,
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("tenant", sa.Text, primary_key=True),
+)
+
+TENANTS = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("enrolled_at", sa.BigInteger, nullable=False),
+    sa.Column("call_gate", sa.Text, nullable=False),
+    sa.Column("policy_version", sa.Integer, nullable=False),
+    *_times(),
+)
+
+CUSTOMER_KEYS = sa.Table(
+    "customer_keys",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id"), index=True),
+    sa.Column("lifecycle", sa.Text, nullable=False),
+    *_times(),
+)
+
+REPLICAS = sa.Table(
+    "replicas",
+    METADATA,
+    sa.Column("key", sa.Text, sa.ForeignKey("customer_keys.name"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("verify_time", sa.BigInteger),
+    # One key of a store under two names would let one tenant's revocation, or policy, reach another's content.
+    sa.UniqueConstraint("store", "reference", name="uq_replicas_place"),
+)
+
+GROUPS = sa.Table(
+    "groups",
+    METADATA,
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id"), primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    *_times(),
+)
+
+GROUP_USERS = sa.Table(
+    "group_users",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("group_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.ForeignKeyConstraint(["tenant", "group_id"], ["groups.tenant", "groups.id"], name="fk_group_users_group"),
+)
+
+POLICY_VERSIONS = sa.Table(
+    "policy_versions",
+    METADATA,
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+)
+
+SERVICE_PRINCIPALS = sa.Table(
+    "service_principals",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("display_name", sa.Text, nullable=False),
+    *_times(),
+)
+
+# A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
+AUDIT_WRITERS = sa.Table(
+    "audit_writers",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("description", sa.LargeBinary, nullable=False),
+    sa.Column("head_sequence", sa.BigInteger, nullable=False),
+    sa.Column("head_hash", sa.LargeBinary, nullable=False),
+    sa.Column("head_time", sa.BigInteger, nullable=False),
+    sa.Column("head_signature", sa.LargeBinary, nullable=False),
+    sa.Column("seen_time", sa.BigInteger, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False),
+)
+
+AUDIT_RECORDS = sa.Table(
+    "audit_records",
+    METADATA,
+    sa.Column("writer", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Index("ix_audit_records_time", "time"),
+    sa.Index("ix_audit_records_tenant_time", "tenant", "time"),
+    sqlite_with_rowid=False,
+)
+
+# A closed part of one writer's chain. Its signed description stays when retention has removed its records.
+AUDIT_SEGMENTS = sa.Table(
+    "audit_segments",
+    METADATA,
+    sa.Column("writer", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("first_sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    sa.Column("last_time", sa.BigInteger, nullable=False),
+    sa.Column("description", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("exported", sa.Boolean, nullable=False),
+    sa.Column("removed", sa.Boolean, nullable=False),
+)
+
+# Signed statements of how far every chain had come, each bound to the one before.
+AUDIT_CHECKPOINTS = sa.Table(
+    "audit_checkpoints",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("description", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("exported", sa.Boolean, nullable=False),
+)

@@ -1,0 +1,95 @@
+"""A tenant as the services decide by it, put together from the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, KeyLifecycle, Tenant
+from ownkey_server.storage.database import Database
+from ownkey_server.storage.documents import PolicyTable
+from ownkey_server.storage.records import GroupRecord, KeyRecord
+from ownkey_server.storage.registry import PROVIDER, Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed since a revision.
+
+    Attributes:
+        revision: The newest there is.
+        tenants: Those that were touched; None when they were too many to be listed.
+    """
+
+    revision: int
+    tenants: frozenset[str] | None
+
+
+# More than this at once, and dropping every view costs less than naming them.
+MAX_CHANGES = 10_000
+
+
+class TenantViews:
+    """Reads what the services decide by. Every method raises :class:`DatabaseUnavailable` when it cannot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load(self, tenant_id: str) -> Tenant | None:
+        """A tenant, as it is at this moment; None when there is none."""
+        with self._database.reading() as connection:
+            reader = Reader(connection)
+            record = reader.tenant(tenant_id)
+            if record is None:
+                return None
+            version = reader.policy_version(tenant_id, record.policy_version)
+            keys, groups = reader.keys(tenant_id), reader.groups(tenant_id)
+        policy = version.policy if version else PolicyTable()
+        return Tenant(
+            id=record.id,
+            enrolled_at=record.enrolled_at,
+            keys={key.id: customer_key(key) for key in keys if key.lifecycle is not KeyLifecycle.REMOVED},
+            policy=policy.to_domain(record.enrolled_at),
+            groups=frozenset(group.id for group in groups),
+            groups_of=_groups_of(groups),
+            call_gate=record.call_gate.to_domain(),
+            policy_version=record.policy_version,
+        )
+
+    def provider_key(self) -> CustomerKey | None:
+        """The provider's own key; None before there is one."""
+        with self._database.reading() as connection:
+            record = Reader(connection).key(PROVIDER_KEY_NAME)
+        return customer_key(record) if record else None
+
+    def revision(self) -> int:
+        """The number of the last change."""
+        with self._database.reading() as connection:
+            return Reader(connection).revision()
+
+    def changes_since(self, revision: int) -> Changes:
+        """What changed after ``revision``."""
+        with self._database.reading() as connection:
+            reader = Reader(connection)
+            newest = reader.revision()
+            if newest == revision:
+                return Changes(newest, frozenset())
+            changed = reader.changes_since(revision, MAX_CHANGES + 1)
+        if len(changed) > MAX_CHANGES or newest < revision:
+            return Changes(newest, None)
+        return Changes(newest, frozenset(tenant for _, tenant in changed))
+
+
+def customer_key(record: KeyRecord) -> CustomerKey:
+    """The key as the services use it."""
+    return CustomerKey(record.name, tuple(one.place for one in record.replicas), record.lifecycle)
+
+
+def _groups_of(groups: list[GroupRecord]) -> dict[str, frozenset[str]]:
+    groups_of: dict[str, frozenset[str]] = {}
+    for group in groups:
+        for user in group.users:
+            groups_of[user] = groups_of.get(user, frozenset()) | {group.id}
+    return groups_of
+
+
+__all__ = ["MAX_CHANGES", "PROVIDER", "Changes", "TenantViews", "customer_key"]
