@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 STOP_SECONDS = 20
 
 Result = dict[str, Any]
+NOTHING: Mapping[str, str] = {}
 
 
 def ratio(
@@ -129,16 +130,27 @@ class OwnkeyServer:
         self.address = address
 
 
+OWNKEY = str(Path(sys.executable).parent / "ownkey")
+
+
 @contextlib.contextmanager
-def ownkey_server(core: int = SERVER_CORE) -> Iterator[OwnkeyServer]:
-    """`ownkey serve` on a free port, with the example tenants and embedded keys, in a folder that goes away."""
-    command = str(Path(sys.executable).parent / "ownkey")
-    environment = os.environ | {"OWNKEY_SERVER__LISTEN": "127.0.0.1:0", "OWNKEY_SERVER__DRAIN_SECONDS": "1"}
+def ownkey_server(
+    core: int = SERVER_CORE,
+    program: Sequence[str] = (OWNKEY,),
+    settings: Mapping[str, str] = NOTHING,
+    prepare: Callable[[Path], None] = lambda _: None,
+) -> Iterator[OwnkeyServer]:
+    """`ownkey serve` on a free port, with the example tenants and embedded keys, in a folder that goes away.
+
+    `program` stands in for `ownkey`, `settings` are variables of its environment, and `prepare` gets the folder first.
+    """
+    environment = os.environ | {"OWNKEY_SERVER__LISTEN": "127.0.0.1:0", "OWNKEY_SERVER__DRAIN_SECONDS": "1"} | settings
     with tempfile.TemporaryDirectory(prefix="ownkey-benchmark-") as folder:
-        subprocess.run([command, "init", folder], check=True, capture_output=True)
+        subprocess.run([OWNKEY, "init", folder], check=True, capture_output=True)
+        prepare(Path(folder))
         with pinned(core):
             process = subprocess.Popen(
-                [command, "serve", "--config", f"{folder}/ownkey.toml"],
+                [*program, "serve", "--config", f"{folder}/ownkey.toml"],
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ownkey_server.storage import upgrade
+from ownkey_server.storage.database import Database
+from support import postgres as postgres_server
 from support import server
+from support.postgres import PostgresServer
 from support.server import ServerProcess
 from support.softhsm import SoftHsm, require_softhsm
 
@@ -51,6 +55,31 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     """SoftHSM with no token yet: each test makes its own, under a label of its own."""
     require_softhsm()
     return SoftHsm(tmp_path_factory.mktemp("softhsm"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with no database yet: each test makes its own."""
+    with postgres_server.server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ownkey.db"
+    url: str = request.getfixturevalue("postgres").new_database()
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with today's schema, of each kind in turn."""
+    opened = Database(database_url)
+    upgrade.upgrade(opened)
+    yield opened
+    opened.close()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -173,7 +173,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         for store in stores.values():
             stack.push_async_callback(store.close)
         # A connection of its own: no record waits for a reader to give one back.
-        trail = Database(settings.storage.url, connections=2)
+        trail = Database(settings.storage.url, connections=2, checked=False)
         stack.callback(trail.close)
         audit = AuditLog(AuditWriter(trail, signer, clock, "uses"), AuditWriter(trail, signer, clock, "changes"), clock)
         await audit.start()

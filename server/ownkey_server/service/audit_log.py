@@ -28,7 +28,7 @@ MAX_BATCH = 1000
 MAX_BACKLOG = 10_000
 # A batch of this many shows that calls come faster than commits: the next one waits for company.
 CROWD = 4
-LINGER_SECONDS = 0.002
+LINGER_SECONDS = 0.005
 # How long a call waits for its record before it fails.
 PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.0)
@@ -151,7 +151,8 @@ class AuditLog:
 
         Raises:
             OwnkeyError: Whatever ``work`` raises; nothing was changed then.
-            DatabaseUnavailable: The database does not answer; nothing was changed.
+            DatabaseUnavailable: The database does not answer. If it fell silent at the very end, the change may have been
+                made; its etag tells.
         """
         return await asyncio.get_running_loop().run_in_executor(self._changes_thread, self._change, work)
 
@@ -186,7 +187,12 @@ class AuditLog:
                 await asyncio.sleep(self._linger)
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             crowded = len(batch) >= CROWD
-            await self._make_durable(batch)
+            try:
+                await self._make_durable(batch)
+            except Exception:  # noqa: BLE001 - logged whole
+                # A defect of ours must not leave callers waiting for ever, nor end the trail.
+                _log.exception("the audit trail failed")
+                self._impair(batch, "see the service's log")
 
     async def _woken_or_idle(self) -> None:
         try:
@@ -264,12 +270,24 @@ class AuditLog:
         self._write(records)
 
     def _change(self, work: Callable[[Connection], tuple[Sequence[AuditRecord], T]]) -> T:
+        results: list[T] = []
+
+        def remembered(connection: Connection) -> tuple[Sequence[AuditRecord], T]:
+            records, result = work(connection)
+            results.append(result)
+            return records, result
+
         try:
             self._changes.recover()
-            return self._changes.write_with(work)
+            return self._changes.write_with(remembered)
         except ChainBroken as error:
             self._start_anew(self._changes, error)
-            return self._changes.write_with(work)
+            return self._changes.write_with(remembered)
+        except DatabaseUnavailable:
+            # The connection may have broken after the change was made: then it is made.
+            if results and self._changes.recover():
+                return results[-1]
+            raise
 
     def _start_anew(self, writer: Writer, error: ChainBroken) -> None:
         _log.critical("an audit chain is broken, and another begun: %s", error)

@@ -49,6 +49,7 @@ class Probes:
             for key in keys:
                 if not self._fresh(key):
                     self._begin(key)
+            self._board.prune(self._clock())
             await asyncio.sleep(self._interval.total_seconds() / 4)
 
     async def first_evidence(self, keys: Iterable[CustomerKey]) -> None:

@@ -11,6 +11,8 @@ from ownkey_server.domain.tenants import CustomerKey
 
 _log = logging.getLogger(__name__)
 
+MANY = 10_000
+
 
 class StatusBoard:
     """The latest evidence about each replica of each key.
@@ -46,10 +48,14 @@ class StatusBoard:
         if state is not None:
             self.saw(key_name, error.replica, state, error.cause, now)
 
-    def forget(self, key_name: str) -> None:
-        """Let go of what was seen of a key that is no longer watched."""
-        for place in [place for place in self._evidence if place[0] == key_name]:
-            del self._evidence[place]
+    def prune(self, now: datetime) -> None:
+        """Let go of evidence that is too old to prove anything, once there is much of it."""
+        if len(self._evidence) > MANY:
+            self._evidence = {
+                place: evidence
+                for place, evidence in self._evidence.items()
+                if now - evidence.observed_at <= self._max_age
+            }
 
     def of_replica(self, key_name: str, replica: str, now: datetime) -> KeyEvidence | None:
         """What is known of the key in one replica: ``UNKNOWN`` when it is too long ago, None when there is nothing."""

@@ -39,11 +39,13 @@ class Database:
     Args:
         url: ``sqlite:///path/to/file`` or ``postgresql://user@host/name``.
         connections: How many at once; a thread that needs one more waits.
+        checked: Whether a connection is tried before it is used again, so that one which died while nobody looked fails
+            nobody.
     """
 
-    def __init__(self, url: str, *, connections: int = 4) -> None:
+    def __init__(self, url: str, *, connections: int = 4, checked: bool = True) -> None:
         self.url = parse_url(url)
-        self._engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, connections)
+        self._engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, connections, checked)
 
     @property
     def is_sqlite(self) -> bool:
@@ -155,7 +157,7 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _postgresql(url: URL, connections: int) -> Engine:
+def _postgresql(url: URL, connections: int, checked: bool) -> Engine:
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
     limits = f"-c statement_timeout={PATIENCE}s -c lock_timeout={PATIENCE}s -c synchronous_commit=on"
     return sa.create_engine(
@@ -164,6 +166,6 @@ def _postgresql(url: URL, connections: int) -> Engine:
         pool_size=connections,
         max_overflow=0,
         pool_timeout=PATIENCE,
-        pool_pre_ping=False,
+        pool_pre_ping=checked,
         pool_use_lifo=True,
     )

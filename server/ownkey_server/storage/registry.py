@@ -114,7 +114,7 @@ class Reader:
         return int(self._connection.execute(sa.select(REVISION.c.number)).scalar_one())
 
     def changes_since(self, revision: int, limit: int) -> list[tuple[int, str]]:
-        """The revisions after ``revision``, each with a tenant that it touched; the oldest first."""
+        """The tenants that were last changed after ``revision``, each with the revision; the oldest first."""
         query = sa.select(CHANGES).where(CHANGES.c.revision > revision).order_by(CHANGES.c.revision).limit(limit)
         return [(row.revision, row.tenant) for row in self._connection.execute(query)]
 
@@ -303,6 +303,7 @@ class Change(Reader):
         """Tell all instances that what they know of the tenant is no longer so."""
         if tenant not in self._told:
             self._told.add(tenant)
+            self._connection.execute(sa.delete(CHANGES).where(CHANGES.c.tenant == tenant))
             self._connection.execute(sa.insert(CHANGES).values(revision=self.number, tenant=tenant))
         if len(self._told) == 1 and self._connection.dialect.name == "postgresql":
             # Once a transaction; PostgreSQL tells it at the commit, and folds equal ones into one.

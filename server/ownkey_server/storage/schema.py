@@ -35,12 +35,13 @@ REVISION = sa.Table(
     sa.Column("number", sa.BigInteger, nullable=False),
 )
 
-# What changed, for the instances that hold a view of it. An empty tenant is the provider.
+# When each tenant was last changed, for the instances that hold a view of it; those that were deleted stay. An empty
+# tenant is the provider.
 CHANGES = sa.Table(
     "changes",
     METADATA,
-    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
 TENANTS = sa.Table(

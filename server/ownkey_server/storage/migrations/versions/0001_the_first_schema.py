@@ -63,10 +63,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "changes",
-        sa.Column("revision", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("tenant", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("revision", "tenant", name=op.f("pk_changes")),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("pk_changes")),
     )
+    with op.batch_alter_table("changes", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_changes_revision"), ["revision"], unique=False)
     revision_table = op.create_table(
         "revision",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -165,6 +167,8 @@ def downgrade() -> None:
     op.drop_table("tenants")
     op.drop_table("service_principals")
     op.drop_table("revision")
+    with op.batch_alter_table("changes", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_changes_revision"))
     op.drop_table("changes")
     op.drop_table("audit_writers")
     op.drop_table("audit_segments")
