@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -45,6 +45,13 @@ def messages(data: bytes, chunk: int) -> list[bytes]:
     with memoryview(data) as view:
         pieces = (view[at : at + chunk] for at in range(0, len(data), chunk))
         return [b"".join((chunk_prefix(len(piece)), piece)) for piece in pieces]
+
+
+def _data_key_request(tenant: str) -> bytes:
+    asset = asset_pb2.Asset()
+    asset.CopyFrom(ASSET)
+    asset.tenant = tenant
+    return key_service_pb2.GenerateDataKeyRequest(asset=asset, with_plaintext=True).SerializeToString()
 
 
 class Client:
@@ -92,17 +99,20 @@ class Client:
 
     async def prepare_unary(self, address: str, empty: str) -> Answer:
         """Have the empty method answer with the very bytes that GenerateDataKey answered."""
-        self._request = key_service_pb2.GenerateDataKeyRequest(asset=ASSET, with_plaintext=True).SerializeToString()
+        self._request = _data_key_request(ASSET.tenant)
         answer = await self._channel(address).unary_unary(f"{SERVICE}/GenerateDataKey")(self._request)
         await self._channel(empty).unary_unary("/Empty/Prepare")(answer)
         same = await self._channel(empty).unary_unary("/Empty/GenerateDataKey")(self._request)
         assert len(same) == len(answer), "the baseline answers with something else"
         return {"request": len(self._request), "response": len(answer)}
 
-    async def unary(self, address: str, method: str, calls: int, connections: int, at_once: int) -> Answer:
-        """Calls in a closed loop; the time from the first request to the last answer."""
+    async def unary(
+        self, address: str, method: str, calls: int, connections: int, at_once: int, tenants: Sequence[str] = ()
+    ) -> Answer:
+        """Calls in a closed loop, for these tenants in turn; the time from the first request to the last answer."""
+        requests = [_data_key_request(tenant) for tenant in tenants] or [self._request]
         cpu = time.process_time()
-        loop = http2.closed_loop(address, method, self._request, calls=calls, connections=connections, at_once=at_once)
+        loop = http2.closed_loop(address, method, requests, calls=calls, connections=connections, at_once=at_once)
         return {"seconds": loop, "client_cpu": time.process_time() - cpu}
 
     async def slow_readers(

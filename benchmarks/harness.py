@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -123,11 +124,13 @@ class OwnkeyServer:
     Attributes:
         address: Where it listens.
         pid: Its process id.
+        start_seconds: How long it took from its start until it served.
     """
 
-    def __init__(self, pid: int, address: str) -> None:
+    def __init__(self, pid: int, address: str, start_seconds: float) -> None:
         self.pid = pid
         self.address = address
+        self.start_seconds = start_seconds
 
 
 OWNKEY = str(Path(sys.executable).parent / "ownkey")
@@ -148,6 +151,7 @@ def ownkey_server(
     with tempfile.TemporaryDirectory(prefix="ownkey-benchmark-") as folder:
         subprocess.run([OWNKEY, "init", folder], check=True, capture_output=True)
         prepare(Path(folder))
+        begin = time.perf_counter()
         with pinned(core):
             process = subprocess.Popen(
                 [*program, "serve", "--config", f"{folder}/ownkey.toml"],
@@ -159,10 +163,11 @@ def ownkey_server(
         reader: threading.Thread | None = None
         try:
             address = _address(process.stderr)
+            start_seconds = time.perf_counter() - begin
             # What else it logs is read and dropped, so that it never waits for us.
             reader = threading.Thread(target=_drop, args=(process.stderr,))
             reader.start()
-            yield OwnkeyServer(process.pid, address)
+            yield OwnkeyServer(process.pid, address, start_seconds)
         finally:
             process.terminate()
             _end(process)

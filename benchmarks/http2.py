@@ -38,7 +38,7 @@ class Connection:
 
     socket: socket.socket
     headers: bytes
-    message: bytes
+    messages: list[bytes]
     next_stream: int = 1
     to_begin: int = 0
     window: int = FIRST_WINDOW
@@ -50,11 +50,12 @@ class Connection:
         """The bytes of so many more requests, as far as the connection's window lets them."""
         self.to_begin += count
         out = bytearray()
-        while self.to_begin and self.window >= len(self.message):
+        while self.to_begin and self.window >= len(self.messages[0]):
+            message = self.messages[(self.next_stream >> 1) % len(self.messages)]
             out += frame(HEADERS, END_HEADERS, self.next_stream, self.headers)
-            out += frame(DATA, END_STREAM, self.next_stream, self.message)
+            out += frame(DATA, END_STREAM, self.next_stream, message)
             self.next_stream += 2
-            self.window -= len(self.message)
+            self.window -= len(message)
             self.to_begin -= 1
         return bytes(out)
 
@@ -90,7 +91,7 @@ class Connection:
         return ended, bytes(answer)
 
 
-def connect(address: str, path: str, request: bytes) -> Connection:
+def connect(address: str, path: str, requests: list[bytes]) -> Connection:
     host, _, port = address.rpartition(":")
     connected = socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,12 +101,15 @@ def connect(address: str, path: str, request: bytes) -> Connection:
     pairs = {":method": "POST", ":scheme": "http", ":path": path, ":authority": address}
     pairs |= {"content-type": "application/grpc", "te": "trailers"}
     headers = b"".join(literal(*pair) for pair in pairs.items())
-    return Connection(connected, headers, b"\0" + len(request).to_bytes(4) + request)
+    return Connection(connected, headers, [b"\0" + len(request).to_bytes(4) + request for request in requests])
 
 
-def closed_loop(address: str, path: str, request: bytes, *, calls: int, connections: int, at_once: int) -> float:
-    """Make so many calls, `at_once` under way on each connection; gives the seconds from the first to the last."""
-    made = [connect(address, path, request) for _ in range(connections)]
+def closed_loop(address: str, path: str, requests: list[bytes], *, calls: int, connections: int, at_once: int) -> float:
+    """Make so many calls, `at_once` under way on each connection; gives the seconds from the first to the last.
+
+    Each connection takes the requests in turn; all are of one length.
+    """
+    made = [connect(address, path, requests) for _ in range(connections)]
     try:
         with selectors.DefaultSelector() as selector:
             for connection in made:
