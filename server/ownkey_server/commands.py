@@ -20,6 +20,7 @@ from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.settings import Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
 from ownkey_server.storage.audit_signing import SigningKeyError
+from ownkey_server.storage.audit_sink import SinkError
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.tenants_file import TenantsFileError
 from ownkey_server.storage.upgrade import SchemaMismatch
@@ -29,7 +30,7 @@ from ownkey_server.worker import Worker
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(message)s"
 # Whatever ends these has its reason in one line or a few, and needs no traceback.
-_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, OwnkeyError)
+_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, SinkError, OwnkeyError)
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
 _config_option = click.option(

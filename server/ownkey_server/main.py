@@ -24,6 +24,7 @@ from ownkey_server.service.administration.desk import Act, Desk
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.audit_setup import open_keeper
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
@@ -105,6 +106,7 @@ async def running_server(
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
+        await stack.enter_async_context(_looked_after(core))
         # " on " is for the process that speaks for the port: tools find the address by it.
         where = "sharing" if share_port else "on"
         _log.info("serving from %s %s %s", core.database.place, where, server.address)
@@ -241,6 +243,33 @@ async def _fed(core: Core, revision: int) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(feed.stop)
+
+
+@contextlib.asynccontextmanager
+async def _looked_after(core: Core) -> AsyncIterator[None]:
+    """While the block runs, the audit trail is sealed, signed, copied and pruned as it becomes due."""
+    database = Database(core.settings.storage.url, connections=2)
+    keeper = open_keeper(database, core.signer, core.clock, core.settings.audit)
+    thread = ThreadPoolExecutor(1, "audit-keeper")
+    loop = asyncio.get_running_loop()
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(core.settings.audit.checkpoint_seconds)
+            try:
+                await loop.run_in_executor(thread, keeper.keep)
+            except DatabaseUnavailable as error:
+                _log.warning("the audit trail was not looked after: %s", error.cause)
+            except Exception:  # noqa: BLE001 - logged whole
+                _log.exception("the audit trail was not looked after")
+
+    task = asyncio.create_task(keep(), name="audit-keeper")
+    try:
+        yield
+    finally:
+        await _cancel(task)
+        await asyncio.to_thread(thread.shutdown)
+        database.close()
 
 
 def _options(settings: Settings, share_port: bool) -> ServerOptions:

@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": "ownkey_server.commands:serve",
     "keystore": "ownkey_server.commands:keystore",
     "db": "ownkey_server.commands:db",
+    "audit": "ownkey_server.audit_commands:audit",
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130

@@ -1,0 +1,62 @@
+"""What reads, seals and copies the audit trail, as the settings say."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from ownkey_server.domain.clock import Clock
+from ownkey_server.settings import AuditSettings, DirectorySinkSettings, S3SinkSettings
+from ownkey_server.storage.audit_keeper import AuditKeeper
+from ownkey_server.storage.audit_signing import Signer, Verifier, load_verifier, public_path
+from ownkey_server.storage.audit_sink import DirectorySink, Sink
+from ownkey_server.storage.audit_sink_s3 import S3Sink
+from ownkey_server.storage.database import Database
+
+
+def open_sink(settings: AuditSettings, clock: Clock) -> Sink | None:
+    """Where sealed segments are copied to; None for nowhere.
+
+    Raises:
+        SinkError: It cannot be used. The message says why.
+    """
+    match settings.sink:
+        case DirectorySinkSettings(directory=directory):
+            return DirectorySink(directory)
+        case S3SinkSettings() as s3:
+            return S3Sink(
+                s3.bucket,
+                s3.prefix,
+                region=s3.region,
+                endpoint_url=s3.endpoint_url,
+                retain_days=s3.retain_days,
+                mode=s3.mode,
+                clock=clock,
+            )
+    return None
+
+
+def open_keeper(database: Database, signer: Signer, clock: Clock, settings: AuditSettings) -> AuditKeeper:
+    """What seals, copies and removes.
+
+    Raises:
+        SinkError: The sink cannot be used.
+    """
+    return AuditKeeper(
+        database,
+        signer,
+        clock,
+        open_sink(settings, clock),
+        checkpoint_interval=timedelta(seconds=settings.checkpoint_seconds),
+        segment_records=settings.segment_records,
+        segment_age=timedelta(seconds=settings.segment_seconds),
+        retention=timedelta(days=settings.retention_days) if settings.retention_days is not None else None,
+    )
+
+
+def open_verifier(settings: AuditSettings) -> Verifier:
+    """The public keys that are trusted: those of the settings, or the one beside the signing key.
+
+    Raises:
+        SigningKeyError: One cannot be used.
+    """
+    return load_verifier(settings.public_key_files or [public_path(settings.signing_key_file)])
