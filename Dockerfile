@@ -22,6 +22,7 @@ ENV PATH=/opt/ownkey/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OWNKEY_CONFIG=/etc/ownkey/ownkey.toml
 USER 10001:10001
+# What must outlive a container goes here: point [storage] url (SQLite) and [audit] signing_key_file at this folder.
 WORKDIR /var/lib/ownkey
 # The server listens on loopback: share its network with the services that call it (--network, or the same pod).
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-m", "ownkey_server.health"]

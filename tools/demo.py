@@ -171,6 +171,21 @@ def take_the_key_away(ownkey: Ownkey, sealed: Path, folder: Path) -> None:
     say("emergency call", f"{emergency['decision']}: {emergency['explanation']}")
 
 
+def look_into_the_audit_trail(command: str, config: Path) -> None:
+    """What the trail says of all this, and that it is whole."""
+    settings = ("--config", str(config / "ownkey.toml"))
+    exported = subprocess.run([command, "audit", "export", *settings], check=True, capture_output=True, text=True)
+    records = [json.loads(line) for line in exported.stdout.splitlines()]
+    refused = [record for record in records if record["result"] == "refused"]
+    if not any(record["reason"] == "KEY_REVOKED" for record in refused):
+        raise DemoFailed("the refused decryption is not in the audit trail")
+    say("audit trail", f"{len(records)} records, {len(refused)} of refusals; the last: {refused[-1]['action']}")
+    verified = subprocess.run([command, "audit", "verify", *settings], check=False, capture_output=True, text=True)
+    if verified.returncode:
+        raise DemoFailed(f"the audit trail does not verify: {verified.stdout}{verified.stderr}")
+    say("audit verified", verified.stdout.strip())
+
+
 def main() -> int:
     """The demo."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -198,6 +213,7 @@ def main() -> int:
                 ask_about_calls(ownkey)
                 subprocess.run(shlex.split(disable), check=True, capture_output=True)
                 take_the_key_away(ownkey, sealed, folder)
+            look_into_the_audit_trail(options.ownkey, config)
         except DemoFailed as error:
             say("FAILED", str(error))
             return 1

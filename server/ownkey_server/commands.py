@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ownkey.cli.main import Shared, output_options
 from ownkey_server import settings as settings_module
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyStoreError, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
@@ -116,7 +117,9 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path())
-def init(directory: Path) -> None:
+@output_options
+@click.pass_obj
+def init(shared: Shared, directory: Path) -> None:
     """Write a settings file and a tenants file to start from into DIRECTORY.
 
     Nothing that is there already is touched.
@@ -128,18 +131,21 @@ def init(directory: Path) -> None:
     for name in TEMPLATES:
         text = resources.files("ownkey_server").joinpath("templates", name).read_text(encoding="utf-8")
         (directory / name).write_text(text, encoding="utf-8")
-        click.echo(f"wrote {directory / name}")
-    click.echo(f"next: ownkey serve --config {directory / 'ownkey.toml'}")
+    written = [str(directory / name) for name in TEMPLATES]
+    following = f"ownkey serve --config {directory / 'ownkey.toml'}"
+    shared.output.answer({"written": written, "next": following}, {"wrote": ", ".join(written), "next": following})
 
 
-@click.group()
+@click.group(no_args_is_help=True)
 def db() -> None:
     """Look after the database itself."""
 
 
 @db.command()
 @_config_option
-def upgrade(config: Path) -> None:
+@output_options
+@click.pass_obj
+def upgrade(shared: Shared, config: Path) -> None:
     """Give the database the tables that this version needs: the first ones, or those of an older version brought up.
 
     Take a backup first. Instances of the old version must not run meanwhile.
@@ -154,13 +160,12 @@ def upgrade(config: Path) -> None:
         raise click.ClickException(str(error)) from error
     finally:
         database.close()
-    if before == after:
-        click.echo(f"{database.place} has schema {after} already")
-    else:
-        click.echo(f"{database.place}: schema {before or 'none'} -> {after}")
+    changed = "nothing: it had it already" if before == after else f"from schema {before or 'none'} to {after}"
+    value = {"database": database.place, "before": before, "after": after}
+    shared.output.answer(value, {"database": database.place, "upgraded": changed})
 
 
-@click.group()
+@click.group(no_args_is_help=True)
 def keystore() -> None:
     """Make keys in a key store, and disable or enable those of an embedded one.
 
@@ -177,30 +182,38 @@ _store_option = click.option(
 @click.argument("reference")
 @_store_option
 @_config_option
-def create(reference: str, store: str, config: Path) -> None:
+@output_options
+@click.pass_obj
+def create(shared: Shared, reference: str, store: str, config: Path) -> None:
     """Make the key REFERENCE: 256-bit AES, never overwritten; in a token, never to be exported."""
     _work_on(config, store, lambda opened: opened.create(reference))
-    click.echo(f"made key {reference!r} in key store {store!r}")
+    shared.output.answer({"made": reference, "key_store": store}, {"made": f"key {reference!r} in key store {store!r}"})
 
 
 @keystore.command()
 @click.argument("reference")
 @_store_option
 @_config_option
-def disable(reference: str, store: str, config: Path) -> None:
+@output_options
+@click.pass_obj
+def disable(shared: Shared, reference: str, store: str, config: Path) -> None:
     """Take the key REFERENCE of an embedded store away; `enable` gives it back."""
     _work_on(config, store, lambda opened: _require_embedded(opened, store).disable(reference))
-    click.echo(f"disabled key {reference!r}: whatever needs it fails from now on")
+    said = f"key {reference!r}: whatever needs it fails from now on"
+    shared.output.answer({"disabled": reference, "key_store": store}, {"disabled": said})
 
 
 @keystore.command()
 @click.argument("reference")
 @_store_option
 @_config_option
-def enable(reference: str, store: str, config: Path) -> None:
+@output_options
+@click.pass_obj
+def enable(shared: Shared, reference: str, store: str, config: Path) -> None:
     """Give the key REFERENCE of an embedded store back."""
     _work_on(config, store, lambda opened: _require_embedded(opened, store).enable(reference))
-    click.echo(f"enabled key {reference!r}")
+    said = f"key {reference!r}; its state is told again once it was used or probed"
+    shared.output.answer({"enabled": reference, "key_store": store}, {"enabled": said})
 
 
 def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[None]]) -> None:

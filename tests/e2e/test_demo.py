@@ -28,6 +28,8 @@ STEPS = [
     "call",
     "decryption",
     "emergency call",
+    "audit trail",
+    "audit verified",
     "done",
 ]
 # Tries everything by which a key could leave the token; run in a process of its own.

@@ -21,6 +21,7 @@ HASH_LENGTH = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NOTHING: Mapping[str, Any] = {}
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 class Action(StrEnum):
@@ -144,7 +145,7 @@ def _facts(asset: Asset) -> Mapping[str, str]:
 
 def canonical(value: Mapping[str, Any]) -> bytes:
     """JSON in its one spelling: sorted names, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "replace")
 
 
 def timestamp(time: datetime) -> str:

@@ -97,6 +97,14 @@ def shared_options(command: F) -> F:
             callback=_set("timeout"),
             help="Seconds that a call may take.  [default: 5]",
         ),
+        output_options,
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def output_options(command: F) -> F:
+    """The same for commands that ask no service."""
+    options = (
         click.option("--json", is_flag=True, expose_value=False, callback=_set("as_json"), help="Answer in JSON."),
         click.option(
             "-v",
@@ -218,6 +226,9 @@ def _ended_by(error: BaseException, output: Output) -> int:
             message, code = "interrupted", INTERRUPTED
         case Terminated():
             message, code = f"ended by {error}", SIGNALLED + error.number
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return USAGE
         case click.UsageError():
             message, code = error.format_message(), USAGE
             hint = f"{error.ctx.command_path} --help" if error.ctx else "ownkey --help"
