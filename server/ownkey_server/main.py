@@ -36,8 +36,8 @@ from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options
 from ownkey_server.storage import tenants_file, upgrade
-from ownkey_server.storage.audit_signing import Signer, load_or_make_signer
-from ownkey_server.storage.audit_writer import AuditWriter
+from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
+from ownkey_server.storage.audit_writer import AuditWriter, require_known_signer
 from ownkey_server.storage.change_feed import ChangeFeed
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.views import Changes, TenantViews
@@ -169,6 +169,8 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         signer, made = load_or_make_signer(settings.audit.signing_key_file)
         if made:
             _log.info("made the audit's signing key %s", settings.audit.signing_key_file)
+        known = signer.verifier.fingerprints | load_verifier(settings.audit.public_key_files).fingerprints
+        require_known_signer(database, known)
         executor = ThreadPoolExecutor(settings.storage.connections, "storage")
         stack.callback(executor.shutdown, wait=False)
         stores = open_key_stores(settings)

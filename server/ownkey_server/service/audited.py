@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from ownkey_server.domain.assets import Asset
-from ownkey_server.domain.audit import AuditRecord, Caller, Result
+from ownkey_server.domain.audit import AuditRecord, Caller, Result, canonical
 from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.encryption_context import RESERVED_KEYS
 from ownkey_server.domain.errors import AuditUnavailable, OwnkeyError
 from ownkey_server.service.access import Ruling
 from ownkey_server.service.audit_log import AuditLog
+
+MAX_CONTEXT = 4096
 
 
 class Audited:
@@ -79,8 +83,18 @@ class Audited:
             key=self.key or (ruling.key.name if ruling and ruling.key else ""),
             replica=self.replica,
             asset=self.asset,
-            context=self.context,
+            context=_bounded(self.context),
             decision=decision.outcome.effect.value if decision else "",
             rule=decision.rule if decision else "",
             policy_version=ruling.tenant.policy_version if ruling else 0,
         )
+
+
+def _bounded(context: Mapping[str, str]) -> Mapping[str, str]:
+    """The context, or what is reserved of it and the rest's digest: an object that anybody sends may bring 64 KiB."""
+    size = sum(len(key) + len(value) for key, value in context.items())
+    if size <= MAX_CONTEXT:
+        return context
+    kept = {key: value[:MAX_CONTEXT] for key, value in context.items() if key in RESERVED_KEYS}
+    digest = hashlib.sha256(canonical(dict(context))).hexdigest()
+    return kept | {"ownkey:truncated": f"{len(context)} pairs, sha256 {digest}"}

@@ -40,6 +40,11 @@ class Verifier:
     def __init__(self, public_keys: list[Ed25519PublicKey]) -> None:
         self._public_keys = public_keys
 
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Which keys these are."""
+        return frozenset(fingerprint(key) for key in self._public_keys)
+
     def good(self, signature: bytes, statement: bytes) -> bool:
         """Whether one of the keys made it."""
         for key in self._public_keys:

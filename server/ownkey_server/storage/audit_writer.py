@@ -6,6 +6,7 @@ database must hold: when that is something else, the chain is broken, and it say
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ import ownkey
 from ownkey_server.domain import audit
 from ownkey_server.domain.audit import Action, AuditRecord, Result
 from ownkey_server.domain.clock import Clock
-from ownkey_server.storage.audit_signing import Signer
+from ownkey_server.storage.audit_signing import Signer, SigningKeyError
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.schema import AUDIT_WRITERS
 
@@ -44,6 +45,28 @@ class Head:
 
     sequence: int
     hash: bytes
+
+
+def require_known_signer(database: Database, fingerprints: frozenset[str]) -> None:
+    """Make sure that the trail's newest chain was signed by a key that is known here.
+
+    Instances that sign with keys of their own would leave a trail that nobody verifies by one key.
+
+    Raises:
+        SigningKeyError: It was not. The message says what to do.
+        DatabaseUnavailable: The database does not answer.
+    """
+    newest = sa.select(AUDIT_WRITERS.c.description).order_by(AUDIT_WRITERS.c.number.desc()).limit(1)
+    with database.reading() as connection:
+        description = connection.execute(newest).scalar_one_or_none()
+    if description is None:
+        return
+    other = json.loads(description)["signing_key"]
+    if other not in fingerprints:
+        raise SigningKeyError(
+            f"{database.place}: the audit trail is signed by another key ({other[:16]}...) than this instance has: copy"
+            f" that key here; or, if it was replaced on purpose, name its public half in audit.public_key_files"
+        )
 
 
 class AuditWriter:

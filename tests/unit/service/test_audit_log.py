@@ -216,3 +216,15 @@ async def test_closing_writes_what_waits() -> None:
         for number in range(10):
             log.note(record(number))
     assert len(writer.records) == 10
+
+
+async def test_a_context_that_anybody_sends_does_not_fill_the_trail() -> None:
+    writer = ListWriter()
+    pairs = {f"pair-{number}": "x" * 200 for number in range(200)} | {"ownkey:tenant": "acme"}
+    async with started(writer) as log:
+        async with Audited(log, clock, Action.UNWRAP, Caller(), ASSET) as use:
+            use.context = pairs
+    context = writer.records[0].context
+    assert context["ownkey:tenant"] == "acme"
+    assert context["ownkey:truncated"].startswith("201 pairs, sha256 ")
+    assert len(writer.records[0].to_bytes()) < 1000

@@ -9,6 +9,7 @@ from ownkey_server.service.administration.desk import Desk
 from ownkey_server.storage.audit_export import Cursor, cursor, read_records
 from ownkey_server.storage.database import Database
 
+
 @dataclass(frozen=True, slots=True)
 class AuditRow:
     """A record as it is stored."""
