@@ -151,8 +151,8 @@ class AuditLog:
 
         Raises:
             OwnkeyError: Whatever ``work`` raises; nothing was changed then.
-            DatabaseUnavailable: The database does not answer. If it fell silent at the very end, the change may have been
-                made; its etag tells.
+            DatabaseUnavailable: The database does not answer. If it fell silent at the very end, the change may have
+                been made; its etag tells.
         """
         return await asyncio.get_running_loop().run_in_executor(self._changes_thread, self._change, work)
 

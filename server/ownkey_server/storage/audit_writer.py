@@ -24,7 +24,7 @@ from ownkey_server.domain.audit import Action, AuditRecord, Result
 from ownkey_server.domain.clock import Clock
 from ownkey_server.storage.audit_signing import Signer, SigningKeyError
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.schema import AUDIT_WRITERS
+from ownkey_server.storage.schema import AUDIT_RECORDS, AUDIT_SEGMENTS, AUDIT_WRITERS
 
 T = TypeVar("T")
 
@@ -190,8 +190,10 @@ class AuditWriter:
     def _register(self, connection: Connection, now: datetime, description: Mapping[str, object]) -> tuple[int, Head]:
         if not self._database.is_sqlite:
             connection.execute(sa.text("LOCK TABLE audit_writers IN SHARE ROW EXCLUSIVE MODE"))
-        last = connection.execute(sa.select(sa.func.max(AUDIT_WRITERS.c.number))).scalar() or 0
-        number = int(last) + 1
+        # Records and segments count too: if somebody removed their writers, their numbers must not be taken anew.
+        columns = (AUDIT_WRITERS.c.number, AUDIT_RECORDS.c.writer, AUDIT_SEGMENTS.c.writer)
+        taken = [connection.execute(sa.select(sa.func.max(column))).scalar() for column in columns]
+        number = max(int(last or 0) for last in taken) + 1
         described = audit.canonical({"writer": number, **description})
         head = Head(0, audit.genesis(described))
         time = audit.microseconds(now)
