@@ -84,8 +84,8 @@ def main() -> None:
         STUBS.mkdir(parents=True)
         (STUBS / "__init__.py").write_text(INIT, encoding="utf-8")
         for stub in sorted((out / "ownkey" / "v1").iterdir()):
-            # Only the service has methods; the other files' gRPC modules would be empty.
-            if "_pb2_grpc" in stub.name and not stub.name.startswith("key_service"):
+            # Only services have methods; the other files' gRPC modules would be empty.
+            if "_pb2_grpc" in stub.name and "_service_" not in stub.name:
                 continue
             shutil.copyfile(stub, STUBS / stub.name)
         CONTRACT.write_bytes(full.read_bytes())

@@ -17,12 +17,19 @@ from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.rpc.admin_service import AdminServices
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
+from ownkey_server.service.administration.audit_trail import AuditTrail
 from ownkey_server.service.administration.configuration import Configuration
 from ownkey_server.service.administration.desk import Act, Desk
 from ownkey_server.service.administration.enrolment import Enrolment
+from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
+from ownkey_server.service.administration.policies import Policies
+from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.simulation import Simulation
+from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import open_keeper
 from ownkey_server.service.call_gate import CallGateKeeper
@@ -102,7 +109,7 @@ async def running_server(
             core.directory, core.ring, core.board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
         )
         stack.push_async_callback(probes.close)
-        server = await Server.start(_options(settings, share_port), _services(core, probes))
+        server = await Server.start(_options(settings, share_port), _services(core, probes), _admin_services(core))
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
@@ -294,6 +301,21 @@ def _services(core: Core, probes: Probes) -> Services:
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, probes, clock),
         call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
+    )
+
+
+def _admin_services(core: Core) -> AdminServices:
+    desk, enrolment = core.desk, Enrolment(core.ring)
+    trail = AuditTrail(desk, core.database)
+    return AdminServices(
+        tenants=Tenants(desk),
+        keys=Keys(desk, enrolment, core.kinds),
+        groups=Groups(desk),
+        policies=Policies(desk),
+        principals=Principals(desk),
+        configuration=core.configuration(),
+        simulation=Simulation(desk, trail),
+        audit_trail=trail,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar, cast
 
@@ -22,19 +23,36 @@ from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc.errors import InvalidRequests
 
 SERVICE_NAME = "ownkey.v1.KeyService"
+ADMIN_SERVICE_NAME = "ownkey.v1.AdminService"
 # A message of a million wrong entries needs no answer of a million lines.
 MAX_VIOLATIONS = 20
-# Room for every request whose fields keep the rules; chunks of media do not pass here.
-MAX_REQUEST = 96 * 1024
-# The longest field that the rules allow: a wrapped key.
-MAX_FIELD = 16 * 1024
 # Too short a message to hold many entries.
 UNCROWDED = 512
-# More than the longest list or map that the rules allow.
-MAX_ENTRIES = 64
 MAX_KEY_SHOWN = 64
 
 M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What a request may be at most, before its fields are looked at one by one.
+
+    Attributes:
+        request: Bytes of the whole message.
+        field: Bytes or characters of one field.
+        entries: Entries of one list or map.
+    """
+
+    request: int
+    field: int
+    entries: int
+
+
+# Room for every request whose fields keep the rules; chunks of media do not pass here. The longest field that the rules
+# allow is a wrapped key, and the longest list has fewer entries.
+KEY_LIMITS = RequestLimits(request=96 * 1024, field=16 * 1024, entries=64)
+# A tenants file, or the users of a large group.
+ADMIN_LIMITS = RequestLimits(request=5 * 1024 * 1024, field=4 * 1024 * 1024, entries=10_000)
 
 
 def load_contract() -> descriptor_pool.DescriptorPool:
@@ -54,10 +72,12 @@ class RequestParser:
 
     Args:
         contract: What :func:`load_contract` returns.
+        limits: What a request may be at most.
     """
 
-    def __init__(self, contract: descriptor_pool.DescriptorPool) -> None:
+    def __init__(self, contract: descriptor_pool.DescriptorPool, limits: RequestLimits = KEY_LIMITS) -> None:
         self._contract = contract
+        self._limits = limits
         self._validator = protovalidate.Validator()
         self._classes: dict[str, type[Message]] = {}
 
@@ -68,12 +88,12 @@ class RequestParser:
             InvalidRequests: It is no such message, is too large, or breaks rules: each field that does is named.
         """
         request = self.parse_unchecked(raw, stub)
-        if len(raw) > MAX_REQUEST:
-            large = [InvalidRequest(*found) for found in _large(request, "")]
-            description = f"the message has {len(raw)} bytes, and may have {MAX_REQUEST}"
+        if len(raw) > self._limits.request:
+            large = [InvalidRequest(*found) for found in _large(request, "", self._limits)]
+            description = f"the message has {len(raw)} bytes, and may have {self._limits.request}"
             raise InvalidRequests(large or [InvalidRequest("", description)])
         if len(raw) > UNCROWDED:
-            crowded = [InvalidRequest(*found) for found in _crowded(request, "")]
+            crowded = [InvalidRequest(*found) for found in _crowded(request, "", self._limits)]
             if crowded:
                 raise InvalidRequests(crowded)
         violations = self._validator.collect_violations(request)
@@ -99,24 +119,24 @@ class RequestParser:
             raise InvalidRequests([InvalidRequest("", f"the message is no {name}")]) from None
 
 
-def _large(message: Message, at: str) -> Iterator[tuple[str, str]]:
+def _large(message: Message, at: str, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     """Texts and bytes, lists and maps that are larger than any rule of the contract allows."""
-    yield from _crowded(message, at)
+    yield from _crowded(message, at, limits)
     for field, value in message.ListFields():
-        if isinstance(value, str | bytes) and len(value) > MAX_FIELD:
+        if isinstance(value, str | bytes) and len(value) > limits.field:
             yield at + field.name, f"has {len(value)} bytes or characters, which is more than any field may have"
         elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
-            yield from _large(value, f"{at}{field.name}.")
+            yield from _large(value, f"{at}{field.name}.", limits)
 
 
-def _crowded(message: Message, at: str) -> Iterator[tuple[str, str]]:
+def _crowded(message: Message, at: str, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     """Lists and maps with more entries than any rule of the contract allows."""
     for field, value in message.ListFields():
         if field.is_repeated:
-            if len(value) > MAX_ENTRIES:
+            if len(value) > limits.entries:
                 yield at + field.name, f"has {len(value)} entries, which is more than any field may have"
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            yield from _crowded(value, f"{at}{field.name}.")
+            yield from _crowded(value, f"{at}{field.name}.", limits)
 
 
 def _path(field: FieldPath | None) -> str:

@@ -94,9 +94,7 @@ TABLE: Mapping[type[Exception], Row] = {
     ),
     errors.ResourceInUse: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_RESOURCE_IN_USE, _RESOURCE),
     errors.EtagMismatch: Row(grpc.StatusCode.ABORTED, error_reason_pb2.ERROR_REASON_ETAG_MISMATCH, _RESOURCE),
-    errors.EnrolmentFailed: Row(
-        _PRECONDITION, error_reason_pb2.ERROR_REASON_ENROLMENT_FAILED, ("resource", "replica")
-    ),
+    errors.EnrolmentFailed: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_ENROLMENT_FAILED, ("resource", "replica")),
     container.RangeInvalid: Row(grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_RANGE_INVALID),
     container.Truncated: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRUNCATED),
     container.TrailingData: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRAILING_DATA),

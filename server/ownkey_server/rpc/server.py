@@ -12,18 +12,22 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from ownkey.v1 import admin_service_pb2
 from ownkey_server.rpc import errors
-from ownkey_server.rpc.contract import SERVICE_NAME, RequestParser, load_contract
+from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
+from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, SERVICE_NAME, RequestParser, load_contract
 from ownkey_server.rpc.key_service import Context, KeyServicer, Services
 from ownkey_server.rpc.media_streams import MediaServicer
 
 _log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
+SERVICE_NAMES = (SERVICE_NAME, ADMIN_SERVICE_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Server:
         self.address = address
 
     @classmethod
-    async def start(cls, options: ServerOptions, services: Services) -> Server:
+    async def start(cls, options: ServerOptions, services: Services, admin: AdminServices) -> Server:
         """Bind and serve.
 
         Raises:
@@ -75,11 +79,20 @@ class Server:
             ]
         )
         contract = load_contract()
-        server.add_generic_rpc_handlers((_handlers(services, RequestParser(contract)),))
+        server.add_generic_rpc_handlers(
+            (
+                _handlers(services, RequestParser(contract)),
+                _admin_handlers(AdminServicer(admin, RequestParser(contract, ADMIN_LIMITS))),
+            )
+        )
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if options.reflection:
-            names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            names = (
+                *SERVICE_NAMES,
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            )
             for standard in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
                 contract.AddSerializedFile(standard.serialized_pb)
             reflection.enable_server_reflection(names, server, pool=_Symbols(contract))
@@ -89,7 +102,7 @@ class Server:
             except RuntimeError as error:
                 raise OSError(f"cannot listen on {options.listen}: is the port taken?") from error
             await server.start()
-        for name in ("", SERVICE_NAME):
+        for name in ("", *SERVICE_NAMES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         host, _, _ = options.listen.rpartition(":")
         address = options.listen if options.listen.startswith("unix:") else f"{host}:{port}"
@@ -144,6 +157,26 @@ def _handlers(services: Services, parser: RequestParser) -> grpc.GenericRpcHandl
         {method.__name__: grpc.unary_unary_rpc_method_handler(_unary(method)) for method in unary}
         | {method.__name__: grpc.stream_stream_rpc_method_handler(_stream(method)) for method in streams},
     )
+
+
+def _admin_handlers(admin: AdminServicer) -> grpc.GenericRpcHandler:
+    service = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
+    return grpc.method_handlers_generic_handler(
+        ADMIN_SERVICE_NAME,
+        {
+            method.name: grpc.unary_unary_rpc_method_handler(_unary(_serialized(getattr(admin, method.name))))
+            for method in service.methods
+        },
+    )
+
+
+def _serialized(
+    method: Callable[[bytes, Context], Awaitable[Message]],
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def answer(raw: bytes, context: Context) -> bytes:
+        return (await method(raw, context)).SerializeToString()
+
+    return answer
 
 
 def _unary(method: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:

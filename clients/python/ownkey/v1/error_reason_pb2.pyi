@@ -63,11 +63,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL (metadata: error_id): a defect of the service; the id finds the details in its log."""
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 20
-    """UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out. Retry later."""
+    """UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out.
+    Retry later.
+    """
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """UNAVAILABLE with RetryInfo: the service's database does not answer. Retry later."""
     ERROR_REASON_VIEW_STALE: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to decide by
+    """UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to
+    decide by
     what it last knew. Retry later.
     """
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 23
@@ -127,11 +130,14 @@ ERROR_REASON_RANGE_INVALID: ErrorReason.ValueType  # 18
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL (metadata: error_id): a defect of the service; the id finds the details in its log."""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 20
-"""UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out. Retry later."""
+"""UNAVAILABLE with RetryInfo: the use could not be recorded in the audit trail, so nothing was given out.
+Retry later.
+"""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 21
 """UNAVAILABLE with RetryInfo: the service's database does not answer. Retry later."""
 ERROR_REASON_VIEW_STALE: ErrorReason.ValueType  # 22
-"""UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to decide by
+"""UNAVAILABLE with RetryInfo (metadata: tenant): the service has been without its database for too long to
+decide by
 what it last knew. Retry later.
 """
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 23

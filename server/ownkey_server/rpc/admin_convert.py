@@ -1,0 +1,282 @@
+"""The control plane's messages to domain values, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ownkey.v1 import (
+    admin_service_pb2,
+    asset_pb2,
+    audit_record_pb2,
+    customer_key_pb2,
+    key_service_pb2,
+    policy_pb2,
+    tenant_pb2,
+)
+from ownkey_server.domain import audit
+from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
+from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.tenants import CallDirection, GateMode, KeyLifecycle, Replica
+from ownkey_server.rpc import convert
+from ownkey_server.rpc.errors import InvalidRequests
+from ownkey_server.service.administration.audit_trail import AuditRow
+from ownkey_server.service.administration.configuration import Step, StepKind
+from ownkey_server.service.administration.desk import Act
+from ownkey_server.service.administration.simulation import SimulationReport
+from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable, Table, describe
+from ownkey_server.storage.records import (
+    GroupRecord,
+    KeyRecord,
+    PolicyVersion,
+    PrincipalRecord,
+    Stamp,
+    TenantRecord,
+)
+
+T = TypeVar("T", bound=Table)
+
+GATE_MODES = {
+    tenant_pb2.CALL_GATE_MODE_UNSPECIFIED: GateMode.OFF,
+    **{tenant_pb2.CallGateMode.Value(f"CALL_GATE_MODE_{mode.name}"): mode for mode in GateMode},
+}
+GATE_MODE_NUMBERS = {mode: tenant_pb2.CallGateMode.Value(f"CALL_GATE_MODE_{mode.name}") for mode in GateMode}
+DIRECTION_NUMBERS = {one: key_service_pb2.CallDirection.Value(f"CALL_DIRECTION_{one.name}") for one in CallDirection}
+LIFECYCLES = {one: customer_key_pb2.KeyLifecycle.Value(f"KEY_LIFECYCLE_{one.name}") for one in KeyLifecycle}
+STEP_KINDS = {
+    one: admin_service_pb2.ConfigurationStepKind.Value(f"CONFIGURATION_STEP_KIND_{one.name}") for one in StepKind
+}
+CLASS_NUMBERS = {one: asset_pb2.AssetClass.Value(f"ASSET_CLASS_{one.name}") for one in AssetClass}
+ORIGIN_NUMBERS = {one: asset_pb2.AssetOrigin.Value(f"ASSET_ORIGIN_{one.name}") for one in AssetOrigin}
+
+
+def act(note: admin_service_pb2.ChangeNote, peer: str) -> Act:
+    """Who changes something, and why."""
+    return Act(Caller(peer=peer, request_id=note.request_id), note.author, note.reason)
+
+
+def time(message: Any, field: str) -> datetime | None:
+    """A time of the request, if it names one.
+
+    Raises:
+        InvalidRequest: It is outside of what a calendar holds.
+    """
+    if not message.HasField(field):
+        return None
+    try:
+        found: datetime = getattr(message, field).ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(field, "is no time between the years 1 and 9999") from None
+    return found
+
+
+def place(message: customer_key_pb2.KeyPlace) -> Replica:
+    """A place of a key."""
+    return Replica(message.key_store, message.reference)
+
+
+def call_gate(message: tenant_pb2.CallGate) -> CallGateTable:
+    """How calls are gated.
+
+    Raises:
+        InvalidRequests: It is not as a call gate must be.
+    """
+    fields = {
+        "mode": GATE_MODES[message.mode],
+        "directions": [convert.CALL_DIRECTIONS[one] for one in message.directions] or list(CallDirection),
+        "countries": list(message.countries),
+        "emergency_numbers": list(message.emergency_numbers),
+        "outside_line_prefixes": list(message.outside_line_prefixes),
+    }
+    return _table(CallGateTable, fields, "call_gate")
+
+
+def policy(message: policy_pb2.Policy) -> PolicyTable:
+    """A policy.
+
+    Raises:
+        InvalidRequests: It is not as a policy must be.
+    """
+    rules = []
+    for rule in message.rules:
+        fields = {
+            "name": rule.name,
+            "use": rule.use,
+            "asset_classes": [convert.ASSET_CLASSES[one] for one in rule.asset_classes],
+            "users": list(rule.users),
+            "groups": list(rule.groups),
+            "origins": [convert.ASSET_ORIGINS[one] for one in rule.origins],
+            "created_from": rule.created_from or None,
+            "created_before": rule.created_before or None,
+        }
+        rules.append(fields)
+    return _table(PolicyTable, {"default": message.default_use or "deny", "rules": rules}, "policy")
+
+
+def _table(kind: type[T], fields: Mapping[str, Any], at: str) -> T:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        violations = [InvalidRequest(f"{at}.{where}" if where else at, what) for where, what in describe(error)]
+        raise InvalidRequests(violations) from None
+
+
+def tenant(record: TenantRecord) -> tenant_pb2.Tenant:
+    """A tenant."""
+    gate = record.call_gate
+    return tenant_pb2.Tenant(
+        id=record.id,
+        display_name=record.display_name,
+        enrolled_at=convert.timestamp(record.enrolled_at),
+        call_gate=tenant_pb2.CallGate(
+            mode=GATE_MODE_NUMBERS[gate.mode],
+            directions=[DIRECTION_NUMBERS[one] for one in gate.directions],
+            countries=gate.countries,
+            emergency_numbers=gate.emergency_numbers,
+            outside_line_prefixes=gate.outside_line_prefixes,
+        ),
+        policy_version=record.policy_version,
+        **_stamp(record.stamp),
+    )
+
+
+def key(record: KeyRecord) -> customer_key_pb2.CustomerKey:
+    """A customer key."""
+    message = customer_key_pb2.CustomerKey(
+        name=record.name, lifecycle=LIFECYCLES[record.lifecycle], **_stamp(record.stamp)
+    )
+    for one in record.replicas:
+        replica = message.replicas.add()
+        replica.place.key_store, replica.place.reference = one.place.store, one.place.reference
+        if one.verify_time is not None:
+            replica.verify_time.CopyFrom(convert.timestamp(one.verify_time))
+    return message
+
+
+def group(record: GroupRecord) -> tenant_pb2.Group:
+    """A group."""
+    return tenant_pb2.Group(tenant=record.tenant, id=record.id, users=record.users, **_stamp(record.stamp))
+
+
+def principal(record: PrincipalRecord) -> tenant_pb2.ServicePrincipal:
+    """A service principal."""
+    return tenant_pb2.ServicePrincipal(id=record.id, display_name=record.display_name, **_stamp(record.stamp))
+
+
+def policy_version(record: PolicyVersion) -> policy_pb2.PolicyVersion:
+    """A version of a policy."""
+    return policy_pb2.PolicyVersion(
+        tenant=record.tenant,
+        number=record.number,
+        policy=policy_pb2.Policy(default_use=record.policy.default, rules=[_rule(one) for one in record.policy.rules]),
+        author=record.author,
+        reason=record.reason,
+        create_time=convert.timestamp(record.create_time),
+        in_force=record.in_force,
+    )
+
+
+def step(one: Step) -> admin_service_pb2.ConfigurationStep:
+    """A difference."""
+    return admin_service_pb2.ConfigurationStep(
+        kind=STEP_KINDS[one.kind],
+        resource=one.resource,
+        field=one.field,
+        before=one.before,
+        after=one.after,
+        note=one.note,
+    )
+
+
+def simulation(report: SimulationReport) -> admin_service_pb2.SimulatePolicyResponse:
+    """What would change."""
+    message = admin_service_pb2.SimulatePolicyResponse(total=report.total, changed=report.changed)
+    for one in report.transitions:
+        message.transitions.add(before=one.before, after=one.after, count=one.count)
+    for sample in report.samples:
+        message.samples.add(
+            asset=_asset(sample.asset),
+            before=sample.before,
+            before_rule=sample.before_rule,
+            after=sample.after,
+            after_rule=sample.after_rule,
+        )
+    return message
+
+
+def audit_record(row: AuditRow) -> audit_record_pb2.AuditRecord:
+    """An audit record. What somebody made of it that is none has its text alone."""
+    at, writer, sequence = row.cursor
+    text = row.body.decode("utf-8", "replace")
+    message = audit_record_pb2.AuditRecord(writer=writer, sequence=sequence, hash=row.hash, json=text)
+    message.time.CopyFrom(convert.timestamp(audit.from_microseconds(at)))
+    try:
+        fields = json.loads(text)
+        for name in ("action", "result", "reason", "principal", "tenant", "key", "replica", "decision", "rule"):
+            setattr(message, name, str(fields.get(name, "")))
+        message.request_id = str(fields.get("request_id", ""))
+        if facts := fields.get("asset"):
+            message.asset.CopyFrom(_recorded_asset(message.tenant, facts))
+    except (ValueError, TypeError, AttributeError, KeyError):
+        pass
+    return message
+
+
+def _recorded_asset(owner: str, facts: Mapping[str, Any]) -> asset_pb2.Asset:
+    message = asset_pb2.Asset(
+        tenant=owner,
+        asset_class=CLASS_NUMBERS[AssetClass(facts["class"])],
+        asset_id=facts["id"],
+        origin=ORIGIN_NUMBERS[AssetOrigin(facts["origin"])],
+        user=facts.get("user", ""),
+        group=facts.get("group", ""),
+    )
+    if created := facts.get("create_time"):
+        message.create_time.CopyFrom(convert.timestamp(datetime.fromisoformat(created)))
+    return message
+
+
+def _asset(asset: Asset) -> asset_pb2.Asset:
+    message = asset_pb2.Asset(
+        tenant=asset.tenant,
+        asset_class=CLASS_NUMBERS[asset.asset_class],
+        asset_id=asset.asset_id,
+        origin=ORIGIN_NUMBERS[asset.origin],
+        user=asset.user,
+        group=asset.group,
+    )
+    if asset.create_time is not None:
+        message.create_time.CopyFrom(convert.timestamp(asset.create_time))
+    return message
+
+
+def _rule(rule: RuleTable) -> policy_pb2.PolicyRule:
+    return policy_pb2.PolicyRule(
+        name=rule.name,
+        use=rule.use,
+        asset_classes=[CLASS_NUMBERS[one] for one in rule.asset_classes],
+        users=rule.users,
+        groups=rule.groups,
+        origins=[ORIGIN_NUMBERS[one] for one in rule.origins],
+        created_from=_bound(rule.created_from),
+        created_before=_bound(rule.created_before),
+    )
+
+
+def _bound(value: datetime | str | None) -> str:
+    if value is None:
+        return ""
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+
+
+def _stamp(stamp: Stamp) -> dict[str, Any]:
+    return {
+        "etag": stamp.etag,
+        "create_time": convert.timestamp(stamp.create_time),
+        "update_time": convert.timestamp(stamp.update_time),
+    }
