@@ -102,7 +102,7 @@ class AuditSettings(_Section):
     signing_key_file: Path = Path("audit-signing.pem")
     public_key_files: list[Path] = []
     checkpoint_seconds: float = Field(default=60.0, gt=0, le=86_400)
-    segment_records: int = Field(default=10_000, ge=1, le=1_000_000)
+    segment_records: int = Field(default=10_000, ge=1, le=100_000)
     segment_seconds: float = Field(default=86_400.0, gt=0)
     retention_days: float | None = Field(default=None, gt=0)
     sink: SinkSettings | None = None

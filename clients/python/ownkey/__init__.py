@@ -1,6 +1,7 @@
 """ownkey: customer-managed keys for communications. The client library, the container codec and the command line.
 
 - :class:`Client` and :class:`AsyncClient` call a service, and raise what :mod:`ownkey.errors` lists
+- :class:`AdminClient` administers tenants, keys and policies
 - :mod:`ownkey.local` encrypts and decrypts on this machine, with keys from a service
 - :mod:`ownkey.container` is the format of encrypted objects
 - :mod:`ownkey.emergency` tells emergency calls
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ownkey.admin import AdminClient
     from ownkey.aio import AsyncClient
     from ownkey.client import Client
     from ownkey.errors import OwnkeyError
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Asset", "AsyncClient", "Client", "OwnkeyError", "__version__"]
+__all__ = ["AdminClient", "Asset", "AsyncClient", "Client", "OwnkeyError", "__version__"]
 
 # Imported when asked for: whoever wants the container alone does not load gRPC.
-_HOMES = {"Asset": "models", "AsyncClient": "aio", "Client": "client", "OwnkeyError": "errors"}
+_HOMES = {"AdminClient": "admin", "Asset": "models", "AsyncClient": "aio", "Client": "client", "OwnkeyError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

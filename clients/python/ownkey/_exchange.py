@@ -79,10 +79,10 @@ def require_local(address: str) -> None:
             raise InvalidRequest(f"{address!r} does not name a socket: unix:PATH")
         return
     parts = _HOST_AND_PORT.fullmatch(address)
+    if parts is None:
+        raise InvalidRequest(f"{address!r} is no address: give HOST:PORT, such as {DEFAULT_ADDRESS}, or unix:PATH")
     try:
-        local = parts is not None and (
-            parts["name"] == "localhost" or ipaddress.ip_address(parts["name"] or parts["v6"]).is_loopback
-        )
+        local = parts["name"] == "localhost" or ipaddress.ip_address(parts["name"] or parts["v6"]).is_loopback
     except ValueError:
         local = False
     if not local:
@@ -90,7 +90,7 @@ def require_local(address: str) -> None:
             f"{address!r} is not on this machine, and keys are not sent unencrypted: give channel credentials"
         )
     # gRPC would take a larger number modulo 65,536: another service's port.
-    if parts is None or not 0 < int(parts["port"]) < 65_536:
+    if not 0 < int(parts["port"]) < 65_536:
         raise InvalidRequest(f"{address!r} has no port from 1 to 65,535")
 
 

@@ -10,6 +10,11 @@
     ├── KeyUnreachable          the key store does not answer: retry later
     ├── KeyMisconfigured        the key never worked, or the service's permission is at fault
     ├── CiphertextInvalid       the object or wrapped key is damaged, forged, or another asset's
+    ├── AlreadyExists           there is one of that name
+    ├── InUse                   something depends on it, or its state does not allow the change
+    ├── Conflict                somebody else changed it since it was read
+    ├── EnrolmentFailed         a key was tried, and does not do what a customer key must
+    ├── ServiceImpaired         the service lacks its database: retry later
     ├── ServiceUnavailable      the service itself does not answer: retry later
     └── ServiceFailed           a defect of the service
 """
@@ -72,9 +77,9 @@ class InvalidRequest(OwnkeyError):
 
 
 class NotFound(OwnkeyError):
-    """The service knows no such tenant, or no key of the tenant made this ciphertext."""
+    """The service knows no such thing, or no key of the tenant made this ciphertext."""
 
-    hint = "check the tenant's id, and that the object or key is this tenant's"
+    hint = "check the ids, and that the object or key is this tenant's"
 
 
 class PolicyDenied(OwnkeyError):
@@ -105,6 +110,36 @@ class CiphertextInvalid(OwnkeyError):
     """The object or wrapped key is damaged, forged, cut off, or another asset's. Trying again does not help."""
 
     hint = "get the object again from where it is stored, and check tenant, class and asset id"
+
+
+class AlreadyExists(OwnkeyError):
+    """There is one of that name already."""
+
+    hint = "take another id, or change what is there"
+
+
+class InUse(OwnkeyError):
+    """Something depends on it, or its present state does not allow the change."""
+
+    hint = "change first what the message names"
+
+
+class Conflict(OwnkeyError):
+    """Somebody else changed it since it was read. Nothing was changed by this call."""
+
+    hint = "read it again, and decide anew"
+
+
+class EnrolmentFailed(OwnkeyError):
+    """A key was tried by wrapping and unwrapping, and is not fit to protect anything. Nothing was changed."""
+
+    hint = "put the key right in its key store, and try again"
+
+
+class ServiceImpaired(OwnkeyError):
+    """The service runs, and lacks its database: it cannot look up, or not record, and so does nothing."""
+
+    hint = "try again later; the operator of the service must look at its database"
 
 
 class ServiceUnavailable(OwnkeyError):
@@ -139,6 +174,14 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "ASSET_MISMATCH": CiphertextInvalid,
     "RANGE_INVALID": InvalidRequest,
     "INTERNAL": ServiceFailed,
+    "AUDIT_UNAVAILABLE": ServiceImpaired,
+    "DATABASE_UNAVAILABLE": ServiceImpaired,
+    "VIEW_STALE": ServiceImpaired,
+    "RESOURCE_NOT_FOUND": NotFound,
+    "RESOURCE_EXISTS": AlreadyExists,
+    "RESOURCE_IN_USE": InUse,
+    "ETAG_MISMATCH": Conflict,
+    "ENROLMENT_FAILED": EnrolmentFailed,
 }
 # The same reasons as the service gives; the first row whose type matches counts.
 REASON_OF_CONTAINER_ERROR: Mapping[type[ContainerError], str] = {

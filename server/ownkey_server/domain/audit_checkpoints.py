@@ -47,13 +47,15 @@ class CheckpointChecker:
         self.digest = NO_CHECKPOINT
         self.time: datetime | None = None
 
-    def feed(self, number: int, description: bytes, signature: bytes, time: int | None = None) -> Checkpoint | None:
+    def feed(
+        self, number: int, description: bytes, signature: bytes | None, time: int | None = None
+    ) -> Checkpoint | None:
         """Check the next one; gives it when it is signed, whether or not it is in its place.
 
         Args:
             number: Where it stands.
             description: What was signed.
-            signature: The signature.
+            signature: The signature; None to go by the next one's, which covers this one's hash.
             time: The column that says the same as the description, where there is one.
         """
         if number > self.number + 1:
@@ -87,8 +89,8 @@ class CheckpointChecker:
             self.removed[mark.writer] = max(mark.sequence, self.removed.get(mark.writer, 0))
         self.writers = max(self.writers, checkpoint.writers)
 
-    def _signed(self, number: int, description: bytes, signature: bytes) -> Checkpoint | None:
-        if not self._good(signature, audit.checkpoint_statement(description)):
+    def _signed(self, number: int, description: bytes, signature: bytes | None) -> Checkpoint | None:
+        if signature is not None and not self._good(signature, audit.checkpoint_statement(description)):
             self._forged(number, "its signature is not of a key that is trusted")
             return None
         try:

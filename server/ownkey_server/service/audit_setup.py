@@ -7,7 +7,7 @@ from datetime import timedelta
 from ownkey_server.domain.clock import Clock
 from ownkey_server.settings import AuditSettings, DirectorySinkSettings, S3SinkSettings
 from ownkey_server.storage.audit_keeper import AuditKeeper
-from ownkey_server.storage.audit_signing import Signer, Verifier, load_verifier, public_path
+from ownkey_server.storage.audit_signing import Signer, SigningKeyError, Verifier, load_verifier, public_path
 from ownkey_server.storage.audit_sink import DirectorySink, Sink
 from ownkey_server.storage.audit_sink_s3 import S3Sink
 from ownkey_server.storage.database import Database
@@ -40,12 +40,20 @@ def open_keeper(database: Database, signer: Signer, clock: Clock, settings: Audi
 
     Raises:
         SinkError: The sink cannot be used.
+        SigningKeyError: A public key cannot be used, or the signing key's own is not among them.
     """
+    verifier = open_verifier(settings)
+    if not verifier.good(signer.sign(b"trial"), b"trial"):
+        own = public_path(settings.signing_key_file)
+        raise SigningKeyError(
+            f"{own}: is not the public half of {settings.signing_key_file}; remove it, or name another"
+        )
     return AuditKeeper(
         database,
         signer,
         clock,
         open_sink(settings, clock),
+        verifier=verifier,
         checkpoint_interval=timedelta(seconds=settings.checkpoint_seconds),
         segment_records=settings.segment_records,
         segment_age=timedelta(seconds=settings.segment_seconds),
@@ -54,9 +62,12 @@ def open_keeper(database: Database, signer: Signer, clock: Clock, settings: Audi
 
 
 def open_verifier(settings: AuditSettings) -> Verifier:
-    """The public keys that are trusted: those of the settings, or the one beside the signing key.
+    """The public keys that are trusted: those that the settings name, and the one beside the signing key.
 
     Raises:
         SigningKeyError: One cannot be used.
     """
-    return load_verifier(settings.public_key_files or [public_path(settings.signing_key_file)])
+    own = public_path(settings.signing_key_file)
+    # An auditor has public keys alone, and names them.
+    named = settings.public_key_files
+    return load_verifier([*named, own] if own.exists() or not named else named)

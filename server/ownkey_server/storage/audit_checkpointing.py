@@ -19,7 +19,7 @@ from ownkey_server.storage.audit_rows import (
     read_newest_checkpoint,
     read_segments,
 )
-from ownkey_server.storage.audit_signing import Signer
+from ownkey_server.storage.audit_signing import Signer, Verifier
 from ownkey_server.storage.audit_verify_chain import signed_segment
 from ownkey_server.storage.audit_verify_checkpoints import CheckpointPass
 from ownkey_server.storage.database import Database
@@ -35,15 +35,18 @@ class Checkpointer:
     """Makes checkpoints, and remembers what they say: a log that was rolled back since is not signed again.
 
     Args:
+        signer: Signs them.
+        verifier: The public keys that are trusted for what is there already.
         interval: How far apart they are at least, in microseconds.
     """
 
-    def __init__(self, database: Database, signer: Signer, interval: int) -> None:
+    def __init__(self, database: Database, signer: Signer, verifier: Verifier, interval: int) -> None:
         self._database = database
         self._signer = signer
+        self._verifier = verifier
         self._interval = interval
         self._findings = Findings()
-        self._read = CheckpointPass(database, signer.verifier, self._findings, None)
+        self._read = CheckpointPass(database, verifier, self._findings, quick=True)
 
     @property
     def known(self) -> CheckpointChecker:
@@ -141,7 +144,7 @@ class Checkpointer:
 
     def _wrong_head(self, head: SignedHead, time: int, signature: bytes) -> Finding | None:
         number, sequence = head.writer, head.sequence
-        if min(number, sequence, time) < 0 or not self._signer.verifier.good(
+        if min(number, sequence, time) < 0 or not self._verifier.good(
             signature, audit.head_statement(number, sequence, head.hash, time)
         ):
             text = "the signature of the chain's head is not of a key that is trusted"
@@ -163,7 +166,7 @@ class Checkpointer:
             if as_int(last) <= known:
                 continue
             row = read_segments(connection, as_int(writer))[-1]
-            segment = signed_segment(self._signer.verifier, row)
+            segment = signed_segment(self._verifier, row)
             if isinstance(segment, str):
                 findings.add(Finding(Kind.FORGED_SEGMENT, row.writer, row.first_sequence, segment))
             elif segment.last_sequence > known:

@@ -26,17 +26,20 @@ _CHECKPOINT_DONE = sa.text("UPDATE audit_checkpoints SET exported = true WHERE n
 
 
 class Exporter:
-    """Copies what is not yet there. A file may be put twice, and none is forgotten: each is marked when it is there."""
+    """Copies what is not yet there. A file may be put twice, and none is forgotten: each is marked when it is there.
+
+    Attributes:
+        copied: How many segments and checkpoints were copied so far.
+    """
 
     def __init__(self, database: Database, verifier: Verifier, sink: Sink) -> None:
         self._database = database
         self._verifier = verifier
         self._sink = sink
+        self.copied = 0
 
-    def export(self, findings: Findings) -> int:
+    def export(self, findings: Findings) -> None:
         """Copy segments first, then checkpoints: so that a checkpoint there finds all that it says was sealed.
-
-        Gives how many files of records and checkpoints were copied.
 
         Args:
             findings: Where what is wrong goes. What is wrong is not copied, and no checkpoint after it.
@@ -47,10 +50,9 @@ class Exporter:
         """
         with self._database.reading() as connection:
             waiting = [(as_int(writer), as_int(first)) for writer, first in connection.execute(_WAITING_SEGMENTS)]
-        copied = sum(self._export_segment(writer, first, findings) for writer, first in waiting)
-        if copied < len(waiting):
-            return copied
-        return copied + self._export_checkpoints(findings)
+        done = [self._export_segment(writer, first, findings) for writer, first in waiting]
+        if all(done):
+            self._export_checkpoints(findings)
 
     def _export_segment(self, writer: int, first: int, findings: Findings) -> bool:
         with self._database.reading() as connection:
@@ -74,6 +76,7 @@ class Exporter:
             return False
         self._sink.put(f"{segment.name}.json", signed_document(row.description, row.signature))
         self._mark(_SEGMENT_DONE, writer=writer, first=first)
+        self.copied += 1
         return True
 
     def _put_records(self, segment: Segment, rows: list[ChainRow], findings: Findings) -> bool:
@@ -89,8 +92,7 @@ class Exporter:
             checker.missing(segment.last_sequence, "a signed segment covers it, and it is not there")
         return False
 
-    def _export_checkpoints(self, findings: Findings) -> int:
-        copied = 0
+    def _export_checkpoints(self, findings: Findings) -> None:
         while True:
             with self._database.reading() as connection:
                 rows = connection.execute(_WAITING_CHECKPOINTS).all()
@@ -101,12 +103,12 @@ class Exporter:
                 except DocumentInvalid as error:
                     text = f"it {error}"
                     findings.add(Finding(Kind.FORGED_CHECKPOINT, 0, as_int(row.number), text))
-                    return copied
+                    return
                 self._sink.put(f"{name}.json", signed_document(description, as_bytes(row.signature)))
                 self._mark(_CHECKPOINT_DONE, number=row.number)
-                copied += 1
+                self.copied += 1
             if not rows:
-                return copied
+                return
 
     def _mark(self, statement: sa.TextClause, **values: int) -> None:
         with self._database.writing() as connection:

@@ -17,7 +17,7 @@ from ownkey_server.storage.audit_checkpointing import Checkpointer
 from ownkey_server.storage.audit_exporting import Exporter
 from ownkey_server.storage.audit_retention import Retention
 from ownkey_server.storage.audit_sealing import Sealer, SealingRules
-from ownkey_server.storage.audit_signing import Signer
+from ownkey_server.storage.audit_signing import Signer, Verifier
 from ownkey_server.storage.audit_sink import Sink, SinkError
 from ownkey_server.storage.database import Database
 
@@ -61,6 +61,7 @@ class AuditKeeper:
 
     Args:
         sink: Where sealed segments and checkpoints are copied to.
+        verifier: The public keys that are trusted, the signer's among them; the signer's alone by default.
         checkpoint_interval: How far apart checkpoints are, when there is something new.
         segment_records: How many records are sealed together.
         segment_age: After how long fewer are sealed.
@@ -74,6 +75,7 @@ class AuditKeeper:
         clock: Clock,
         sink: Sink | None = None,
         *,
+        verifier: Verifier | None = None,
         checkpoint_interval: timedelta,
         segment_records: int = 10_000,
         segment_age: timedelta,
@@ -81,14 +83,15 @@ class AuditKeeper:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._checkpointer = Checkpointer(database, signer, checkpoint_interval // _MICROSECOND)
+        verifier = verifier or signer.verifier
+        self._checkpointer = Checkpointer(database, signer, verifier, checkpoint_interval // _MICROSECOND)
         rules = SealingRules(segment_records, segment_age // _MICROSECOND)
-        self._sealer = Sealer(database, signer, rules, self._checkpointer.known)
-        self._exporter = Exporter(database, signer.verifier, sink) if sink is not None else None
+        self._sealer = Sealer(database, signer, verifier, rules, self._checkpointer.known)
+        self._exporter = Exporter(database, verifier, sink) if sink is not None else None
         self._retention = None
         if retention is not None:
             age = retention // _MICROSECOND
-            self._retention = Retention(database, signer.verifier, age, exported_only=sink is not None)
+            self._retention = Retention(database, verifier, age, exported_only=sink is not None)
 
     def keep(self) -> Kept:
         """Do one round.
@@ -115,32 +118,33 @@ class AuditKeeper:
         self._checkpointer.read_on(findings)
         segments = sum(self._sealer.seal(number, now, findings) for number in self._sealer.unsealed())
         checkpoints = int(self._checkpointer.make(now, findings))
-        exported, problem = self._export(findings)
+        copied_before = self._exporter.copied if self._exporter is not None else 0
+        problem = self._export(findings)
         removed_segments, removed_records, announced = self._remove(now, findings)
         if announced and not problem:
-            more, problem = self._export(findings)
-            exported += more
+            problem = self._export(findings)
         for finding in findings:
             if not finding.informational:
                 _log.critical("the audit log was changed: %s: %s: %s", finding.place, finding.kind, finding.explanation)
         return Kept(
             checkpoints=checkpoints + announced,
             segments=segments,
-            exported=exported,
+            exported=self._exporter.copied - copied_before if self._exporter is not None else 0,
             removed_segments=removed_segments,
             removed_records=removed_records,
             findings=tuple(findings),
             problem=problem,
         )
 
-    def _export(self, findings: Findings) -> tuple[int, str]:
-        if self._exporter is None:
-            return 0, ""
-        try:
-            return self._exporter.export(findings), ""
-        except SinkError as error:
-            _log.error("the audit log is not copied to its sink: %s", error)
-            return 0, str(error)
+    def _export(self, findings: Findings) -> str:
+        """Copy what waits; gives what the sink has against it."""
+        if self._exporter is not None:
+            try:
+                self._exporter.export(findings)
+            except SinkError as error:
+                _log.error("the audit log is not copied to its sink: %s", error)
+                return str(error)
+        return ""
 
     def _remove(self, now: int, findings: Findings) -> tuple[int, int, int]:
         """Remove what is too old; gives how many segments and records, and how many checkpoints that took."""

@@ -19,6 +19,8 @@ from ownkey_server.storage.database import Database
 
 _DELETE = sa.text("DELETE FROM audit_records WHERE writer = :writer AND sequence BETWEEN :first AND :last")
 _REMOVED = sa.text("UPDATE audit_segments SET removed = true WHERE writer = :writer AND first_sequence = :first")
+# A statement may take a few seconds, and a segment may have a million records.
+_AT_ONCE = 20_000
 
 
 class Retention:
@@ -63,9 +65,13 @@ class Retention:
         """
         with self._database.writing() as connection:
             where = {"writer": segment.writer, "first": segment.first_sequence}
-            gone = connection.execute(_DELETE, where | {"last": segment.last_sequence})
+            removed = 0
+            for start in range(segment.first_sequence, segment.last_sequence + 1, _AT_ONCE):
+                last = min(start + _AT_ONCE - 1, segment.last_sequence)
+                part = {"writer": segment.writer, "first": start, "last": last}
+                removed += connection.execute(_DELETE, part).rowcount
             connection.execute(_REMOVED, where)
-        return gone.rowcount
+        return removed
 
     def _may_go(self, row: SegmentRow, now: int) -> bool:
         return row.last_time < now - self._age and (row.exported or not self._exported_only)

@@ -14,7 +14,7 @@ from ownkey_server.domain.audit_checkpoints import CheckpointChecker
 from ownkey_server.domain.audit_documents import Segment, line
 from ownkey_server.domain.audit_findings import Finding, Findings, Kind
 from ownkey_server.storage.audit_rows import WriterRow, read_page, read_segments, read_writer
-from ownkey_server.storage.audit_signing import Signer
+from ownkey_server.storage.audit_signing import Signer, Verifier
 from ownkey_server.storage.audit_verify_chain import GONE, PAGE, signed_segment
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.schema import AUDIT_SEGMENTS, AUDIT_WRITERS
@@ -43,12 +43,21 @@ class Sealer:
 
     Args:
         signer: Signs the descriptions.
+        verifier: The public keys that are trusted for what is there already.
         checkpoints: What the checkpoints say of every chain.
     """
 
-    def __init__(self, database: Database, signer: Signer, rules: SealingRules, checkpoints: CheckpointChecker) -> None:
+    def __init__(
+        self,
+        database: Database,
+        signer: Signer,
+        verifier: Verifier,
+        rules: SealingRules,
+        checkpoints: CheckpointChecker,
+    ) -> None:
         self._database = database
         self._signer = signer
+        self._verifier = verifier
         self._rules = rules
         self._checkpoints = checkpoints
 
@@ -79,7 +88,7 @@ class Sealer:
             return 0
         sealed, previous = 0, audit.genesis(row.description)
         if segments:
-            last = signed_segment(self._signer.verifier, segments[-1])
+            last = signed_segment(self._verifier, segments[-1])
             if isinstance(last, str):
                 findings.add(Finding(Kind.FORGED_SEGMENT, number, segments[-1].first_sequence, last))
                 return 0
@@ -110,7 +119,7 @@ class Sealer:
         """Check everything up to the signed head; gives it in parts."""
         bad_before = findings.bad
         statement = audit.head_statement(row.number, row.head_sequence, row.head_hash, max(row.head_time, 0))
-        if not self._signer.verifier.good(row.head_signature, statement):
+        if not self._verifier.good(row.head_signature, statement):
             text = "the signature of the chain's head is not of a key that is trusted"
             findings.add(Finding(Kind.FORGED_HEAD, row.number, row.head_sequence, text))
             return []

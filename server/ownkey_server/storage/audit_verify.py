@@ -22,8 +22,11 @@ from ownkey_server.storage.database import Database
 Progress = Callable[[int, int], None]
 
 _STRAYS = sa.text(
-    "SELECT writer, min(sequence), max(sequence) FROM audit_records WHERE writer > :last OR writer < 1"
-    " GROUP BY writer ORDER BY writer LIMIT 100"
+    # Two ranges of the primary key: with OR, a database may read the whole table.
+    "SELECT writer, min(sequence), max(sequence) FROM ("
+    "SELECT writer, sequence FROM audit_records WHERE writer > :last"
+    " UNION ALL SELECT writer, sequence FROM audit_records WHERE writer < 1"
+    ") AS strays GROUP BY writer ORDER BY writer LIMIT 100"
 )
 
 
@@ -86,7 +89,7 @@ class _Verification:
         self._database = database
         self._progress = progress
         self._findings = Findings()
-        self._checkpoints = CheckpointPass(database, verifier, self._findings, known)
+        self._checkpoints = CheckpointPass(database, verifier, self._findings, known=known)
         self._chains = ChainPass(
             database, verifier, self._findings, self._checkpoints, self._count, self._event, audit.microseconds(clock())
         )

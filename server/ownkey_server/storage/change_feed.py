@@ -22,20 +22,24 @@ _log = logging.getLogger(__name__)
 
 # Short enough for a change to be in force everywhere within a second, even where nothing tells of it.
 POLL_SECONDS = 0.25
+# A database that hangs must not keep a server from ending.
+STOP_SECONDS = 5.0
 
 
 class ChangeFeed:
     """A thread that asks for changes, and hands them on.
 
     Args:
+        database: Where it asks, by connections of its own.
         tell: Called on the thread with the monotonic time at which the question began, and the changes. It is called
             after every question, for no news is news too; when it raises :class:`DatabaseUnavailable`, the same changes
             come again.
     """
 
     def __init__(self, database: Database, tell: Callable[[float, Changes], None]) -> None:
-        self._database = database
-        self._views = TenantViews(database)
+        # Connections of its own, one to listen and one to ask: whoever loads tenants must not keep it waiting.
+        self._database = Database(database.url.render_as_string(hide_password=False), connections=2)
+        self._views = TenantViews(self._database)
         self._tell = tell
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="change-feed", daemon=True)
@@ -49,9 +53,9 @@ class ChangeFeed:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, within the time of one question."""
+        """End, within the time of one question; one that hangs is left to itself, and tells nobody any more."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -76,6 +80,7 @@ class ChangeFeed:
                 self._hang_up()
                 self._stop.wait(1.0)
         self._hang_up()
+        self._database.close()
 
     def _wait(self) -> None:
         """Until something may have changed."""

@@ -30,6 +30,9 @@ COMMANDS = {
     "status": "ownkey.cli.keys:status",
     "check": "ownkey.cli.keys:check",
     "call": "ownkey.cli.calls:call",
+    "apply": "ownkey.cli.configuration:apply",
+    "export": "ownkey.cli.configuration:export",
+    "admin": "ownkey.cli.admin:admin",
     "init": "ownkey_server.commands:init",
     "serve": "ownkey_server.commands:serve",
     "keystore": "ownkey_server.commands:keystore",
@@ -38,6 +41,7 @@ COMMANDS = {
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130
+ADMIN_TIMEOUT = 30.0
 SIGNALLED = 128
 
 
@@ -64,6 +68,11 @@ class Shared:
     def client(self) -> ownkey.Client:
         """A client of the service."""
         return ownkey.Client(self.address, timeout=self.timeout)
+
+    def admin(self, author: str = "") -> ownkey.AdminClient:
+        """A client of its control plane. Without a timeout of the user's it has patience: key stores are asked."""
+        timeout = self.timeout if "timeout" in self.given else ADMIN_TIMEOUT
+        return ownkey.AdminClient(self.address, author=author, timeout=timeout)
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -214,7 +223,7 @@ def _is_defect(error: BaseException) -> bool:
     return not isinstance(error, _EXPECTED)
 
 
-def _ended_by(error: BaseException, output: Output) -> int:
+def _ended_by(error: BaseException, output: Output) -> int:  # noqa: C901 - a kind of end a line
     """Say what ended the command; gives the exit code."""
     code, hint = OTHER_ERROR, ""
     match error:

@@ -16,7 +16,8 @@ from ownkey.models import ASSET_CLASSES, Asset
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """A time with its zone, if one is given."""
     if value is None:
         return None
     try:
@@ -24,7 +25,8 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
     except ValueError:
         raise click.BadParameter(f"{value!r} is no time such as 2026-01-31T09:30:00Z") from None
     if time.tzinfo is None:
-        raise click.BadParameter(f"{value!r} needs a time zone, such as {value}Z")
+        example = time.isoformat(timespec="seconds") + "Z"
+        raise click.BadParameter(f"{value!r} needs a time zone, such as {example}")
     return time
 
 
@@ -98,7 +100,7 @@ def asset_options(*, required: bool = True) -> Callable[[F], F]:
         user_option,
         group_option,
         click.option(
-            "--created", "create_time", callback=_parse_time, metavar="TIME", help="When it came into being; else now."
+            "--created", "create_time", callback=parse_time, metavar="TIME", help="When it came into being; else now."
         ),
     )
     return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)

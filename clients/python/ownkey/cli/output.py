@@ -24,6 +24,7 @@ INVALID_OBJECT = 6
 CALL_REFUSED = 7
 NOT_FOUND = 8
 MISCONFIGURED = 9
+CONFLICT = 10
 
 EXIT_CODES: Mapping[int, str] = {
     OK: "done",
@@ -34,8 +35,9 @@ EXIT_CODES: Mapping[int, str] = {
     UNAVAILABLE: "key or service unreachable: try again later",
     INVALID_OBJECT: "the object or wrapped key is damaged, forged, or another asset's",
     CALL_REFUSED: "the call is refused",
-    NOT_FOUND: "no such tenant or key",
+    NOT_FOUND: "no such tenant, key or other thing",
     MISCONFIGURED: "the key is misconfigured",
+    CONFLICT: "the change is not possible as things are",
 }
 EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.InvalidRequest: USAGE,
@@ -45,11 +47,22 @@ EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.KeyUnreachable: UNAVAILABLE,
     errors.KeyMisconfigured: MISCONFIGURED,
     errors.CiphertextInvalid: INVALID_OBJECT,
+    errors.AlreadyExists: CONFLICT,
+    errors.InUse: CONFLICT,
+    errors.Conflict: CONFLICT,
+    errors.EnrolmentFailed: MISCONFIGURED,
+    errors.ServiceImpaired: UNAVAILABLE,
     errors.ServiceUnavailable: UNAVAILABLE,
     errors.ServiceFailed: OTHER_ERROR,
     errors.OwnkeyError: OTHER_ERROR,
 }
-STATE_COLOURS = {"available": "green", "revoked": "red", "unreachable": "yellow", "misconfigured": "magenta"}
+STATE_COLOURS = {
+    "available": "green",
+    "degraded": "yellow",
+    "revoked": "red",
+    "unreachable": "yellow",
+    "misconfigured": "magenta",
+}
 
 
 class Output:
@@ -73,6 +86,13 @@ class Output:
         width = max((len(name) for name in shown), default=0)
         for name, text in shown.items():
             click.echo(f"{name:<{width}}  {text}")
+
+    def document(self, name: str, text: str) -> None:
+        """Print a whole document: as it is, or as a field of a JSON object."""
+        if self.as_json:
+            self.answer({name: text})
+        else:
+            click.echo(text, nl=not text.endswith("\n"))
 
     def note(self, text: str) -> None:
         """Say something besides the answer, to people only."""

@@ -313,8 +313,12 @@ def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTab
         change.put_policy_in_force(owner, ANY_ETAG, number)
 
     kind = StepKind.CHANGE if version else StepKind.ADD
-    shown = _json(before) if version else ""
-    yield _Edit(tenant, Step(kind, f"{tenants.name(tenant)}/policy", "", shown, _json(wanted.policy)), decide)
+    old, new = (_lines(before) if version else {}), _lines(wanted.policy)
+    differing = [name for name in (*old, *(name for name in new if name not in old)) if old.get(name) != new.get(name)]
+    # Where only their order differs, all of them are shown.
+    shown = differing or list(new)
+    step = Step(kind, f"{tenants.name(tenant)}/policy", "", _said(old, shown), _said(new, shown))
+    yield _Edit(tenant, step, decide)
 
 
 def _retirements(reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
@@ -393,6 +397,19 @@ def _table_of(place: Replica) -> KeyPlace:
 
 def _shown(places: Sequence[Replica]) -> str:
     return ", ".join(f"{place.store}/{place.reference}" for place in places)
+
+
+def _lines(policy: PolicyTable) -> dict[str, str]:
+    """The default and each rule, as one reads them."""
+    rules = {}
+    for rule in policy.rules:
+        conditions = {name: value for name, value in plain(rule).items() if name not in ("name", "use")}
+        rules[f"rule {rule.name!r}"] = " ".join([rule.use, *([json.dumps(conditions)] if conditions else [])])
+    return {"default": policy.default, **rules}
+
+
+def _said(lines: Mapping[str, str], names: Sequence[str]) -> str:
+    return "; ".join(f"{name}: {lines[name]}" for name in names if name in lines)
 
 
 def _json(table: Table) -> str:

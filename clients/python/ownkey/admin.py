@@ -1,0 +1,341 @@
+"""The control plane's client: tenants, keys, groups, policies, and the audit trail.
+
+It takes plain values, and answers with the contract's own messages (protos/ownkey/v1): their fields are documented
+there.
+
+Example::
+
+    with AdminClient(author="ann") as admin:
+        tenant = admin.create_tenant("acme", display_name="Acme")
+        admin.enrol_key("acme", "main", "hsm", "acme-main", reason="enrolment")
+        policy = policy_pb2.Policy(default_use="key:main")
+        admin.create_policy_version("acme", policy, activate_with=tenant.etag)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from ownkey import _exchange, errors
+from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from ownkey.models import Asset
+from ownkey.v1 import admin_service_pb2 as pb
+from ownkey.v1 import admin_service_pb2_grpc, audit_record_pb2, customer_key_pb2, policy_pb2, tenant_pb2
+
+M = TypeVar("M", bound=Message)
+
+PAGE_SIZE = 500
+ANY_ETAG = "*"
+"""The etag of whoever wants to write over whatever there is."""
+
+
+class AdminClient:
+    """A client of the control plane of one ownkey service. Thread-safe; every method raises :mod:`ownkey.errors`.
+
+    Methods that change something take ``reason``: why, for whoever reads the audit trail. Those that change what is
+    there take the ``etag`` that was read with it, and raise :class:`ownkey.errors.Conflict` when somebody changed it
+    since. No change is ever sent twice.
+
+    Args:
+        address: ``HOST:PORT`` or ``unix:PATH``; without credentials on this machine only.
+        timeout: Seconds that a call may take. Enrolling a key waits for its key store.
+        credentials: For a service elsewhere.
+        author: Who stands behind the changes; kept in the audit trail.
+
+    Raises:
+        InvalidRequest: The address is on another machine, and there are no credentials; or the timeout is not positive.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        author: str = "",
+    ) -> None:
+        _exchange.require_timeout(timeout)
+        if credentials is None:
+            _exchange.require_local(address)
+            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self._timeout = timeout
+        self._author = author
+        self._stub = admin_service_pb2_grpc.AdminServiceStub(self._channel)
+
+    # Tenants
+
+    def create_tenant(
+        self,
+        tenant: str,
+        *,
+        display_name: str = "",
+        enrolled_at: datetime | None = None,
+        call_gate: tenant_pb2.CallGate | None = None,
+        reason: str = "",
+    ) -> tenant_pb2.Tenant:
+        """Add a tenant. Until it has a policy, everything is denied."""
+        request = pb.CreateTenantRequest(
+            id=tenant, display_name=display_name, call_gate=call_gate, note=self._note(reason)
+        )
+        _set_time(request, "enrolled_at", enrolled_at)
+        return self._call(self._stub.CreateTenant, request).tenant
+
+    def get_tenant(self, tenant: str) -> tenant_pb2.Tenant:
+        """A tenant."""
+        return self._call(self._stub.GetTenant, pb.GetTenantRequest(tenant=tenant)).tenant
+
+    def list_tenants(self) -> Iterator[tenant_pb2.Tenant]:
+        """All tenants, by id."""
+        for page in self._pages(self._stub.ListTenants, pb.ListTenantsRequest()):
+            yield from page.tenants
+
+    def update_tenant(
+        self,
+        tenant: str,
+        etag: str,
+        *,
+        display_name: str | None = None,
+        call_gate: tenant_pb2.CallGate | None = None,
+        reason: str = "",
+    ) -> tenant_pb2.Tenant:
+        """Change a tenant; None leaves a field as it is."""
+        request = pb.UpdateTenantRequest(
+            tenant=tenant, etag=etag, display_name=display_name, call_gate=call_gate, note=self._note(reason)
+        )
+        return self._call(self._stub.UpdateTenant, request).tenant
+
+    def delete_tenant(self, tenant: str, etag: str, *, reason: str = "") -> None:
+        """Delete a tenant that has neither keys nor groups."""
+        request = pb.DeleteTenantRequest(tenant=tenant, etag=etag, note=self._note(reason))
+        self._call(self._stub.DeleteTenant, request)
+
+    # Customer keys
+
+    def enrol_key(
+        self, tenant: str, key: str, key_store: str, reference: str, *, reason: str = ""
+    ) -> customer_key_pb2.CustomerKey:
+        """Add a key by its primary place, once it has proved that it wraps and unwraps."""
+        place = customer_key_pb2.KeyPlace(key_store=key_store, reference=reference)
+        request = pb.EnrolKeyRequest(tenant=tenant, key=key, primary=place, note=self._note(reason))
+        return self._call(self._stub.EnrolKey, request).key
+
+    def get_key(self, tenant: str, key: str) -> customer_key_pb2.CustomerKey:
+        """A key."""
+        return self._call(self._stub.GetKey, pb.GetKeyRequest(tenant=tenant, key=key)).key
+
+    def list_keys(self, tenant: str) -> Sequence[customer_key_pb2.CustomerKey]:
+        """All keys of a tenant by name, removed ones too."""
+        return self._call(self._stub.ListKeys, pb.ListKeysRequest(tenant=tenant)).keys
+
+    def add_key_replica(
+        self, tenant: str, key: str, etag: str, key_store: str, reference: str, *, reason: str = ""
+    ) -> customer_key_pb2.CustomerKey:
+        """Add another place where the very same key can be used."""
+        place = customer_key_pb2.KeyPlace(key_store=key_store, reference=reference)
+        request = pb.AddKeyReplicaRequest(tenant=tenant, key=key, etag=etag, replica=place, note=self._note(reason))
+        return self._call(self._stub.AddKeyReplica, request).key
+
+    def remove_key_replica(
+        self, tenant: str, key: str, etag: str, key_store: str, *, reason: str = ""
+    ) -> customer_key_pb2.CustomerKey:
+        """Take a place away from a key."""
+        note = self._note(reason)
+        request = pb.RemoveKeyReplicaRequest(tenant=tenant, key=key, etag=etag, key_store=key_store, note=note)
+        return self._call(self._stub.RemoveKeyReplica, request).key
+
+    def activate_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
+        """Try a key anew, and let it wrap again."""
+        request = pb.ActivateKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        return self._call(self._stub.ActivateKey, request).key
+
+    def retire_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
+        """Let a key open what it has wrapped, and wrap nothing more."""
+        request = pb.RetireKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        return self._call(self._stub.RetireKey, request).key
+
+    def remove_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
+        """Let go of a retired key: nothing that it wrapped can be opened any more."""
+        request = pb.RemoveKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        return self._call(self._stub.RemoveKey, request).key
+
+    # Groups
+
+    def create_group(self, tenant: str, group: str, users: Iterable[str], *, reason: str = "") -> tenant_pb2.Group:
+        """Add a group."""
+        request = pb.CreateGroupRequest(tenant=tenant, group=group, users=users, note=self._note(reason))
+        return self._call(self._stub.CreateGroup, request).group
+
+    def get_group(self, tenant: str, group: str) -> tenant_pb2.Group:
+        """A group."""
+        return self._call(self._stub.GetGroup, pb.GetGroupRequest(tenant=tenant, group=group)).group
+
+    def list_groups(self, tenant: str) -> Iterator[tenant_pb2.Group]:
+        """All groups of a tenant, by id."""
+        for page in self._pages(self._stub.ListGroups, pb.ListGroupsRequest(tenant=tenant)):
+            yield from page.groups
+
+    def update_group(
+        self, tenant: str, group: str, etag: str, users: Iterable[str], *, reason: str = ""
+    ) -> tenant_pb2.Group:
+        """Say anew who is in a group."""
+        note = self._note(reason)
+        request = pb.UpdateGroupRequest(tenant=tenant, group=group, etag=etag, users=users, note=note)
+        return self._call(self._stub.UpdateGroup, request).group
+
+    def delete_group(self, tenant: str, group: str, etag: str, *, reason: str = "") -> None:
+        """Delete a group that the policy in force does not name."""
+        request = pb.DeleteGroupRequest(tenant=tenant, group=group, etag=etag, note=self._note(reason))
+        self._call(self._stub.DeleteGroup, request)
+
+    # Policy
+
+    def create_policy_version(
+        self, tenant: str, policy: policy_pb2.Policy, *, activate_with: str = "", reason: str = ""
+    ) -> policy_pb2.PolicyVersion:
+        """Add a version; with the tenant's etag in ``activate_with`` it decides from now on."""
+        request = pb.CreatePolicyVersionRequest(
+            tenant=tenant,
+            policy=policy,
+            activate=bool(activate_with),
+            etag=activate_with,
+            note=self._note(reason),
+        )
+        return self._call(self._stub.CreatePolicyVersion, request).policy_version
+
+    def get_policy_version(self, tenant: str, number: int = 0) -> policy_pb2.PolicyVersion:
+        """A version; without a number, the one in force."""
+        request = pb.GetPolicyVersionRequest(tenant=tenant, number=number)
+        return self._call(self._stub.GetPolicyVersion, request).policy_version
+
+    def list_policy_versions(self, tenant: str) -> Iterator[policy_pb2.PolicyVersion]:
+        """All versions, the newest first."""
+        for page in self._pages(self._stub.ListPolicyVersions, pb.ListPolicyVersionsRequest(tenant=tenant)):
+            yield from page.policy_versions
+
+    def activate_policy_version(
+        self, tenant: str, number: int, etag: str, *, reason: str = ""
+    ) -> policy_pb2.PolicyVersion:
+        """Let a version decide from now on; the etag is the tenant's."""
+        note = self._note(reason)
+        request = pb.ActivatePolicyVersionRequest(tenant=tenant, number=number, etag=etag, note=note)
+        return self._call(self._stub.ActivatePolicyVersion, request).policy_version
+
+    def simulate_policy(
+        self,
+        tenant: str,
+        candidate: policy_pb2.Policy | int,
+        *,
+        assets: Iterable[Asset] = (),
+        since: timedelta | None = None,
+    ) -> pb.SimulatePolicyResponse:
+        """What would change with another policy: for these assets, or else for what was protected lately."""
+        request = pb.SimulatePolicyRequest(tenant=tenant, assets=[_exchange.asset_message(asset) for asset in assets])
+        if isinstance(candidate, int):
+            request.number = candidate
+        else:
+            request.policy.CopyFrom(candidate)
+        if since is not None:
+            request.since.FromTimedelta(since)
+        return self._call(self._stub.SimulatePolicy, request)
+
+    # Service principals
+
+    def create_service_principal(
+        self, principal: str, *, display_name: str = "", reason: str = ""
+    ) -> tenant_pb2.ServicePrincipal:
+        """Add a service principal."""
+        note = self._note(reason)
+        request = pb.CreateServicePrincipalRequest(id=principal, display_name=display_name, note=note)
+        return self._call(self._stub.CreateServicePrincipal, request).service_principal
+
+    def get_service_principal(self, principal: str) -> tenant_pb2.ServicePrincipal:
+        """A service principal."""
+        request = pb.GetServicePrincipalRequest(service_principal=principal)
+        return self._call(self._stub.GetServicePrincipal, request).service_principal
+
+    def list_service_principals(self) -> Iterator[tenant_pb2.ServicePrincipal]:
+        """All service principals, by id."""
+        for page in self._pages(self._stub.ListServicePrincipals, pb.ListServicePrincipalsRequest()):
+            yield from page.service_principals
+
+    def update_service_principal(
+        self, principal: str, etag: str, *, display_name: str, reason: str = ""
+    ) -> tenant_pb2.ServicePrincipal:
+        """Rename a service principal."""
+        request = pb.UpdateServicePrincipalRequest(
+            service_principal=principal, etag=etag, display_name=display_name, note=self._note(reason)
+        )
+        return self._call(self._stub.UpdateServicePrincipal, request).service_principal
+
+    def delete_service_principal(self, principal: str, etag: str, *, reason: str = "") -> None:
+        """Delete a service principal."""
+        note = self._note(reason)
+        request = pb.DeleteServicePrincipalRequest(service_principal=principal, etag=etag, note=note)
+        self._call(self._stub.DeleteServicePrincipal, request)
+
+    # Documents and the audit trail
+
+    def apply_tenants(self, document: str, *, dry_run: bool = False, reason: str = "") -> pb.ApplyTenantsResponse:
+        """Make tenants as a tenants file says, all at once or not at all; tells each difference."""
+        request = pb.ApplyTenantsRequest(document=document, dry_run=dry_run, note=self._note(reason))
+        return self._call(self._stub.ApplyTenants, request)
+
+    def export_tenants(self, tenants: Iterable[str] = ()) -> str:
+        """The tenants file that says what there is, of all tenants or of some."""
+        return self._call(self._stub.ExportTenants, pb.ExportTenantsRequest(tenants=tenants)).document
+
+    def list_audit_records(
+        self, tenant: str = "", *, start: datetime | None = None, end: datetime | None = None
+    ) -> Iterator[audit_record_pb2.AuditRecord]:
+        """Audit records in the order of their times: a tenant's, or everybody's."""
+        request = pb.ListAuditRecordsRequest(tenant=tenant)
+        _set_time(request, "start_time", start)
+        _set_time(request, "end_time", end)
+        for page in self._pages(self._stub.ListAuditRecords, request):
+            yield from page.records
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _note(self, reason: str) -> pb.ChangeNote:
+        return pb.ChangeNote(author=self._author, reason=reason)
+
+    def _call(self, method: Callable[..., M], request: Message) -> M:
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise errors.from_rpc_error(error) from error
+
+    def _pages(self, method: Callable[..., M], request: Any) -> Iterator[M]:
+        request.page_size = PAGE_SIZE
+        while True:
+            page: Any = self._call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+
+def _set_time(request: Any, field: str, time: datetime | None) -> None:
+    if time is None:
+        return
+    if time.tzinfo is None:
+        raise errors.InvalidRequest(f"{field} needs a time zone: datetime(..., tzinfo=UTC)")
+    getattr(request, field).FromDatetime(time)

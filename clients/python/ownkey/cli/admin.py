@@ -1,0 +1,22 @@
+"""``ownkey admin``: tenants, customer keys, groups, policies and service principals."""
+
+from __future__ import annotations
+
+import click
+
+from ownkey.cli.admin_keys import key
+from ownkey.cli.admin_policies import policy
+from ownkey.cli.admin_tenants import group, principal, tenant
+
+
+@click.group(no_args_is_help=True)
+def admin() -> None:
+    """Administer tenants, their keys, groups and policies, and service principals.
+
+    Every change is in the audit trail. What is there is changed by its etag: if somebody else changed it meanwhile,
+    nothing is done, and the exit code is 10.
+    """
+
+
+for _command in (tenant, key, group, policy, principal):
+    admin.add_command(_command)

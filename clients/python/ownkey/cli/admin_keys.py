@@ -1,0 +1,149 @@
+"""Customer keys: enrolled, given replicas, retired, removed."""
+
+from __future__ import annotations
+
+import click
+
+from ownkey.cli.admin_options import change_options, etag_option, show, show_all
+from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.messages import enum_name
+from ownkey.cli.options import tenant_option
+from ownkey.v1 import customer_key_pb2
+
+_LIFECYCLES = customer_key_pb2.KeyLifecycle.DESCRIPTOR
+
+_key_argument = click.argument("key_id", metavar="KEY")
+_store_option = click.option("--store", required=True, help="Name of the key store in the server's settings.")
+_reference_option = click.option("--reference", required=True, help="What the key is called there.")
+
+
+@click.group(no_args_is_help=True)
+def key() -> None:
+    """Customer keys, and the places where they can be used."""
+
+
+def _places(found: customer_key_pb2.CustomerKey) -> list[str]:
+    return [f"{one.place.key_store}/{one.place.reference}" for one in found.replicas]
+
+
+def _show_key(shared: Shared, found: customer_key_pb2.CustomerKey) -> None:
+    lifecycle = enum_name(_LIFECYCLES, found.lifecycle)
+    show(shared, found, key=found.name, lifecycle=lifecycle, replicas=_places(found), etag=found.etag)
+
+
+@key.command()
+@_key_argument
+@tenant_option
+@_store_option
+@_reference_option
+@change_options
+@shared_options
+@click.pass_obj
+def enrol(shared: Shared, key_id: str, tenant: str, store: str, reference: str, author: str, reason: str) -> None:
+    """Add a key by its primary place. It is tried by wrapping and unwrapping first."""
+    with shared.admin(author) as client:
+        _show_key(shared, client.enrol_key(tenant, key_id, store, reference, reason=reason))
+
+
+@key.command("list")
+@tenant_option
+@shared_options
+@click.pass_obj
+def list_keys(shared: Shared, tenant: str) -> None:
+    """List a tenant's keys, removed ones too."""
+
+    def line(one: customer_key_pb2.CustomerKey) -> tuple[str, str]:
+        return one.name, ", ".join([enum_name(_LIFECYCLES, one.lifecycle), *_places(one)])
+
+    with shared.admin() as client:
+        show_all(shared, "keys", client.list_keys(tenant), line)
+
+
+@key.command("show")
+@_key_argument
+@tenant_option
+@shared_options
+@click.pass_obj
+def show_key(shared: Shared, key_id: str, tenant: str) -> None:
+    """Show a key. `ownkey status` tells its state."""
+    with shared.admin() as client:
+        _show_key(shared, client.get_key(tenant, key_id))
+
+
+@key.command("add-replica")
+@_key_argument
+@tenant_option
+@_store_option
+@_reference_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def add_replica(
+    shared: Shared, key_id: str, tenant: str, store: str, reference: str, etag: str, author: str, reason: str
+) -> None:
+    """Add another place where the very same key can be used; each must open what the other has wrapped."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_key(tenant, key_id).etag
+        _show_key(shared, client.add_key_replica(tenant, key_id, etag, store, reference, reason=reason))
+
+
+@key.command("remove-replica")
+@_key_argument
+@tenant_option
+@_store_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def remove_replica(shared: Shared, key_id: str, tenant: str, store: str, etag: str, author: str, reason: str) -> None:
+    """Take a place away from a key. Without its primary, the next place is the primary."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_key(tenant, key_id).etag
+        _show_key(shared, client.remove_key_replica(tenant, key_id, etag, store, reason=reason))
+
+
+@key.command()
+@_key_argument
+@tenant_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def activate(shared: Shared, key_id: str, tenant: str, etag: str, author: str, reason: str) -> None:
+    """Try a key anew in all of its places, and let it wrap again."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_key(tenant, key_id).etag
+        _show_key(shared, client.activate_key(tenant, key_id, etag, reason=reason))
+
+
+@key.command()
+@_key_argument
+@tenant_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def retire(shared: Shared, key_id: str, tenant: str, etag: str, author: str, reason: str) -> None:
+    """Let a key open what it has wrapped, and wrap nothing more. The policy in force must not name it."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_key(tenant, key_id).etag
+        _show_key(shared, client.retire_key(tenant, key_id, etag, reason=reason))
+
+
+@key.command()
+@_key_argument
+@tenant_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def remove(shared: Shared, key_id: str, tenant: str, yes: bool, etag: str, author: str, reason: str) -> None:
+    """Let go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken."""
+    if not yes:
+        question = f"What tenants/{tenant}/keys/{key_id} wrapped can then not be opened any more. Remove it?"
+        click.confirm(question, abort=True, err=True)
+    with shared.admin(author) as client:
+        etag = etag or client.get_key(tenant, key_id).etag
+        _show_key(shared, client.remove_key(tenant, key_id, etag, reason=reason))

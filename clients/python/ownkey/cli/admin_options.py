@@ -1,0 +1,95 @@
+"""What administrative commands share: who changes something and why, and the etag by which no change is lost."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from google.protobuf.message import Message
+
+from ownkey.cli.main import Shared
+from ownkey.cli.messages import values
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def change_options(command: F) -> F:
+    """Who stands behind a change, and why."""
+    options = (
+        click.option(
+            "--author",
+            default=_login_name,
+            show_default="your login name",
+            envvar="OWNKEY_AUTHOR",
+            help="Who stands behind the change, for the audit trail.",
+        ),
+        click.option("--reason", default="", help="Why, for the audit trail."),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+etag_option = click.option(
+    "--etag",
+    default="",
+    help="The etag that you read: if it was changed since, nothing is done. Without it, it is read now; * writes over "
+    "whatever there is.",
+)
+
+document_option = click.option(
+    "-f",
+    "--file",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    required=True,
+    help="The file; - reads standard input.",
+)
+
+
+def read_text(source: Path) -> str:
+    """The text of a file, or of standard input.
+
+    Raises:
+        click.UsageError: It is no text.
+    """
+    try:
+        with click.open_file(str(source), encoding="utf-8") as file:
+            return str(file.read())
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{source} is not UTF-8: {error}") from None
+
+
+def show(shared: Shared, message: Message, **shown: object) -> None:
+    """Answer with one thing: all of it for machines, and for people what ``shown`` says."""
+    lines = {name.replace("_", " "): _short(value) for name, value in shown.items()}
+    shared.output.answer(values(message), lines)
+
+
+def show_all(shared: Shared, name: str, messages: Iterable[Message], line: Callable[[Any], tuple[str, str]]) -> None:
+    """Answer with many things: a line of people's each, or all of them in one JSON object."""
+    found = list(messages)
+    lines: Mapping[str, object] = dict(line(one) for one in found)
+    shared.output.answer({name: [values(one) for one in found]}, lines or {name.replace("_", " "): "none"})
+
+
+def gone(shared: Shared, resource: str) -> None:
+    """Answer that something is no longer there."""
+    shared.output.answer({"deleted": resource}, {"deleted": resource})
+
+
+def _short(value: object) -> object:
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    if isinstance(value, Iterable):
+        return ", ".join(str(one) for one in value)
+    return value

@@ -1,0 +1,207 @@
+"""Policy versions: added, looked at, put in force, and tried out."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ownkey.cli.admin_options import change_options, document_option, etag_option, read_text, show, show_all
+from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.messages import enum_number, names_of, values
+from ownkey.cli.options import tenant_option
+from ownkey.models import Asset
+from ownkey.v1 import asset_pb2, policy_pb2
+
+_ENUMS = {"asset_classes": asset_pb2.AssetClass.DESCRIPTOR, "origins": asset_pb2.AssetOrigin.DESCRIPTOR}
+_RULE_FIELDS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields}
+
+
+@click.group(no_args_is_help=True)
+def policy() -> None:
+    """Policies as numbered versions, of which one is in force."""
+
+
+def read_policy(source: Path) -> policy_pb2.Policy:
+    """A policy in TOML, as the tenants file has it below [tenants.policy]: ``default`` and ``[[rules]]``.
+
+    Raises:
+        click.UsageError: It is none; the message says where.
+    """
+    try:
+        document = tomllib.loads(read_text(source))
+    except tomllib.TOMLDecodeError as error:
+        raise click.UsageError(f"{source} is not valid TOML: {error}") from None
+    made = policy_pb2.Policy(default_use=str(document.pop("default", "deny")))
+    for number, rule in enumerate(document.pop("rules", [])):
+        _add_rule(made, rule, f"{source}: rules[{number}]")
+    if document:
+        raise click.UsageError(
+            f"{source}: there is no {next(iter(document))!r} in a policy, only default and [[rules]]"
+        )
+    return made
+
+
+def _add_rule(made: policy_pb2.Policy, rule: dict[str, Any], at: str) -> None:
+    unknown = sorted(set(rule) - _RULE_FIELDS)
+    if unknown:
+        raise click.UsageError(f"{at}: there is no {unknown[0]!r} in a rule, only {', '.join(sorted(_RULE_FIELDS))}")
+    fields = dict(rule)
+    for name, kind in _ENUMS.items():
+        try:
+            fields[name] = [enum_number(kind, one) for one in fields.get(name, [])]
+        except KeyError as error:
+            raise click.UsageError(
+                f"{at}.{name}: there is no {error}; there are: {', '.join(names_of(kind))}"
+            ) from None
+    for name in ("created_from", "created_before"):
+        if isinstance(fields.get(name), date | datetime):
+            fields[name] = fields[name].isoformat()
+    try:
+        made.rules.add(**fields)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(f"{at}: {error}") from None
+
+
+def _show_version(shared: Shared, found: policy_pb2.PolicyVersion) -> None:
+    rules = {
+        f"rule {rule.name!r}": f"{rule.use}" + (f" for {_conditions(rule)}" if _conditions(rule) else "")
+        for rule in found.policy.rules
+    }
+    lines = {
+        "version": f"{found.number}{' (in force)' if found.in_force else ''}",
+        "author": found.author,
+        "reason": found.reason,
+        **rules,
+        "default": found.policy.default_use or "deny",
+    }
+    shared.output.answer(values(found), lines)
+
+
+def _conditions(rule: policy_pb2.PolicyRule) -> str:
+    conditions = {name: value for name, value in values(rule).items() if value and name not in ("name", "use")}
+    return json.dumps(conditions, sort_keys=True) if conditions else ""
+
+
+@policy.command("create")
+@tenant_option
+@document_option
+@click.option("--activate", is_flag=True, help="Let it decide from now on.")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def create(shared: Shared, tenant: str, source: Path, activate: bool, etag: str, author: str, reason: str) -> None:
+    """Add a version, from a file as [tenants.policy] of the tenants file: default and [[rules]]."""
+    made = read_policy(source)
+    with shared.admin(author) as client:
+        if activate:
+            etag = etag or client.get_tenant(tenant).etag
+        version = client.create_policy_version(tenant, made, activate_with=etag if activate else "", reason=reason)
+    _show_version(shared, version)
+
+
+@policy.command("list")
+@tenant_option
+@shared_options
+@click.pass_obj
+def list_versions(shared: Shared, tenant: str) -> None:
+    """List versions, the newest first."""
+
+    def line(one: policy_pb2.PolicyVersion) -> tuple[str, str]:
+        made = one.create_time.ToDatetime().isoformat(timespec="seconds") + "Z"
+        said = ", ".join(part for part in (made, one.author, one.reason) if part)
+        return f"{one.number}{' *' if one.in_force else ''}", said
+
+    with shared.admin() as client:
+        show_all(shared, "policy_versions", client.list_policy_versions(tenant), line)
+
+
+@policy.command("show")
+@tenant_option
+@click.option(
+    "--version", "number", type=click.IntRange(min=1), default=None, help="Its number; else the one in force."
+)
+@shared_options
+@click.pass_obj
+def show_version(shared: Shared, tenant: str, number: int | None) -> None:
+    """Show a version: the one in force, or another."""
+    with shared.admin() as client:
+        _show_version(shared, client.get_policy_version(tenant, number or 0))
+
+
+@policy.command("activate")
+@click.argument("number", type=click.IntRange(min=1))
+@tenant_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def activate_version(shared: Shared, number: int, tenant: str, etag: str, author: str, reason: str) -> None:
+    """Let version NUMBER decide from now on, an older one too."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_tenant(tenant).etag
+        _show_version(shared, client.activate_policy_version(tenant, number, etag, reason=reason))
+
+
+@policy.command()
+@tenant_option
+@click.option("--version", "number", type=click.IntRange(min=1), default=None, help="A stored version to compare with.")
+@click.option(
+    "-f",
+    "--file",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A policy that is not stored, to compare with.",
+)
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=7.0,
+    show_default=True,
+    help="How far back the audit trail is looked at.",
+)
+@click.option(
+    "--facts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON: a list of assets, each with class, id and what else `ownkey check` takes; instead of the audit trail.",
+)
+@shared_options
+@click.pass_obj
+def simulate(
+    shared: Shared, tenant: str, number: int | None, source: Path | None, days: float, facts: Path | None
+) -> None:
+    """Tell what would change if another version were in force. Nothing is changed, and no key is used."""
+    if (number is None) == (source is None):
+        raise click.UsageError("name the other version: --version N, or -f FILE")
+    candidate: policy_pb2.Policy | int = number if number is not None else read_policy(Path(str(source)))
+    assets = _facts(tenant, facts) if facts else []
+    with shared.admin() as client:
+        report = client.simulate_policy(tenant, candidate, assets=assets, since=timedelta(days=days))
+    lines = {"asked about": f"{report.total} assets", "would change": str(report.changed)}
+    lines |= {f"{one.before} -> {one.after}": str(one.count) for one in report.transitions}
+    show(shared, report, **lines)
+
+
+def _facts(tenant: str, path: Path) -> list[Asset]:
+    try:
+        listed = json.loads(read_text(path))
+        return [
+            Asset(
+                tenant,
+                one["class"],
+                one["id"],
+                one.get("origin", "created"),
+                one.get("user", ""),
+                one.get("group", ""),
+                datetime.fromisoformat(one["create_time"]) if one.get("create_time") else None,
+            )
+            for one in listed
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wanted = '[{"class": "phone_recording", "id": "x", "user": "u"}]'
+        raise click.UsageError(f"{path} must hold a list of assets such as {wanted}: {error!r}") from None

@@ -1,0 +1,313 @@
+"""Tenants, groups and service principals."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from ownkey.cli.admin_options import change_options, etag_option, gone, show, show_all
+from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.messages import enum_name, enum_number, names_of
+from ownkey.cli.options import parse_time, tenant_option
+from ownkey.v1 import key_service_pb2, tenant_pb2
+
+_MODES = tenant_pb2.CallGateMode.DESCRIPTOR
+_DIRECTIONS = key_service_pb2.CallDirection.DESCRIPTOR
+
+_name_option = click.option("--display-name", help="The name for people.")
+_gate_options = (
+    click.option(
+        "--gate", type=click.Choice(names_of(_MODES)), help="What happens to calls while a key is not usable."
+    ),
+    click.option(
+        "--direction",
+        "directions",
+        multiple=True,
+        type=click.Choice(names_of(_DIRECTIONS)),
+        help="Gate only these; all otherwise.",
+    ),
+    click.option(
+        "--country", "countries", multiple=True, help="Whose emergency numbers always connect: ISO 3166 code."
+    ),
+    click.option("--emergency-number", "emergency_numbers", multiple=True, help="One of the tenant's own."),
+    click.option(
+        "--outside-line", "outside_line_prefixes", multiple=True, help="Digits dialled to get an outside line."
+    ),
+)
+
+
+def _gate_of(options: dict[str, Any]) -> tenant_pb2.CallGate | None:
+    mode = options.pop("gate")
+    lists = {name: options.pop(name) for name in ("countries", "emergency_numbers", "outside_line_prefixes")}
+    directions = options.pop("directions")
+    if mode is None:
+        if directions or any(lists.values()):
+            raise click.UsageError("--gate is missing: the call gate is changed as a whole")
+        return None
+    gate = tenant_pb2.CallGate(mode=enum_number(_MODES, mode), **lists)  # type: ignore[arg-type]
+    gate.directions.extend(enum_number(_DIRECTIONS, one) for one in directions)  # type: ignore[misc]
+    return gate
+
+
+def gate_options(command: Any) -> Any:
+    """How calls are gated, whole."""
+    for option in reversed(_gate_options):
+        command = option(command)
+    return command
+
+
+@click.group(no_args_is_help=True)
+def tenant() -> None:
+    """Customer organizations."""
+
+
+def _show_tenant(shared: Shared, found: tenant_pb2.Tenant) -> None:
+    show(
+        shared,
+        found,
+        tenant=found.id,
+        name=found.display_name,
+        policy=f"version {found.policy_version}" if found.policy_version else "none: everything is denied",
+        call_gate=enum_name(_MODES, found.call_gate.mode),
+        etag=found.etag,
+    )
+
+
+@tenant.command("create")
+@click.argument("tenant_id", metavar="TENANT")
+@_name_option
+@click.option(
+    "--enrolled-at", callback=parse_time, metavar="TIME", help="From when on its keys protect it; now otherwise."
+)
+@gate_options
+@change_options
+@shared_options
+@click.pass_obj
+def create_tenant(
+    shared: Shared,
+    /,
+    tenant_id: str,
+    display_name: str | None,
+    enrolled_at: datetime | None,
+    author: str,
+    reason: str,
+    **gate: Any,
+) -> None:
+    """Add a tenant. Until it has a policy, everything is denied."""
+    with shared.admin(author) as client:
+        made = client.create_tenant(
+            tenant_id, display_name=display_name or "", enrolled_at=enrolled_at, call_gate=_gate_of(gate), reason=reason
+        )
+    _show_tenant(shared, made)
+
+
+@tenant.command("list")
+@shared_options
+@click.pass_obj
+def list_tenants(shared: Shared) -> None:
+    """List tenants by id."""
+    with shared.admin() as client:
+        show_all(shared, "tenants", client.list_tenants(), lambda one: (one.id, one.display_name))
+
+
+@tenant.command("show")
+@click.argument("tenant_id", metavar="TENANT")
+@shared_options
+@click.pass_obj
+def show_tenant(shared: Shared, tenant_id: str) -> None:
+    """Show a tenant."""
+    with shared.admin() as client:
+        _show_tenant(shared, client.get_tenant(tenant_id))
+
+
+@tenant.command("update")
+@click.argument("tenant_id", metavar="TENANT")
+@_name_option
+@gate_options
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def update_tenant(
+    shared: Shared, /, tenant_id: str, display_name: str | None, etag: str, author: str, reason: str, **gate: Any
+) -> None:
+    """Change a tenant. What is left out stays as it is."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_tenant(tenant_id).etag
+        changed = client.update_tenant(
+            tenant_id, etag, display_name=display_name, call_gate=_gate_of(gate), reason=reason
+        )
+    _show_tenant(shared, changed)
+
+
+@tenant.command("delete")
+@click.argument("tenant_id", metavar="TENANT")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def delete_tenant(shared: Shared, tenant_id: str, etag: str, author: str, reason: str) -> None:
+    """Delete a tenant that has neither keys nor groups. Its audit records stay."""
+    with shared.admin(author) as client:
+        client.delete_tenant(tenant_id, etag or client.get_tenant(tenant_id).etag, reason=reason)
+    gone(shared, f"tenants/{tenant_id}")
+
+
+@click.group(no_args_is_help=True)
+def group() -> None:
+    """Sets of a tenant's users, which its policy can name."""
+
+
+_user_option = click.option("--user", "users", multiple=True, help="Id of a user; again for each.")
+
+
+def _show_group(shared: Shared, found: tenant_pb2.Group) -> None:
+    show(shared, found, group=f"tenants/{found.tenant}/groups/{found.id}", users=found.users, etag=found.etag)
+
+
+@group.command("create")
+@click.argument("group_id", metavar="GROUP")
+@tenant_option
+@_user_option
+@change_options
+@shared_options
+@click.pass_obj
+def create_group(shared: Shared, group_id: str, tenant: str, users: tuple[str, ...], author: str, reason: str) -> None:
+    """Add a group."""
+    with shared.admin(author) as client:
+        _show_group(shared, client.create_group(tenant, group_id, users, reason=reason))
+
+
+@group.command("list")
+@tenant_option
+@shared_options
+@click.pass_obj
+def list_groups(shared: Shared, tenant: str) -> None:
+    """List a tenant's groups by id."""
+    with shared.admin() as client:
+        show_all(shared, "groups", client.list_groups(tenant), lambda one: (one.id, f"{len(one.users)} users"))
+
+
+@group.command("show")
+@click.argument("group_id", metavar="GROUP")
+@tenant_option
+@shared_options
+@click.pass_obj
+def show_group(shared: Shared, group_id: str, tenant: str) -> None:
+    """Show a group."""
+    with shared.admin() as client:
+        _show_group(shared, client.get_group(tenant, group_id))
+
+
+@group.command("update")
+@click.argument("group_id", metavar="GROUP")
+@tenant_option
+@click.option("--add", multiple=True, metavar="USER", help="Take a user in; again for each.")
+@click.option("--remove", multiple=True, metavar="USER", help="Put a user out; again for each.")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def update_group(
+    shared: Shared,
+    group_id: str,
+    tenant: str,
+    add: tuple[str, ...],
+    remove: tuple[str, ...],
+    etag: str,
+    author: str,
+    reason: str,
+) -> None:
+    """Change who is in a group."""
+    with shared.admin(author) as client:
+        before = client.get_group(tenant, group_id)
+        users = (set(before.users) | set(add)) - set(remove)
+        changed = client.update_group(tenant, group_id, etag or before.etag, sorted(users), reason=reason)
+    _show_group(shared, changed)
+
+
+@group.command("delete")
+@click.argument("group_id", metavar="GROUP")
+@tenant_option
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def delete_group(shared: Shared, group_id: str, tenant: str, etag: str, author: str, reason: str) -> None:
+    """Delete a group that the policy in force does not name."""
+    with shared.admin(author) as client:
+        client.delete_group(tenant, group_id, etag or client.get_group(tenant, group_id).etag, reason=reason)
+    gone(shared, f"tenants/{tenant}/groups/{group_id}")
+
+
+@click.group(no_args_is_help=True)
+def principal() -> None:
+    """Services that may be known to ownkey by name."""
+
+
+def _show_principal(shared: Shared, found: tenant_pb2.ServicePrincipal) -> None:
+    show(shared, found, principal=found.id, name=found.display_name, etag=found.etag)
+
+
+@principal.command("create")
+@click.argument("principal_id", metavar="PRINCIPAL")
+@_name_option
+@change_options
+@shared_options
+@click.pass_obj
+def create_principal(shared: Shared, principal_id: str, display_name: str | None, author: str, reason: str) -> None:
+    """Add a service principal."""
+    with shared.admin(author) as client:
+        made = client.create_service_principal(principal_id, display_name=display_name or "", reason=reason)
+    _show_principal(shared, made)
+
+
+@principal.command("list")
+@shared_options
+@click.pass_obj
+def list_principals(shared: Shared) -> None:
+    """List service principals by id."""
+    with shared.admin() as client:
+        found = client.list_service_principals()
+        show_all(shared, "service_principals", found, lambda one: (one.id, one.display_name))
+
+
+@principal.command("show")
+@click.argument("principal_id", metavar="PRINCIPAL")
+@shared_options
+@click.pass_obj
+def show_principal(shared: Shared, principal_id: str) -> None:
+    """Show a service principal."""
+    with shared.admin() as client:
+        _show_principal(shared, client.get_service_principal(principal_id))
+
+
+@principal.command("update")
+@click.argument("principal_id", metavar="PRINCIPAL")
+@click.option("--display-name", required=True, help="The name for people.")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def update_principal(shared: Shared, principal_id: str, display_name: str, etag: str, author: str, reason: str) -> None:
+    """Rename a service principal."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_service_principal(principal_id).etag
+        changed = client.update_service_principal(principal_id, etag, display_name=display_name, reason=reason)
+    _show_principal(shared, changed)
+
+
+@principal.command("delete")
+@click.argument("principal_id", metavar="PRINCIPAL")
+@etag_option
+@change_options
+@shared_options
+@click.pass_obj
+def delete_principal(shared: Shared, principal_id: str, etag: str, author: str, reason: str) -> None:
+    """Delete a service principal."""
+    with shared.admin(author) as client:
+        etag = etag or client.get_service_principal(principal_id).etag
+        client.delete_service_principal(principal_id, etag, reason=reason)
+    gone(shared, f"servicePrincipals/{principal_id}")

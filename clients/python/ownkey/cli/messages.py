@@ -1,0 +1,63 @@
+"""The contract's messages on the terminal: as plain values, with the names that people use."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from google.protobuf import timestamp_pb2
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.message import Message
+
+
+def values(message: Message) -> dict[str, Any]:
+    """The message's fields as JSON has them: enum values in lower case without their prefix, bytes in hex.
+
+    Fields that say nothing are there too, so that a script need not ask whether they are.
+    """
+    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields if _is_told(message, field)}
+
+
+def _is_told(message: Message, field: Any) -> bool:
+    return not field.has_presence or bool(message.HasField(field.name))
+
+
+def _field(message: Message, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_value(one, field) for one in value]
+    return _value(value, field)
+
+
+def _value(value: Any, field: Any) -> Any:
+    if isinstance(value, timestamp_pb2.Timestamp):
+        return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Message):
+        return values(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if field.enum_type is not None:
+        return enum_name(field.enum_type, value)
+    return value
+
+
+def enum_name(kind: EnumDescriptor, number: int) -> str:
+    """``active`` for ``KEY_LIFECYCLE_ACTIVE``."""
+    prefix = "".join("_" + letter if letter.isupper() else letter.upper() for letter in kind.name).lstrip("_") + "_"
+    value = kind.values_by_number.get(number)
+    return value.name.removeprefix(prefix).lower() if value else str(number)
+
+
+def enum_number(kind: EnumDescriptor, name: str) -> int:
+    """The number of ``active``.
+
+    Raises:
+        KeyError: There is no such value.
+    """
+    numbers = {enum_name(kind, value.number): value.number for value in kind.values if value.number}
+    return numbers[name]
+
+
+def names_of(kind: EnumDescriptor) -> list[str]:
+    """The names of all values that may be sent."""
+    return [enum_name(kind, value.number) for value in kind.values if value.number]
