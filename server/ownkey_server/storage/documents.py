@@ -7,9 +7,18 @@ Each table checks what it can see alone; what takes more than one table to see i
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from ownkey.emergency import COUNTRIES
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
@@ -18,6 +27,7 @@ from ownkey_server.domain.tenants import CallDirection, CallGate, GateMode
 
 ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 KEY_PREFIX = "key:"
+ENROLMENT = "enrolment"
 
 
 def _require_country(code: str) -> str:
@@ -32,11 +42,24 @@ def _require_zone(time: datetime) -> datetime:
     return time.astimezone(UTC)
 
 
+def _require_bound(value: object) -> datetime | str | None:
+    if value is None or value == ENROLMENT:
+        return ENROLMENT if value else None
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        time = None
+    if not isinstance(time, datetime):
+        raise ValueError("is neither a time such as 2026-01-31T00:00:00Z nor 'enrolment'")  # noqa: TRY004 - pydantic's
+    return _require_zone(time)
+
+
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 User = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
 Country = Annotated[str, AfterValidator(_require_country)]
 Time = Annotated[datetime, AfterValidator(_require_zone)]
+Bound = Annotated[datetime | str | None, PlainValidator(_require_bound)]
 Use = Annotated[str, StringConstraints(pattern=r"^(deny|provider_key|key:[a-z0-9-]{1,63})$")]
 DisplayName = Annotated[str, StringConstraints(max_length=256)]
 
@@ -78,8 +101,8 @@ class RuleTable(Table):
     users: list[User] = []
     groups: list[Id] = []
     origins: list[AssetOrigin] = []
-    created_from: Time | Literal["enrolment"] | None = None
-    created_before: Time | Literal["enrolment"] | None = None
+    created_from: Bound = None
+    created_before: Bound = None
 
 
 class PolicyTable(Table):
@@ -189,9 +212,13 @@ def _rule(rule: RuleTable, enrolled_at: datetime) -> Rule:
         users=frozenset(rule.users),
         groups=frozenset(rule.groups),
         origins=frozenset(rule.origins),
-        created_from=enrolled_at if rule.created_from == "enrolment" else rule.created_from,
-        created_before=enrolled_at if rule.created_before == "enrolment" else rule.created_before,
+        created_from=_moment(rule.created_from, enrolled_at),
+        created_before=_moment(rule.created_before, enrolled_at),
     )
+
+
+def _moment(bound: datetime | str | None, enrolled_at: datetime) -> datetime | None:
+    return enrolled_at if isinstance(bound, str) else bound
 
 
 def _outcome(use: str) -> Outcome:

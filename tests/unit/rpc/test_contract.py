@@ -15,7 +15,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.rpc import convert
-from ownkey_server.rpc.contract import MAX_ENTRIES, MAX_FIELD, MAX_REQUEST, RequestParser, load_contract
+from ownkey_server.rpc.contract import KEY_LIMITS, RequestParser, load_contract
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.rpc.media_streams import MAX_CHUNK
 from ownkey_server.service.call_gate import CallDecision, CallReason
@@ -81,18 +81,26 @@ def test_the_limit_of_a_chunk_stands_twice_and_is_the_same() -> None:
 
 def test_no_rule_allows_more_entries_or_longer_fields_than_are_looked_at() -> None:
     text = (PROTOS / "key_service.proto").read_text(encoding="utf-8")
-    assert max(int(n) for n in re.findall(r"max_(?:pairs|items): (\d+)", text)) <= MAX_ENTRIES
+    assert max(int(n) for n in re.findall(r"max_(?:pairs|items): (\d+)", text)) <= KEY_LIMITS.entries
     lengths = [int(n) for n in re.findall(r"max_(?:len|bytes)[:=] ?(\d+)", text.replace("max_bytes = ", "max_bytes:"))]
-    assert max(lengths) <= MAX_FIELD
-    assert 32 * (512 + 1024) + MAX_FIELD + 4096 < MAX_REQUEST
+    assert max(lengths) <= KEY_LIMITS.field
+    assert 32 * (512 + 1024) + KEY_LIMITS.field + 4096 < KEY_LIMITS.request
 
 
-def test_every_call_names_its_errors_and_whether_it_may_be_retried() -> None:
-    text = (PROTOS / "key_service.proto").read_text(encoding="utf-8")
-    service = text[text.index("service KeyService {") : text.index("\n}\n", text.index("service KeyService {"))]
-    for comment, name in re.findall(r"((?:  //[^\n]*\n)+)  rpc (\w+)", service):
-        assert "// Errors: " in comment, name
+@pytest.mark.parametrize("service", ["KeyService", "AdminService"])
+def test_every_call_names_its_errors_and_whether_it_may_be_retried(service: str) -> None:
+    file = re.sub(r"(?<!^)([A-Z])", r"_\1", service).lower()
+    text = (PROTOS / f"{file}.proto").read_text(encoding="utf-8")
+    start = text.index(f"service {service} {{")
+    calls = re.findall(r"((?:  //[^\n]*\n)+)  rpc (\w+)", text[start : text.index("\n}\n", start)])
+    assert calls
+    reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}
+    for comment, name in calls:
         assert "// Retriable: " in comment, name
+        told = re.search(r"// Errors: (.*?)\n  // Retriable", comment, re.DOTALL)
+        assert told, name
+        named = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", told[1]))
+        assert named <= reasons, (name, named - reasons)
 
 
 def test_violations_have_the_path_of_their_field() -> None:

@@ -221,9 +221,8 @@ async def test_closing_writes_what_waits() -> None:
 async def test_a_context_that_anybody_sends_does_not_fill_the_trail() -> None:
     writer = ListWriter()
     pairs = {f"pair-{number}": "x" * 200 for number in range(200)} | {"ownkey:tenant": "acme"}
-    async with started(writer) as log:
-        async with Audited(log, clock, Action.UNWRAP, Caller(), ASSET) as use:
-            use.context = pairs
+    async with started(writer) as log, Audited(log, clock, Action.UNWRAP, Caller(), ASSET) as use:
+        use.context = pairs
     context = writer.records[0].context
     assert context["ownkey:tenant"] == "acme"
     assert context["ownkey:truncated"].startswith("201 pairs, sha256 ")
