@@ -94,7 +94,7 @@ def test_every_call_names_its_errors_and_whether_it_may_be_retried(service: str)
     start = text.index(f"service {service} {{")
     calls = re.findall(r"((?:  //[^\n]*\n)+)  rpc (\w+)", text[start : text.index("\n}\n", start)])
     assert calls
-    reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}
+    reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
     for comment, name in calls:
         assert "// Retriable: " in comment, name
         told = re.search(r"// Errors: (.*?)\n  // Retriable", comment, re.DOTALL)

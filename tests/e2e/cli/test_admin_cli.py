@@ -1,0 +1,194 @@
+"""Administration on the command line, against a server of this module's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ownkey import AdminClient, errors
+from support import server
+from support.server import OWNKEY, ServerProcess
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with server.process(tmp_path_factory.mktemp("admin")) as process:
+        yield process
+
+
+class Cli:
+    """Runs ``ownkey`` against a server."""
+
+    def __init__(self, running: ServerProcess, folder: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OWNKEY_")}
+        self.environment = environment | {"OWNKEY_ADDRESS": running.address, "OWNKEY_TENANT": "acme"}
+        self.config = running.directory / "ownkey.toml"
+        self.folder = folder
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [OWNKEY, *arguments],
+            input=stdin,
+            text=True,
+            capture_output=True,
+            env=self.environment,
+            cwd=self.folder,
+            check=False,
+            timeout=60,
+        )
+
+    def text(self, *arguments: str, stdin: str = "") -> str:
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ok(self, *arguments: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.text("--json", *arguments))
+        return answer
+
+    def fail(self, code: int, *arguments: str) -> dict[str, Any]:
+        done = self.run("--json", *arguments)
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        error: dict[str, Any] = json.loads(done.stderr)
+        return error
+
+
+@pytest.fixture
+def cli(running: ServerProcess, tmp_path: Path) -> Cli:
+    return Cli(running, tmp_path)
+
+
+def test_what_is_exported_and_applied_differs_in_nothing(cli: Cli) -> None:
+    cli.text("export", "-o", "tenants.toml")
+    assert cli.text("apply", "-f", "tenants.toml") == "nothing to change\n"
+    assert cli.text("apply", "-f", "-", stdin=(cli.folder / "tenants.toml").read_text()) == "nothing to change\n"
+    assert cli.fail(1, "export", "-o", "tenants.toml")["hint"] == "--force replaces it"
+
+
+def test_a_dry_run_shows_the_difference_and_the_change_makes_it(cli: Cli) -> None:
+    cli.text("export", "-o", "before.toml")
+    text = (cli.folder / "before.toml").read_text()
+    (cli.folder / "after.toml").write_text(text.replace('mode = "refuse"', 'mode = "allow_no_recording"'))
+    shown = cli.text("apply", "-f", "after.toml", "--dry-run").splitlines()
+    assert shown[0].startswith("~ tenants/acme call_gate: ")
+    assert shown[-1] == "1 changes to make; nothing was changed"
+    assert cli.ok("admin", "tenant", "show", "acme")["call_gate"]["mode"] == "refuse"
+    answer = cli.ok("apply", "-f", "after.toml", "--reason", "a trial")
+    assert (answer["applied"], [step["kind"] for step in answer["steps"]]) == (True, ["change"])
+    assert cli.ok("admin", "tenant", "show", "acme")["call_gate"]["mode"] == "allow_no_recording"
+    cli.text("apply", "-f", "before.toml")
+    assert cli.text("export") == text
+
+
+def test_a_document_with_a_mistake_says_where(cli: Cli) -> None:
+    (cli.folder / "bad.toml").write_text('[provider_key]\nkey_store = "embedded"\nreference = "provider"\nextra = 1\n')
+    error = cli.fail(2, "apply", "-f", "bad.toml")
+    assert "provider_key.extra" in error["error"]
+
+
+def test_a_tenant_a_group_a_key_and_a_policy_from_the_command_line(cli: Cli) -> None:
+    cli.text("keystore", "create", "beta-main", "--config", str(cli.config))
+    assert cli.ok("admin", "tenant", "create", "beta", "--display-name", "Beta")["display_name"] == "Beta"
+    beta = ("--tenant", "beta")
+    cli.text("admin", "group", "create", "legal", *beta, "--user", "lea")
+    assert cli.ok("admin", "group", "update", "legal", *beta, "--add", "leo", "--remove", "lea")["users"] == ["leo"]
+    error = cli.fail(9, "admin", "key", "enrol", "main", *beta, "--store", "embedded", "--reference", "missing")
+    assert error["reason"] == "ENROLMENT_FAILED"
+    key = cli.ok("admin", "key", "enrol", "main", *beta, "--store", "embedded", "--reference", "beta-main")
+    assert (key["lifecycle"], key["replicas"][0]["place"]["reference"]) == ("active", "beta-main")
+    (cli.folder / "policy.toml").write_text(
+        'default = "key:main"\n[[rules]]\nname = "legal"\ngroups = ["legal"]\nasset_classes = ["team_chat"]\n'
+        'created_from = 2026-01-01T00:00:00Z\nuse = "deny"\n'
+    )
+    version = cli.ok("admin", "policy", "create", *beta, "-f", "policy.toml", "--activate", "--reason", "first")
+    assert (version["number"], version["in_force"], version["reason"]) == (1, True, "first")
+    assert version["policy"]["rules"][0]["asset_classes"] == ["team_chat"]
+    assert cli.ok("check", *beta, "--class", "team_chat", "--asset-id", "x", "--user", "zoe")["rule"] == "default"
+    (cli.folder / "open.toml").write_text('default = "key:main"\n')
+    facts = [{"class": "team_chat", "id": "1", "user": "leo"}, {"class": "team_chat", "id": "2"}]
+    (cli.folder / "facts.json").write_text(json.dumps(facts))
+    report = cli.ok("admin", "policy", "simulate", *beta, "-f", "open.toml", "--facts", "facts.json")
+    assert (report["total"], report["changed"]) == (2, 1)
+    assert report["transitions"] == [{"before": "deny", "after": "allow key main", "count": 1}]
+    assert cli.fail(10, "admin", "key", "retire", "main", *beta)["reason"] == "RESOURCE_IN_USE"
+    cli.text("admin", "policy", "create", *beta, "-f", "open.toml")
+    assert [one["number"] for one in cli.ok("admin", "policy", "list", *beta)["policy_versions"]] == [2, 1]
+    cli.text("admin", "policy", "activate", "2", *beta)
+    assert cli.ok("admin", "policy", "show", *beta)["number"] == 2
+    assert "beta" in [one["id"] for one in cli.ok("admin", "tenant", "list")["tenants"]]
+
+
+def test_removing_a_key_asks_first(cli: Cli) -> None:
+    cli.text("keystore", "create", "gamma-main", "--config", str(cli.config))
+    cli.text("admin", "tenant", "create", "gamma")
+    gamma = ("--tenant", "gamma")
+    cli.text("admin", "key", "enrol", "main", *gamma, "--store", "embedded", "--reference", "gamma-main")
+    cli.text("admin", "key", "retire", "main", *gamma)
+    asked = cli.run("admin", "key", "remove", "main", *gamma, stdin="n\n")
+    assert "can then not be opened any more" in asked.stderr
+    assert asked.returncode == 130
+    assert cli.ok("admin", "key", "show", "main", *gamma)["lifecycle"] == "retired"
+    assert cli.ok("admin", "key", "remove", "main", *gamma, "--yes")["lifecycle"] == "removed"
+    cli.text("admin", "tenant", "delete", "gamma")
+    assert cli.fail(8, "admin", "tenant", "show", "gamma")["reason"] == "RESOURCE_NOT_FOUND"
+
+
+def test_an_etag_that_was_read_earlier_is_told_when_it_is_stale(cli: Cli) -> None:
+    etag = cli.ok("admin", "principal", "create", "recorder-1")["etag"]
+    cli.text("admin", "principal", "update", "recorder-1", "--display-name", "One", "--etag", etag)
+    error = cli.fail(10, "admin", "principal", "update", "recorder-1", "--display-name", "Two", "--etag", etag)
+    assert error["reason"] == "ETAG_MISMATCH"
+    assert cli.ok("admin", "principal", "show", "recorder-1")["display_name"] == "One"
+    assert "recorder-1  One" in cli.text("admin", "principal", "list")
+    cli.text("admin", "principal", "delete", "recorder-1")
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        ("default = ", "is not valid TOML"),
+        ('defualt = "deny"', "there is no 'defualt' in a policy"),
+        ('[[rules]]\nname = "a"\nuze = "deny"', "rules[0]: there is no 'uze' in a rule"),
+        ('[[rules]]\nname = "a"\nuse = "deny"\nasset_classes = ["fax"]', "rules[0].asset_classes: there is no 'fax'"),
+        ('[[rules]]\nname = 1\nuse = "deny"', "rules[0]: "),
+    ],
+)
+def test_a_policy_file_with_a_mistake_says_where(cli: Cli, policy: str, complaint: str) -> None:
+    (cli.folder / "policy.toml").write_text(policy)
+    assert complaint in cli.fail(2, "admin", "policy", "create", "-f", "policy.toml")["error"]
+
+
+def test_every_group_of_commands_shows_its_help(cli: Cli) -> None:
+    for group in ((), ("tenant",), ("key",), ("group",), ("policy",), ("principal",)):
+        shown = cli.run("admin", *group)
+        assert shown.returncode == 2
+        assert shown.stderr.startswith("Usage: ownkey admin")
+
+
+def test_the_sdk_s_example_of_the_control_plane(running: ServerProcess) -> None:
+    from ownkey.v1 import policy_pb2
+
+    config = str(running.directory / "ownkey.toml")
+    subprocess.run([OWNKEY, "keystore", "create", "sdk-main", "--config", config], check=True, capture_output=True)
+    with AdminClient(running.address, author="ann") as admin:
+        tenant = admin.create_tenant("sdk", display_name="Sdk")
+        admin.enrol_key("sdk", "main", "embedded", "sdk-main", reason="enrolment")
+        admin.create_policy_version("sdk", policy_pb2.Policy(default_use="key:main"), activate_with=tenant.etag)
+        with pytest.raises(errors.Conflict):
+            admin.update_tenant("sdk", tenant.etag, display_name="Late")
+        with pytest.raises(errors.AlreadyExists):
+            admin.create_tenant("sdk")
+        with pytest.raises(errors.InUse):
+            admin.retire_key("sdk", "main", "*")
+        assert [record.action for record in admin.list_audit_records("sdk") if record.result == "ok"] == [
+            "admin.create_tenant",
+            "admin.enrol_key",
+            "admin.create_policy_version",
+        ]
+        assert "sdk" in [one.id for one in admin.list_tenants()]
