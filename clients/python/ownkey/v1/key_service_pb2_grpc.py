@@ -80,7 +80,7 @@ class KeyServiceServicer:
         """Makes a data key for one asset and wraps it under the key that the tenant's policy names.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, POLICY_DENIED, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
-        KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+        KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; an unused data key protects nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -91,7 +91,8 @@ class KeyServiceServicer:
         """Opens a wrapped key for the asset that it was made for.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, POLICY_DENIED, ASSET_MISMATCH, CIPHERTEXT_INVALID,
-        KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+        KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
+        DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -102,7 +103,7 @@ class KeyServiceServicer:
         """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
         only about a key of which nothing is known yet.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -112,7 +113,7 @@ class KeyServiceServicer:
     def CheckPolicy(self, request, context):
         """Tells which key would protect an asset, which rule decides, and why. No key is used.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,7 +124,7 @@ class KeyServiceServicer:
         """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
         the request holds and whatever the state of anything.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND; never for an emergency call.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
         Retriable: yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

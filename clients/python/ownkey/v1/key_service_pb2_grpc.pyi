@@ -37,34 +37,35 @@ class KeyServiceStub:
     """Makes a data key for one asset and wraps it under the key that the tenant's policy names.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, POLICY_DENIED, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
-    KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+    KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; an unused data key protects nothing.
     """
     Unwrap: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UnwrapRequest, _key_service_pb2.UnwrapResponse]
     """Opens a wrapped key for the asset that it was made for.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, POLICY_DENIED, ASSET_MISMATCH, CIPHERTEXT_INVALID,
-    KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+    KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
+    DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; it changes nothing.
     """
     KeyStatus: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
     only about a key of which nothing is known yet.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
     CheckPolicy: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.CheckPolicyRequest, _key_service_pb2.CheckPolicyResponse]
     """Tells which key would protect an asset, which rule decides, and why. No key is used.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
     AuthorizeCall: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.AuthorizeCallRequest, _key_service_pb2.AuthorizeCallResponse]
     """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
     the request holds and whatever the state of anything.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND; never for an emergency call.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
     Retriable: yes.
     """
     EncryptMedia: _grpc.StreamStreamMultiCallable[_key_service_pb2.EncryptMediaRequest, _key_service_pb2.EncryptMediaResponse]
@@ -99,34 +100,35 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Makes a data key for one asset and wraps it under the key that the tenant's policy names.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, POLICY_DENIED, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
-    KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+    KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; an unused data key protects nothing.
     """
     Unwrap: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UnwrapRequest, _key_service_pb2.UnwrapResponse]  # type: ignore[assignment]
     """Opens a wrapped key for the asset that it was made for.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, POLICY_DENIED, ASSET_MISMATCH, CIPHERTEXT_INVALID,
-    KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+    KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
+    DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; it changes nothing.
     """
     KeyStatus: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]  # type: ignore[assignment]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
     only about a key of which nothing is known yet.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
     CheckPolicy: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CheckPolicyRequest, _key_service_pb2.CheckPolicyResponse]  # type: ignore[assignment]
     """Tells which key would protect an asset, which rule decides, and why. No key is used.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
     AuthorizeCall: _aio.UnaryUnaryMultiCallable[_key_service_pb2.AuthorizeCallRequest, _key_service_pb2.AuthorizeCallResponse]  # type: ignore[assignment]
     """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
     the request holds and whatever the state of anything.
 
-    Errors: INVALID_FIELD, TENANT_NOT_FOUND; never for an emergency call.
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
     Retriable: yes.
     """
     EncryptMedia: _aio.StreamStreamMultiCallable[_key_service_pb2.EncryptMediaRequest, _key_service_pb2.EncryptMediaResponse]  # type: ignore[assignment]
@@ -164,7 +166,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a data key for one asset and wraps it under the key that the tenant's policy names.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, POLICY_DENIED, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
-        KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+        KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; an unused data key protects nothing.
         """
 
@@ -177,7 +179,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Opens a wrapped key for the asset that it was made for.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, POLICY_DENIED, ASSET_MISMATCH, CIPHERTEXT_INVALID,
-        KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED.
+        KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
+        DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; it changes nothing.
         """
 
@@ -190,7 +193,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
         only about a key of which nothing is known yet.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.
         """
 
@@ -202,7 +205,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_service_pb2.CheckPolicyResponse, _abc.Awaitable[_key_service_pb2.CheckPolicyResponse]]:
         """Tells which key would protect an asset, which rule decides, and why. No key is used.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.
         """
 
@@ -215,7 +218,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
         the request holds and whatever the state of anything.
 
-        Errors: INVALID_FIELD, TENANT_NOT_FOUND; never for an emergency call.
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
         Retriable: yes.
         """
 
