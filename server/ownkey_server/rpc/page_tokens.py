@@ -45,7 +45,7 @@ def decode(request: Any, kind: type[T], start: T) -> T:
         digest, position = json.loads(text)
     except (ValueError, TypeError, binascii.Error):
         raise InvalidRequest("page_token", "is no page token: give back next_page_token as it came") from None
-    if digest != _digest(request) or not isinstance(position, kind):
+    if digest != _digest(request) or type(position) is not kind or not _is_sound(position):
         raise InvalidRequest("page_token", "was given for another request: keep its other fields the same")
     return position
 
@@ -59,10 +59,24 @@ def decode_cursor(request: Any) -> tuple[int, int, int] | None:
     position = decode(request, list, [])
     if not position:
         return None
-    if len(position) != 3 or not all(isinstance(one, int) for one in position):
+    if len(position) != 3:
         raise InvalidRequest("page_token", "is no page token: give back next_page_token as it came")
     time, writer, sequence = position
     return time, writer, sequence
+
+
+def _is_sound(position: object) -> bool:
+    """Whether a database can be asked for it."""
+    match position:
+        case bool():
+            return False
+        case int():
+            return 0 <= position < 1 << 63
+        case str():
+            return position.isascii() and position.isprintable()
+        case list():
+            return all(type(one) is int and _is_sound(one) for one in position)
+    return False
 
 
 def _digest(request: Message) -> str:

@@ -39,7 +39,10 @@ def _require_country(code: str) -> str:
 def _require_zone(time: datetime) -> datetime:
     if time.tzinfo is None:
         raise ValueError("needs a time zone, such as 2026-01-31T00:00:00Z")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is no time between the years 1 and 9999") from None
 
 
 def _require_bound(value: object) -> datetime | str | None:

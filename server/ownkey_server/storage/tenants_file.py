@@ -6,6 +6,7 @@ ever used.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ import tomli_w
 from pydantic import ValidationError
 
 from ownkey_server.storage.documents import KeyPlace, TenantsDocument, TenantTable, describe, repeated
+
+# The parser's memory grows with the square of a name's length in parts; ours have three.
+MAX_PARTS = 10
+_DEEP_NAME = re.compile(rf"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_PARTS},}}""")
 
 
 class TenantsFileError(Exception):
@@ -45,10 +50,17 @@ def parse(text: str, where: str, key_stores: Mapping[str, str]) -> TenantsDocume
     Raises:
         TenantsFileError: It holds mistakes: all of them are listed.
     """
+    deep = _DEEP_NAME.search(text)
+    if deep:
+        raise TenantsFileError(f"{where}: {deep[0][:40]!r}... is a name of more than {MAX_PARTS} parts")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TenantsFileError(f"{where}: is not valid TOML: {error}") from error
+    except RecursionError:
+        raise TenantsFileError(f"{where}: is nested too deeply") from None
+    if _holds_nul(document):
+        raise TenantsFileError(f"{where}: a text holds the character U+0000, which no database keeps")
     try:
         parsed = TenantsDocument.model_validate(document)
     except ValidationError as error:
@@ -58,6 +70,17 @@ def parse(text: str, where: str, key_stores: Mapping[str, str]) -> TenantsDocume
     if mistakes:
         raise TenantsFileError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
     return parsed
+
+
+def _holds_nul(value: object) -> bool:
+    match value:
+        case str():
+            return "\0" in value
+        case dict():
+            return any(_holds_nul(one) for pair in value.items() for one in pair)
+        case list():
+            return any(_holds_nul(one) for one in value)
+    return False
 
 
 def render(document: TenantsDocument) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from ownkey.v1 import admin_service_pb2 as pb
 from ownkey.v1 import admin_service_pb2_grpc, customer_key_pb2, key_service_pb2, policy_pb2, tenant_pb2
+from ownkey_server.rpc import page_tokens
 from support import server
 from support.rpc import Failure, asset
 
@@ -319,3 +320,60 @@ async def test_a_large_group_and_a_large_document_are_taken_and_too_large_ones_t
     assert "users" in failure.fields
     failure = await admin.fail("ApplyTenants", document="#" * (4 * 1024 * 1024 + 1))
     assert "document" in failure.fields
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0"])
+async def test_a_text_that_a_database_cannot_keep_is_refused_by_its_field(admin: Admin, text: str) -> None:
+    note = pb.ChangeNote(author=text)
+    place = customer_key_pb2.KeyPlace(key_store="embedded", reference=text)
+    rule = policy_pb2.PolicyRule(name=text, use="deny", users=[text])
+    for method, fields in (
+        ("CreateTenant", {"id": "t", "display_name": text}),
+        ("CreateGroup", {"tenant": "acme", "group": "g", "users": [text]}),
+        ("CreateServicePrincipal", {"id": "p", "display_name": text}),
+        ("CreateServicePrincipal", {"id": "p", "note": note}),
+        ("EnrolKey", {"tenant": "acme", "key": "k", "primary": place}),
+        ("CreatePolicyVersion", {"tenant": "acme", "policy": policy_pb2.Policy(rules=[rule])}),
+    ):
+        failure = await admin.fail(method, **fields)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"), method
+        assert failure.fields, method
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "a = " + "[" * 100_000,
+        ".".join("a" * 50_000) + " = 1",
+        "[" + ".".join('"a"' for _ in range(5000)) + "]",
+        'x = "\\u0000"',
+        "a = \0",
+        "[[tenants]]\nid = 1",
+    ],
+)
+async def test_a_document_made_to_do_harm_is_refused_in_a_moment(admin: Admin, document: str) -> None:
+    async with asyncio.timeout(5):
+        assert "document" in (await admin.fail("ApplyTenants", document=document)).fields
+
+
+async def test_times_that_no_calendar_holds_are_refused(admin: Admin) -> None:
+    for bound in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01", "never"):
+        rule = policy_pb2.PolicyRule(name="x", use="deny", created_from=bound)
+        failure = await admin.fail("CreatePolicyVersion", tenant="acme", policy=policy_pb2.Policy(rules=[rule]))
+        assert "policy.rules[0].created_from" in failure.fields, bound
+
+
+async def test_forged_page_tokens_are_refused_and_reach_no_database(admin: Admin) -> None:
+    requests = {
+        "ListPolicyVersions": pb.ListPolicyVersionsRequest(tenant="acme"),
+        "ListGroups": pb.ListGroupsRequest(tenant="acme"),
+        "ListAuditRecords": pb.ListAuditRecordsRequest(),
+        "ListServicePrincipals": pb.ListServicePrincipalsRequest(),
+    }
+    positions = [10**30, -1, True, "a\0", "\ud800", 1.5, None, {}, [1, 2, 10**30], [True, 1, 1], [[1], 1, 1], [1]]
+    for method, request in requests.items():
+        fields = {"tenant": request.tenant} if hasattr(request, "tenant") else {}
+        for position in positions:
+            token = page_tokens.encode(request, position)
+            failure = await admin.fail(method, page_token=token, **fields)
+            assert "page_token" in failure.fields, (method, position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -56,6 +57,7 @@ EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.ServiceFailed: OTHER_ERROR,
     errors.OwnkeyError: OTHER_ERROR,
 }
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 STATE_COLOURS = {
     "available": "green",
     "degraded": "yellow",
@@ -85,7 +87,7 @@ class Output:
         shown = {name: text for name, text in (lines or {}).items() if text not in ("", None)}
         width = max((len(name) for name in shown), default=0)
         for name, text in shown.items():
-            click.echo(f"{name:<{width}}  {text}")
+            click.echo(f"{printable(name):<{width}}  {_printable_in_colour(str(text))}")
 
     def document(self, name: str, text: str) -> None:
         """Print a whole document: as it is, or as a field of a JSON object."""
@@ -152,6 +154,11 @@ def plain(value: object) -> Any:  # noqa: PLR0911 - a kind a line
 def printable(text: str) -> str:
     """The text without what would move a terminal's cursor: a name in a file may be anybody's."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _printable_in_colour(text: str) -> str:
+    """The same, but colours stay: they move no cursor."""
+    return "".join(part if _COLOUR.fullmatch(part) else printable(part) for part in _COLOUR.split(text))
 
 
 def coloured(state: str) -> str:

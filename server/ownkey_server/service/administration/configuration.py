@@ -112,7 +112,7 @@ class Configuration:
             ServiceImpaired: It could not be made, or not be recorded; nothing was changed.
         """
         try:
-            wanted = tenants_file.parse(document, "document", self._kinds)
+            wanted = await self._desk.on_thread(lambda: tenants_file.parse(document, "document", self._kinds))
         except TenantsFileError as error:
             raise InvalidRequest("document", str(error)) from error
         edits = await self._desk.read(lambda reader: list(self._edits(reader, wanted)))
