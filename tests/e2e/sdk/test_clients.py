@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ownkey import Asset, AsyncClient, Client, errors, local
+from ownkey import AdminClient, Asset, AsyncClient, Client, errors, local
 from ownkey.container import Buffer
 from support.server import ServerProcess
 
@@ -248,11 +248,16 @@ async def test_without_the_service_calls_fail_and_emergency_calls_connect() -> N
         assert (await other.authorize_call("acme", "c", "112", direction="sideways")).emergency
 
 
-@pytest.mark.parametrize(
-    "address", ["10.0.0.1:7400", "example.com:7400", "0.0.0.0:7400", "localhost.example:1", ":7400"]
-)
+@pytest.mark.parametrize("address", ["10.0.0.1:7400", "example.com:7400", "0.0.0.0:7400", "localhost.example:1"])
 def test_keys_are_not_sent_unencrypted_to_another_machine(address: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="credentials"):
         Client(address)
     with pytest.raises(errors.InvalidRequest, match="credentials"):
         AsyncClient(address)
+
+
+@pytest.mark.parametrize("address", [":7400", "127.0.0.1", "http://127.0.0.1:7400", ""])
+def test_what_is_no_address_is_told_as_that(address: str) -> None:
+    for kind in (Client, AsyncClient, AdminClient):
+        with pytest.raises(errors.InvalidRequest, match="give HOST:PORT"):
+            kind(address)
