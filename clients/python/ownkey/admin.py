@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from ownkey import _exchange, errors
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from ownkey._requests import listed, made, set_time
 from ownkey.models import Asset
 from ownkey.v1 import admin_service_pb2 as pb
 from ownkey.v1 import admin_service_pb2_grpc, audit_record_pb2, customer_key_pb2, policy_pb2, tenant_pb2
@@ -82,15 +83,15 @@ class AdminClient:
         reason: str = "",
     ) -> tenant_pb2.Tenant:
         """Add a tenant. Until it has a policy, everything is denied."""
-        request = pb.CreateTenantRequest(
-            id=tenant, display_name=display_name, call_gate=call_gate, note=self._note(reason)
+        request = made(
+            pb.CreateTenantRequest, id=tenant, display_name=display_name, call_gate=call_gate, note=self._note(reason)
         )
-        _set_time(request, "enrolled_at", enrolled_at)
+        set_time(request, "enrolled_at", enrolled_at)
         return self._call(self._stub.CreateTenant, request).tenant
 
     def get_tenant(self, tenant: str) -> tenant_pb2.Tenant:
         """A tenant."""
-        return self._call(self._stub.GetTenant, pb.GetTenantRequest(tenant=tenant)).tenant
+        return self._call(self._stub.GetTenant, made(pb.GetTenantRequest, tenant=tenant)).tenant
 
     def list_tenants(self) -> Iterator[tenant_pb2.Tenant]:
         """All tenants, by id."""
@@ -107,14 +108,19 @@ class AdminClient:
         reason: str = "",
     ) -> tenant_pb2.Tenant:
         """Change a tenant; None leaves a field as it is."""
-        request = pb.UpdateTenantRequest(
-            tenant=tenant, etag=etag, display_name=display_name, call_gate=call_gate, note=self._note(reason)
+        request = made(
+            pb.UpdateTenantRequest,
+            tenant=tenant,
+            etag=etag,
+            display_name=display_name,
+            call_gate=call_gate,
+            note=self._note(reason),
         )
         return self._call(self._stub.UpdateTenant, request).tenant
 
     def delete_tenant(self, tenant: str, etag: str, *, reason: str = "") -> None:
         """Delete a tenant that has neither keys nor groups."""
-        request = pb.DeleteTenantRequest(tenant=tenant, etag=etag, note=self._note(reason))
+        request = made(pb.DeleteTenantRequest, tenant=tenant, etag=etag, note=self._note(reason))
         self._call(self._stub.DeleteTenant, request)
 
     # Customer keys
@@ -123,24 +129,26 @@ class AdminClient:
         self, tenant: str, key: str, key_store: str, reference: str, *, reason: str = ""
     ) -> customer_key_pb2.CustomerKey:
         """Add a key by its primary place, once it has proved that it wraps and unwraps."""
-        place = customer_key_pb2.KeyPlace(key_store=key_store, reference=reference)
-        request = pb.EnrolKeyRequest(tenant=tenant, key=key, primary=place, note=self._note(reason))
+        place = made(customer_key_pb2.KeyPlace, key_store=key_store, reference=reference)
+        request = made(pb.EnrolKeyRequest, tenant=tenant, key=key, primary=place, note=self._note(reason))
         return self._call(self._stub.EnrolKey, request).key
 
     def get_key(self, tenant: str, key: str) -> customer_key_pb2.CustomerKey:
         """A key."""
-        return self._call(self._stub.GetKey, pb.GetKeyRequest(tenant=tenant, key=key)).key
+        return self._call(self._stub.GetKey, made(pb.GetKeyRequest, tenant=tenant, key=key)).key
 
     def list_keys(self, tenant: str) -> Sequence[customer_key_pb2.CustomerKey]:
         """All keys of a tenant by name, removed ones too."""
-        return self._call(self._stub.ListKeys, pb.ListKeysRequest(tenant=tenant)).keys
+        return self._call(self._stub.ListKeys, made(pb.ListKeysRequest, tenant=tenant)).keys
 
     def add_key_replica(
         self, tenant: str, key: str, etag: str, key_store: str, reference: str, *, reason: str = ""
     ) -> customer_key_pb2.CustomerKey:
         """Add another place where the very same key can be used."""
-        place = customer_key_pb2.KeyPlace(key_store=key_store, reference=reference)
-        request = pb.AddKeyReplicaRequest(tenant=tenant, key=key, etag=etag, replica=place, note=self._note(reason))
+        place = made(customer_key_pb2.KeyPlace, key_store=key_store, reference=reference)
+        request = made(
+            pb.AddKeyReplicaRequest, tenant=tenant, key=key, etag=etag, replica=place, note=self._note(reason)
+        )
         return self._call(self._stub.AddKeyReplica, request).key
 
     def remove_key_replica(
@@ -148,38 +156,38 @@ class AdminClient:
     ) -> customer_key_pb2.CustomerKey:
         """Take a place away from a key."""
         note = self._note(reason)
-        request = pb.RemoveKeyReplicaRequest(tenant=tenant, key=key, etag=etag, key_store=key_store, note=note)
+        request = made(pb.RemoveKeyReplicaRequest, tenant=tenant, key=key, etag=etag, key_store=key_store, note=note)
         return self._call(self._stub.RemoveKeyReplica, request).key
 
     def activate_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
         """Try a key anew, and let it wrap again."""
-        request = pb.ActivateKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        request = made(pb.ActivateKeyRequest, tenant=tenant, key=key, etag=etag, note=self._note(reason))
         return self._call(self._stub.ActivateKey, request).key
 
     def retire_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
         """Let a key open what it has wrapped, and wrap nothing more."""
-        request = pb.RetireKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        request = made(pb.RetireKeyRequest, tenant=tenant, key=key, etag=etag, note=self._note(reason))
         return self._call(self._stub.RetireKey, request).key
 
     def remove_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
         """Let go of a retired key: nothing that it wrapped can be opened any more."""
-        request = pb.RemoveKeyRequest(tenant=tenant, key=key, etag=etag, note=self._note(reason))
+        request = made(pb.RemoveKeyRequest, tenant=tenant, key=key, etag=etag, note=self._note(reason))
         return self._call(self._stub.RemoveKey, request).key
 
     # Groups
 
     def create_group(self, tenant: str, group: str, users: Iterable[str], *, reason: str = "") -> tenant_pb2.Group:
         """Add a group."""
-        request = pb.CreateGroupRequest(tenant=tenant, group=group, users=users, note=self._note(reason))
+        request = made(pb.CreateGroupRequest, tenant=tenant, group=group, users=listed(users), note=self._note(reason))
         return self._call(self._stub.CreateGroup, request).group
 
     def get_group(self, tenant: str, group: str) -> tenant_pb2.Group:
         """A group."""
-        return self._call(self._stub.GetGroup, pb.GetGroupRequest(tenant=tenant, group=group)).group
+        return self._call(self._stub.GetGroup, made(pb.GetGroupRequest, tenant=tenant, group=group)).group
 
     def list_groups(self, tenant: str) -> Iterator[tenant_pb2.Group]:
         """All groups of a tenant, by id."""
-        for page in self._pages(self._stub.ListGroups, pb.ListGroupsRequest(tenant=tenant)):
+        for page in self._pages(self._stub.ListGroups, made(pb.ListGroupsRequest, tenant=tenant)):
             yield from page.groups
 
     def update_group(
@@ -187,12 +195,12 @@ class AdminClient:
     ) -> tenant_pb2.Group:
         """Say anew who is in a group."""
         note = self._note(reason)
-        request = pb.UpdateGroupRequest(tenant=tenant, group=group, etag=etag, users=users, note=note)
+        request = made(pb.UpdateGroupRequest, tenant=tenant, group=group, etag=etag, users=listed(users), note=note)
         return self._call(self._stub.UpdateGroup, request).group
 
     def delete_group(self, tenant: str, group: str, etag: str, *, reason: str = "") -> None:
         """Delete a group that the policy in force does not name."""
-        request = pb.DeleteGroupRequest(tenant=tenant, group=group, etag=etag, note=self._note(reason))
+        request = made(pb.DeleteGroupRequest, tenant=tenant, group=group, etag=etag, note=self._note(reason))
         self._call(self._stub.DeleteGroup, request)
 
     # Policy
@@ -201,7 +209,8 @@ class AdminClient:
         self, tenant: str, policy: policy_pb2.Policy, *, activate_with: str = "", reason: str = ""
     ) -> policy_pb2.PolicyVersion:
         """Add a version; with the tenant's etag in ``activate_with`` it decides from now on."""
-        request = pb.CreatePolicyVersionRequest(
+        request = made(
+            pb.CreatePolicyVersionRequest,
             tenant=tenant,
             policy=policy,
             activate=bool(activate_with),
@@ -212,12 +221,12 @@ class AdminClient:
 
     def get_policy_version(self, tenant: str, number: int = 0) -> policy_pb2.PolicyVersion:
         """A version; without a number, the one in force."""
-        request = pb.GetPolicyVersionRequest(tenant=tenant, number=number)
+        request = made(pb.GetPolicyVersionRequest, tenant=tenant, number=number)
         return self._call(self._stub.GetPolicyVersion, request).policy_version
 
     def list_policy_versions(self, tenant: str) -> Iterator[policy_pb2.PolicyVersion]:
         """All versions, the newest first."""
-        for page in self._pages(self._stub.ListPolicyVersions, pb.ListPolicyVersionsRequest(tenant=tenant)):
+        for page in self._pages(self._stub.ListPolicyVersions, made(pb.ListPolicyVersionsRequest, tenant=tenant)):
             yield from page.policy_versions
 
     def activate_policy_version(
@@ -225,7 +234,7 @@ class AdminClient:
     ) -> policy_pb2.PolicyVersion:
         """Let a version decide from now on; the etag is the tenant's."""
         note = self._note(reason)
-        request = pb.ActivatePolicyVersionRequest(tenant=tenant, number=number, etag=etag, note=note)
+        request = made(pb.ActivatePolicyVersionRequest, tenant=tenant, number=number, etag=etag, note=note)
         return self._call(self._stub.ActivatePolicyVersion, request).policy_version
 
     def simulate_policy(
@@ -237,13 +246,16 @@ class AdminClient:
         since: timedelta | None = None,
     ) -> pb.SimulatePolicyResponse:
         """What would change with another policy: for these assets, or else for what was protected lately."""
-        request = pb.SimulatePolicyRequest(tenant=tenant, assets=[_exchange.asset_message(asset) for asset in assets])
-        if isinstance(candidate, int):
-            request.number = candidate
-        else:
-            request.policy.CopyFrom(candidate)
-        if since is not None:
-            request.since.FromTimedelta(since)
+        request = made(
+            pb.SimulatePolicyRequest, tenant=tenant, assets=[_exchange.asset_message(asset) for asset in assets]
+        )
+        with _exchange.sendable():
+            if isinstance(candidate, int):
+                request.number = candidate
+            else:
+                request.policy.CopyFrom(candidate)
+            if since is not None:
+                request.since.FromTimedelta(since)
         return self._call(self._stub.SimulatePolicy, request)
 
     # Service principals
@@ -253,12 +265,12 @@ class AdminClient:
     ) -> tenant_pb2.ServicePrincipal:
         """Add a service principal."""
         note = self._note(reason)
-        request = pb.CreateServicePrincipalRequest(id=principal, display_name=display_name, note=note)
+        request = made(pb.CreateServicePrincipalRequest, id=principal, display_name=display_name, note=note)
         return self._call(self._stub.CreateServicePrincipal, request).service_principal
 
     def get_service_principal(self, principal: str) -> tenant_pb2.ServicePrincipal:
         """A service principal."""
-        request = pb.GetServicePrincipalRequest(service_principal=principal)
+        request = made(pb.GetServicePrincipalRequest, service_principal=principal)
         return self._call(self._stub.GetServicePrincipal, request).service_principal
 
     def list_service_principals(self) -> Iterator[tenant_pb2.ServicePrincipal]:
@@ -270,35 +282,39 @@ class AdminClient:
         self, principal: str, etag: str, *, display_name: str, reason: str = ""
     ) -> tenant_pb2.ServicePrincipal:
         """Rename a service principal."""
-        request = pb.UpdateServicePrincipalRequest(
-            service_principal=principal, etag=etag, display_name=display_name, note=self._note(reason)
+        request = made(
+            pb.UpdateServicePrincipalRequest,
+            service_principal=principal,
+            etag=etag,
+            display_name=display_name,
+            note=self._note(reason),
         )
         return self._call(self._stub.UpdateServicePrincipal, request).service_principal
 
     def delete_service_principal(self, principal: str, etag: str, *, reason: str = "") -> None:
         """Delete a service principal."""
         note = self._note(reason)
-        request = pb.DeleteServicePrincipalRequest(service_principal=principal, etag=etag, note=note)
+        request = made(pb.DeleteServicePrincipalRequest, service_principal=principal, etag=etag, note=note)
         self._call(self._stub.DeleteServicePrincipal, request)
 
     # Documents and the audit trail
 
     def apply_tenants(self, document: str, *, dry_run: bool = False, reason: str = "") -> pb.ApplyTenantsResponse:
         """Make tenants as a tenants file says, all at once or not at all; tells each difference."""
-        request = pb.ApplyTenantsRequest(document=document, dry_run=dry_run, note=self._note(reason))
+        request = made(pb.ApplyTenantsRequest, document=document, dry_run=dry_run, note=self._note(reason))
         return self._call(self._stub.ApplyTenants, request)
 
     def export_tenants(self, tenants: Iterable[str] = ()) -> str:
         """The tenants file that says what there is, of all tenants or of some."""
-        return self._call(self._stub.ExportTenants, pb.ExportTenantsRequest(tenants=tenants)).document
+        return self._call(self._stub.ExportTenants, made(pb.ExportTenantsRequest, tenants=listed(tenants))).document
 
     def list_audit_records(
         self, tenant: str = "", *, start: datetime | None = None, end: datetime | None = None
     ) -> Iterator[audit_record_pb2.AuditRecord]:
         """Audit records in the order of their times: a tenant's, or everybody's."""
-        request = pb.ListAuditRecordsRequest(tenant=tenant)
-        _set_time(request, "start_time", start)
-        _set_time(request, "end_time", end)
+        request = made(pb.ListAuditRecordsRequest, tenant=tenant)
+        set_time(request, "start_time", start)
+        set_time(request, "end_time", end)
         for page in self._pages(self._stub.ListAuditRecords, request):
             yield from page.records
 
@@ -315,7 +331,7 @@ class AdminClient:
         self.close()
 
     def _note(self, reason: str) -> pb.ChangeNote:
-        return pb.ChangeNote(author=self._author, reason=reason)
+        return made(pb.ChangeNote, author=self._author, reason=reason)
 
     def _call(self, method: Callable[..., M], request: Message) -> M:
         try:
@@ -331,11 +347,3 @@ class AdminClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
-
-
-def _set_time(request: Any, field: str, time: datetime | None) -> None:
-    if time is None:
-        return
-    if time.tzinfo is None:
-        raise errors.InvalidRequest(f"{field} needs a time zone: datetime(..., tzinfo=UTC)")
-    getattr(request, field).FromDatetime(time)

@@ -222,7 +222,7 @@ def audit_record(row: AuditRow) -> audit_record_pb2.AuditRecord:
         message.request_id = str(fields.get("request_id", ""))
         if facts := fields.get("asset"):
             message.asset.CopyFrom(_recorded_asset(message.tenant, facts))
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         pass
     return message
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from ownkey.v1 import admin_service_pb2 as pb
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.rpc import admin_convert, convert, page_tokens
+from ownkey_server.rpc import admin_convert, convert, page_tokens, pages
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.key_service import Context
 from ownkey_server.service.administration.audit_trail import AuditTrail
@@ -71,8 +71,9 @@ class AdminServicer:
         request = self._parser.parse(raw, pb.ListTenantsRequest)
         size = page_tokens.page_size(request)
         found = await self._services.tenants.list(page_tokens.decode(request, str, ""), size + 1)
-        more = page_tokens.encode(request, found[size - 1].id) if len(found) > size else ""
-        return pb.ListTenantsResponse(tenants=map(admin_convert.tenant, found[:size]), next_page_token=more)
+        page = pages.cut(map(admin_convert.tenant, found), size)
+        more = page_tokens.encode(request, page[-1].id) if len(page) < len(found) else ""
+        return pb.ListTenantsResponse(tenants=page, next_page_token=more)
 
     async def UpdateTenant(self, raw: bytes, context: Context) -> Message:
         """Change a tenant."""
@@ -166,10 +167,11 @@ class AdminServicer:
     async def ListGroups(self, raw: bytes, context: Context) -> Message:  # noqa: ARG002
         """List a tenant's groups."""
         request = self._parser.parse(raw, pb.ListGroupsRequest)
-        size = page_tokens.page_size(request)
+        size = min(page_tokens.page_size(request), pages.MOST_GROUPS)
         found = await self._services.groups.list(request.tenant, page_tokens.decode(request, str, ""), size + 1)
-        more = page_tokens.encode(request, found[size - 1].id) if len(found) > size else ""
-        return pb.ListGroupsResponse(groups=map(admin_convert.group, found[:size]), next_page_token=more)
+        page = pages.cut(map(admin_convert.group, found), size)
+        more = page_tokens.encode(request, page[-1].id) if len(page) < len(found) else ""
+        return pb.ListGroupsResponse(groups=page, next_page_token=more)
 
     async def UpdateGroup(self, raw: bytes, context: Context) -> Message:
         """Say anew who is in a group."""
@@ -210,12 +212,12 @@ class AdminServicer:
     async def ListPolicyVersions(self, raw: bytes, context: Context) -> Message:  # noqa: ARG002
         """List versions of a policy."""
         request = self._parser.parse(raw, pb.ListPolicyVersionsRequest)
-        size = page_tokens.page_size(request)
+        size = min(page_tokens.page_size(request), pages.MOST_POLICY_VERSIONS)
         before = page_tokens.decode(request, int, 0) or None
         found = await self._services.policies.list(request.tenant, before, size + 1)
-        more = page_tokens.encode(request, found[size - 1].number) if len(found) > size else ""
-        versions = map(admin_convert.policy_version, found[:size])
-        return pb.ListPolicyVersionsResponse(policy_versions=versions, next_page_token=more)
+        page = pages.cut(map(admin_convert.policy_version, found), size)
+        more = page_tokens.encode(request, page[-1].number) if len(page) < len(found) else ""
+        return pb.ListPolicyVersionsResponse(policy_versions=page, next_page_token=more)
 
     async def ActivatePolicyVersion(self, raw: bytes, context: Context) -> Message:
         """Put a version of a policy in force."""
@@ -255,9 +257,9 @@ class AdminServicer:
         request = self._parser.parse(raw, pb.ListServicePrincipalsRequest)
         size = page_tokens.page_size(request)
         found = await self._services.principals.list(page_tokens.decode(request, str, ""), size + 1)
-        more = page_tokens.encode(request, found[size - 1].id) if len(found) > size else ""
-        principals = map(admin_convert.principal, found[:size])
-        return pb.ListServicePrincipalsResponse(service_principals=principals, next_page_token=more)
+        page = pages.cut(map(admin_convert.principal, found), size)
+        more = page_tokens.encode(request, page[-1].id) if len(page) < len(found) else ""
+        return pb.ListServicePrincipalsResponse(service_principals=page, next_page_token=more)
 
     async def UpdateServicePrincipal(self, raw: bytes, context: Context) -> Message:
         """Rename a service principal."""
@@ -285,7 +287,7 @@ class AdminServicer:
         """Write what there is as a document."""
         request = self._parser.parse(raw, pb.ExportTenantsRequest)
         document = await self._services.configuration.export(list(request.tenants))
-        return pb.ExportTenantsResponse(document=document)
+        return pb.ExportTenantsResponse(document=pages.require_sendable(document))
 
     async def ListAuditRecords(self, raw: bytes, context: Context) -> Message:  # noqa: ARG002
         """List audit records."""
@@ -294,5 +296,6 @@ class AdminServicer:
         start, end = admin_convert.time(request, "start_time"), admin_convert.time(request, "end_time")
         after = page_tokens.decode_cursor(request)
         rows = await self._services.audit_trail.list(request.tenant, start, end, after, size + 1)
-        more = page_tokens.encode(request, list(rows[size - 1].cursor)) if len(rows) > size else ""
-        return pb.ListAuditRecordsResponse(records=map(admin_convert.audit_record, rows[:size]), next_page_token=more)
+        page = pages.cut(map(admin_convert.audit_record, rows), size)
+        more = page_tokens.encode(request, list(rows[len(page) - 1].cursor)) if len(page) < len(rows) else ""
+        return pb.ListAuditRecordsResponse(records=page, next_page_token=more)

@@ -7,11 +7,11 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from ownkey.v1 import key_service_pb2
+from ownkey.v1 import admin_service_pb2, key_service_pb2
 from support.rpc import Rpc
 
 
-@pytest.mark.parametrize("service", ["", "ownkey.v1.KeyService"])
+@pytest.mark.parametrize("service", ["", "ownkey.v1.KeyService", "ownkey.v1.AdminService"])
 async def test_the_server_says_that_it_serves(rpc: Rpc, service: str) -> None:
     stub = health_pb2_grpc.HealthStub(rpc.channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
@@ -31,10 +31,14 @@ async def test_reflection_lists_the_services(rpc: Rpc) -> None:
     assert names == {"ownkey.v1.KeyService", "ownkey.v1.AdminService"} | standard
 
 
-METHODS = [method.full_name for method in key_service_pb2.DESCRIPTOR.services_by_name["KeyService"].methods]
+SERVICES = (
+    key_service_pb2.DESCRIPTOR.services_by_name["KeyService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+)
+SYMBOLS = [name for service in SERVICES for name in (service.full_name, *(one.full_name for one in service.methods))]
 
 
-@pytest.mark.parametrize("symbol", ["ownkey.v1.KeyService", "ownkey.v1.Asset", "grpc.health.v1.Health", *METHODS])
+@pytest.mark.parametrize("symbol", ["ownkey.v1.Asset", "grpc.health.v1.Health", *SYMBOLS])
 async def test_reflection_knows_every_symbol_with_its_rules(rpc: Rpc, symbol: str) -> None:
     answer = await ask(rpc, file_containing_symbol=symbol)
     raw = answer.file_descriptor_response.file_descriptor_proto[0]

@@ -71,14 +71,14 @@ def read_text(source: Path) -> str:
 
 def show(shared: Shared, message: Message, **shown: object) -> None:
     """Answer with one thing: all of it for machines, and for people what ``shown`` says."""
-    lines = {name.replace("_", " "): _short(value) for name, value in shown.items()}
+    lines = {name.replace("_", " "): one_line(value) for name, value in shown.items()}
     shared.output.answer(values(message), lines)
 
 
 def show_all(shared: Shared, name: str, messages: Iterable[Message], line: Callable[[Any], tuple[str, str]]) -> None:
     """Answer with many things: a line of people's each, or all of them in one JSON object."""
     found = list(messages)
-    lines: Mapping[str, object] = dict(line(one) for one in found)
+    lines: Mapping[str, object] = {key: one_line(value) for key, value in (line(one) for one in found)}
     shared.output.answer({name: [values(one) for one in found]}, lines or {name.replace("_", " "): "none"})
 
 
@@ -87,9 +87,10 @@ def gone(shared: Shared, resource: str) -> None:
     shared.output.answer({"deleted": resource}, {"deleted": resource})
 
 
-def _short(value: object) -> object:
-    if isinstance(value, str | int | float) or value is None:
-        return value
+def one_line(value: object) -> object:
+    """What stands in one line of an answer: a name with a line feed must not look like another."""
+    if isinstance(value, str):
+        return value.replace("\n", "\\n")
     if isinstance(value, Iterable):
-        return ", ".join(str(one) for one in value)
+        return one_line(", ".join(str(one) for one in value))
     return value

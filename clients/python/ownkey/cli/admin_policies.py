@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ownkey.cli.admin_options import change_options, document_option, etag_option, read_text, show, show_all
+from ownkey.cli.admin_options import change_options, document_option, etag_option, one_line, read_text, show, show_all
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.messages import enum_number, names_of, values
 from ownkey.cli.options import tenant_option
@@ -19,6 +19,11 @@ from ownkey.v1 import asset_pb2, policy_pb2
 
 _ENUMS = {"asset_classes": asset_pb2.AssetClass.DESCRIPTOR, "origins": asset_pb2.AssetOrigin.DESCRIPTOR}
 _RULE_FIELDS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields}
+_LISTS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields if field.is_repeated}
+_TIMES = ("created_from", "created_before")
+_NUMBER = click.IntRange(min=1, max=2**31 - 1)
+MAX_DAYS = 3660
+_FACTS = {"class", "id", "origin", "user", "group", "create_time"}
 
 
 @click.group(no_args_is_help=True)
@@ -36,13 +41,18 @@ def read_policy(source: Path) -> policy_pb2.Policy:
         document = tomllib.loads(read_text(source))
     except tomllib.TOMLDecodeError as error:
         raise click.UsageError(f"{source} is not valid TOML: {error}") from None
-    made = policy_pb2.Policy(default_use=str(document.pop("default", "deny")))
-    for number, rule in enumerate(document.pop("rules", [])):
-        _add_rule(made, rule, f"{source}: rules[{number}]")
+    default, rules = document.pop("default", "deny"), document.pop("rules", [])
     if document:
         raise click.UsageError(
             f"{source}: there is no {next(iter(document))!r} in a policy, only default and [[rules]]"
         )
+    if not isinstance(default, str):
+        raise click.UsageError(f'{source}: default must be a text, such as "deny" or "key:main"')
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise click.UsageError(f"{source}: rules must be tables, each below a line [[rules]] with two brackets")
+    made = policy_pb2.Policy(default_use=default)
+    for number, rule in enumerate(rules):
+        _add_rule(made, rule, f"{source}: rules[{number}]")
     return made
 
 
@@ -51,6 +61,10 @@ def _add_rule(made: policy_pb2.Policy, rule: dict[str, Any], at: str) -> None:
     if unknown:
         raise click.UsageError(f"{at}: there is no {unknown[0]!r} in a rule, only {', '.join(sorted(_RULE_FIELDS))}")
     fields = dict(rule)
+    for name, value in rule.items():
+        wanted = _wanted(name, value)
+        if wanted:
+            raise click.UsageError(f"{at}: {name} must be {wanted}")
     for name, kind in _ENUMS.items():
         try:
             fields[name] = [enum_number(kind, one) for one in fields.get(name, [])]
@@ -58,13 +72,24 @@ def _add_rule(made: policy_pb2.Policy, rule: dict[str, Any], at: str) -> None:
             raise click.UsageError(
                 f"{at}.{name}: there is no {error}; there are: {', '.join(names_of(kind))}"
             ) from None
-    for name in ("created_from", "created_before"):
-        if isinstance(fields.get(name), date | datetime):
+    for name in _TIMES:
+        if isinstance(fields.get(name), date):
             fields[name] = fields[name].isoformat()
-    try:
-        made.rules.add(**fields)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(f"{at}: {error}") from None
+    made.rules.add(**fields)
+
+
+def _wanted(name: str, value: object) -> str:
+    """What a field of a rule must be; empty if it is that. A text is no list of its letters."""
+    match value:
+        case str():
+            return 'a list, such as ["..."]' if name in _LISTS else ""
+        case list() if name in _LISTS:
+            return "" if all(isinstance(one, str) for one in value) else "a list of texts"
+        case date() if name in _TIMES:
+            return ""
+    if name in _TIMES:
+        return 'a time such as 2026-01-31T00:00:00Z, or "enrolment"'
+    return "a list of texts" if name in _LISTS else "a text"
 
 
 def _show_version(shared: Shared, found: policy_pb2.PolicyVersion) -> None:
@@ -74,8 +99,8 @@ def _show_version(shared: Shared, found: policy_pb2.PolicyVersion) -> None:
     }
     lines = {
         "version": f"{found.number}{' (in force)' if found.in_force else ''}",
-        "author": found.author,
-        "reason": found.reason,
+        "author": one_line(found.author),
+        "reason": one_line(found.reason),
         **rules,
         "default": found.policy.default_use or "deny",
     }
@@ -123,9 +148,7 @@ def list_versions(shared: Shared, tenant: str) -> None:
 
 @policy.command("show")
 @tenant_option
-@click.option(
-    "--version", "number", type=click.IntRange(min=1), default=None, help="Its number; else the one in force."
-)
+@click.option("--version", "number", type=_NUMBER, default=None, help="Its number; else the one in force.")
 @shared_options
 @click.pass_obj
 def show_version(shared: Shared, tenant: str, number: int | None) -> None:
@@ -135,7 +158,7 @@ def show_version(shared: Shared, tenant: str, number: int | None) -> None:
 
 
 @policy.command("activate")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=_NUMBER)
 @tenant_option
 @etag_option
 @change_options
@@ -150,7 +173,7 @@ def activate_version(shared: Shared, number: int, tenant: str, etag: str, author
 
 @policy.command()
 @tenant_option
-@click.option("--version", "number", type=click.IntRange(min=1), default=None, help="A stored version to compare with.")
+@click.option("--version", "number", type=_NUMBER, default=None, help="A stored version to compare with.")
 @click.option(
     "-f",
     "--file",
@@ -160,7 +183,7 @@ def activate_version(shared: Shared, number: int, tenant: str, etag: str, author
 )
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=MAX_DAYS),
     default=7.0,
     show_default=True,
     help="How far back the audit trail is looked at.",
@@ -188,8 +211,14 @@ def simulate(
 
 
 def _facts(tenant: str, path: Path) -> list[Asset]:
+    wrong = click.UsageError(
+        f'{path} must hold a list of assets such as [{{"class": "phone_recording", "id": "x", "user": "u"}}], with no'
+        f" other facts than {', '.join(sorted(_FACTS))}"
+    )
     try:
         listed = json.loads(read_text(path))
+        if not isinstance(listed, list) or not all(_is_asset(one) for one in listed):
+            raise wrong
         return [
             Asset(
                 tenant,
@@ -202,6 +231,11 @@ def _facts(tenant: str, path: Path) -> list[Asset]:
             )
             for one in listed
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        wanted = '[{"class": "phone_recording", "id": "x", "user": "u"}]'
-        raise click.UsageError(f"{path} must hold a list of assets such as {wanted}: {error!r}") from None
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from None
+
+
+def _is_asset(facts: object) -> bool:
+    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
+        return False
+    return {"class", "id"} <= facts.keys() <= _FACTS

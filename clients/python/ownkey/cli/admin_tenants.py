@@ -134,11 +134,12 @@ def update_tenant(
     shared: Shared, /, tenant_id: str, display_name: str | None, etag: str, author: str, reason: str, **gate: Any
 ) -> None:
     """Change a tenant. What is left out stays as it is."""
+    call_gate = _gate_of(gate)
+    if display_name is None and call_gate is None:
+        raise click.UsageError("nothing to change: give --display-name or --gate")
     with shared.admin(author) as client:
         etag = etag or client.get_tenant(tenant_id).etag
-        changed = client.update_tenant(
-            tenant_id, etag, display_name=display_name, call_gate=_gate_of(gate), reason=reason
-        )
+        changed = client.update_tenant(tenant_id, etag, display_name=display_name, call_gate=call_gate, reason=reason)
     _show_tenant(shared, changed)
 
 
@@ -221,8 +222,12 @@ def update_group(
     reason: str,
 ) -> None:
     """Change who is in a group."""
+    if not (add or remove):
+        raise click.UsageError("nothing to change: give --add or --remove")
     with shared.admin(author) as client:
         before = client.get_group(tenant, group_id)
+        for user in sorted(set(remove) - set(before.users)):
+            shared.output.note(f"ownkey: note: {user!r} was not in the group")
         users = (set(before.users) | set(add)) - set(remove)
         changed = client.update_group(tenant, group_id, etag or before.etag, sorted(users), reason=reason)
     _show_group(shared, changed)
