@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
@@ -32,6 +34,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(message)s"
 # Whatever ends these has its reason in one line or a few, and needs no traceback.
 _REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, SinkError, OwnkeyError)
+END_SECONDS = 2.0
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
 _config_option = click.option(
@@ -100,10 +103,24 @@ def serve(config: Path, log_level: str, workers: int) -> None:
                 runner.run(serve_until_signal(settings, share_port=True, on_serving=worker.tell_serving))
             else:
                 runner.run(serve_until_signal(settings))
+            _end_for_certain()
     except DatabaseUnavailable as error:
         raise click.ClickException(f"{error}: {error.cause}") from error
     except (*_REFUSALS, WorkersError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _end_for_certain() -> None:
+    """End the process even when a thread waits for a database that hangs: the interpreter would wait for the thread."""
+
+    def end() -> None:
+        logging.getLogger(__name__).warning("a thread still waits for something that hangs: ended without it")
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(END_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

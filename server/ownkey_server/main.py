@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.clock import Clock, system_clock
@@ -43,10 +44,13 @@ from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options
 from ownkey_server.storage import tenants_file, upgrade
+from ownkey_server.storage.audit_keeper import AuditKeeper
 from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
+from ownkey_server.storage.audit_sink import SinkError
 from ownkey_server.storage.audit_writer import AuditWriter, require_known_signer
 from ownkey_server.storage.change_feed import ChangeFeed
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.documents import TenantsDocument
 from ownkey_server.storage.views import Changes, TenantViews
 
 _log = logging.getLogger(__name__)
@@ -109,11 +113,11 @@ async def running_server(
             core.directory, core.ring, core.board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
         )
         stack.push_async_callback(probes.close)
+        await stack.enter_async_context(_looked_after(core))
         server = await Server.start(_options(settings, share_port), _services(core, probes), _admin_services(core))
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
-        await stack.enter_async_context(_looked_after(core))
         # " on " is for the process that speaks for the port: tools find the address by it.
         where = "sharing" if share_port else "on"
         _log.info("serving from %s %s %s", core.database.place, where, server.address)
@@ -161,10 +165,14 @@ def open_database(settings: Settings) -> Database:
         DatabaseUnavailable: It does not answer.
     """
     database = Database(settings.storage.url, connections=settings.storage.connections)
-    if database.is_sqlite and upgrade.present(database) is None:
-        upgrade.upgrade(database)
-        _log.info("made %s", database.place)
-    upgrade.require_newest(database)
+    try:
+        if database.is_sqlite and upgrade.present(database) is None:
+            upgrade.upgrade(database)
+            _log.info("made %s", database.place)
+        upgrade.require_newest(database)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -197,7 +205,12 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             max_age=settings.storage.view_max_age_seconds,
         )
         ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds))
-        desk = Desk(database, audit, directory, clock, executor)
+        # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
+        offices = ThreadPoolExecutor(2, "administration")
+        stack.callback(offices.shutdown, wait=False)
+        registry = Database(settings.storage.url, connections=2)
+        stack.callback(registry.close)
+        desk = Desk(registry, audit, directory, clock, offices)
         yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, audit, desk)
 
 
@@ -222,13 +235,19 @@ async def _take_over_tenants(core: Core) -> None:
     document = tenants_file.parse(text, str(path), core.kinds)
     places = [document.provider_key]
     places += [place for tenant in document.tenants for key in tenant.keys for place in (key, *key.replicas)]
-    new = {name: store for name, store in core.stores.items() if isinstance(store, EmbeddedKeyStore) and store.is_new}
-    for place in places:
+    with contextlib.ExitStack() as firsts:
+        embedded = {name: store for name, store in core.stores.items() if isinstance(store, EmbeddedKeyStore)}
         # In a store that has, or had, keys, a missing one is not made anew: its content would be lost without a word.
-        if place.key_store in new:
-            await new[place.key_store].create(place.reference)
-            _log.info("made key %r in key store %r", place.reference, place.key_store)
-    plan = await core.configuration().apply(FIRST_ACT, text, dry_run=False)
+        new = {name for name, store in embedded.items() if firsts.enter_context(store.first_start())}
+        for place in places:
+            if place.key_store in new and not embedded[place.key_store].has(place.reference):
+                await embedded[place.key_store].create(place.reference)
+                _log.info("made key %r in key store %r", place.reference, place.key_store)
+        await _apply_first(core, text, path, document)
+
+
+async def _apply_first(core: Core, text: str, path: Path, document: TenantsDocument) -> None:
+    plan = await core.configuration().apply(FIRST_ACT, text, dry_run=False, most=None)
     if plan.applied:
         _log.info("took over what %s says of %s", path, ", ".join(one.id for one in document.tenants[:10]))
 
@@ -258,15 +277,23 @@ async def _fed(core: Core, revision: int) -> AsyncIterator[None]:
 async def _looked_after(core: Core) -> AsyncIterator[None]:
     """While the block runs, the audit trail is sealed, signed, copied and pruned as it becomes due."""
     database = Database(core.settings.storage.url, connections=2)
-    keeper = open_keeper(database, core.signer, core.clock, core.settings.audit)
     thread = ThreadPoolExecutor(1, "audit-keeper")
     loop = asyncio.get_running_loop()
+    keepers: list[AuditKeeper] = []
+
+    def one_round() -> None:
+        # Opened here and not at the start: a sink that hangs must hold up nobody, and one that is away nothing else.
+        if not keepers:
+            keepers.append(open_keeper(database, core.signer, core.clock, core.settings.audit))
+        keepers[0].keep()
 
     async def keep() -> None:
         while True:
             await asyncio.sleep(core.settings.audit.checkpoint_seconds)
             try:
-                await loop.run_in_executor(thread, keeper.keep)
+                await loop.run_in_executor(thread, one_round)
+            except SinkError as error:
+                _log.error("the audit trail is not looked after, for its sink cannot be used: %s", error)
             except DatabaseUnavailable as error:
                 _log.warning("the audit trail was not looked after: %s", error.cause)
             except Exception:  # noqa: BLE001 - logged whole
@@ -277,7 +304,8 @@ async def _looked_after(core: Core) -> AsyncIterator[None]:
         yield
     finally:
         await _cancel(task)
-        await asyncio.to_thread(thread.shutdown)
+        # What it is at can be done again; it holds up no drain.
+        thread.shutdown(wait=False)
         database.close()
 
 

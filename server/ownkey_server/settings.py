@@ -218,6 +218,8 @@ def _describe(error: Any) -> str:
         message = "there is no such setting"
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
+    if place == "storage.url":
+        shown = ""  # it may hold the password that it is refused for
     return f"{place}: {message}{shown}"
 
 

@@ -299,9 +299,15 @@ class AdminClient:
 
     # Documents and the audit trail
 
-    def apply_tenants(self, document: str, *, dry_run: bool = False, reason: str = "") -> pb.ApplyTenantsResponse:
-        """Make tenants as a tenants file says, all at once or not at all; tells each difference."""
-        request = made(pb.ApplyTenantsRequest, document=document, dry_run=dry_run, note=self._note(reason))
+    def apply_tenants(
+        self, document: str, *, dry_run: bool = False, etag: str = "", reason: str = ""
+    ) -> pb.ApplyTenantsResponse:
+        """Make tenants as a tenants file says, all at once or not at all; tells each difference.
+
+        With the etag of an earlier answer, nothing is done if anything was changed since.
+        """
+        note = self._note(reason)
+        request = made(pb.ApplyTenantsRequest, document=document, dry_run=dry_run, etag=etag, note=note)
         return self._call(self._stub.ApplyTenants, request)
 
     def export_tenants(self, tenants: Iterable[str] = ()) -> str:

@@ -13,13 +13,15 @@ What it means when a key does not work:
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 PROVIDER_ID = "ownkey-embedded"
 KEY_LENGTH = 32
+FIRST_START_SUFFIX = ".first-start"
 NOTE_SUFFIX = ".has-keys"
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -92,6 +95,26 @@ class EmbeddedKeyStore:
         beside it.
         """
         return not self._note.exists() and (not self._directory.exists() or not any(self._directory.iterdir()))
+
+    @contextlib.contextmanager
+    def first_start(self) -> Iterator[bool]:
+        """Whether keys that are missing may be made: at the first start, however often that is cut off.
+
+        A marker stands beside the directory until the block has ended well. Processes that start at once go one by one.
+        """
+        marker = self._directory.with_name(self._directory.name + FIRST_START_SUFFIX)
+        if not (self.is_new or marker.exists()):
+            yield False
+            return
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        with marker.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield self.is_new or marker.exists()
+            marker.unlink(missing_ok=True)
+
+    def has(self, reference: str) -> bool:
+        """Whether there is a key of that name, disabled or not."""
+        return self._path(reference, "key").exists()
 
     @property
     def _note(self) -> Path:

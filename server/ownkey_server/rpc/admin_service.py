@@ -280,8 +280,10 @@ class AdminServicer:
         """Make tenants as a document says."""
         request = self._parser.parse(raw, pb.ApplyTenantsRequest)
         act = admin_convert.act(request.note, context.peer())
-        plan = await self._services.configuration.apply(act, request.document, dry_run=request.dry_run)
-        return pb.ApplyTenantsResponse(steps=map(admin_convert.step, plan.steps), applied=plan.applied)
+        plan = await self._services.configuration.apply(
+            act, request.document, dry_run=request.dry_run, etag=request.etag
+        )
+        return pb.ApplyTenantsResponse(steps=map(admin_convert.step, plan.steps), applied=plan.applied, etag=plan.etag)
 
     async def ExportTenants(self, raw: bytes, context: Context) -> Message:  # noqa: ARG002
         """Write what there is as a document."""

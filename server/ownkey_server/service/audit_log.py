@@ -89,7 +89,9 @@ class AuditLog:
         self._impaired = ""
         self._lost = 0
         self._closing = False
+        self._in_hand = 0
         self._task: asyncio.Task[None] | None = None
+        self._living: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin the chain: a server that cannot record does not start.
@@ -100,6 +102,8 @@ class AuditLog:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._writer.write, [])
         self._task = loop.create_task(self._run(), name="audit")
+        writers = ((self._thread, self._writer), (self._changes_thread, self._changes))
+        self._living = [loop.create_task(self._tell_life(*one), name="audit-life") for one in writers]
 
     @property
     def impaired(self) -> str:
@@ -160,12 +164,14 @@ class AuditLog:
         """Write what waits, if that is possible within the patience, and end the chains."""
         self._closing = True
         self._wake.set()
+        for living in self._living:
+            living.cancel()
         if self._task is not None:
             done, _ = await asyncio.wait({self._task}, timeout=self._patience)
             if not done:
                 self._task.cancel()
                 await asyncio.wait({self._task})
-                _log.error("%d audit records of failed calls were not written", len(self._waiting))
+                _log.error("%d audit records of failed calls were not written", self._in_hand + len(self._waiting))
         loop = asyncio.get_running_loop()
         for thread, writer in ((self._thread, self._writer), (self._changes_thread, self._changes)):
             try:
@@ -181,29 +187,31 @@ class AuditLog:
                 if self._closing:
                     return
                 self._wake.clear()
-                await self._woken_or_idle()
+                await self._wake.wait()
                 continue
             if crowded and not self._closing:
                 await asyncio.sleep(self._linger)
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             crowded = len(batch) >= CROWD
+            self._in_hand = len(batch)
             try:
                 await self._make_durable(batch)
             except Exception:  # noqa: BLE001 - logged whole
                 # A defect of ours must not leave callers waiting for ever, nor end the trail.
                 _log.exception("the audit trail failed")
                 self._impair(batch, "see the service's log")
+            self._in_hand = 0
 
-    async def _woken_or_idle(self) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), SEEN_SECONDS)
-        except TimeoutError:
-            # Nothing to write for a while: the chain is still ours.
-            for thread, writer in ((self._thread, self._writer), (self._changes_thread, self._changes)):
-                try:
-                    await asyncio.get_running_loop().run_in_executor(thread, writer.seen)
-                except DatabaseUnavailable as error:
-                    _log.warning("the database does not answer: %s", error.cause)
+    async def _tell_life(self, thread: ThreadPoolExecutor, writer: Writer) -> None:
+        """Say again and again that a chain has not ended, though nothing is written to it. Holds up nobody."""
+        while True:
+            await asyncio.sleep(SEEN_SECONDS)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, writer.seen)
+            except DatabaseUnavailable as error:
+                _log.warning("the database does not answer: %s", error.cause)
+            except Exception:  # noqa: BLE001 - logged whole
+                _log.exception("a chain's life could not be told")
 
     async def _make_durable(self, batch: list[tuple[AuditRecord, asyncio.Future[None] | None]]) -> None:
         """Write one batch, however long it takes; its callers wait no longer than their patience."""

@@ -6,6 +6,7 @@ The order is the promise: an emergency call is allowed before anything else is l
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -69,6 +70,10 @@ WORST_FIRST = (
 )
 # An emergency call waits no longer for the tenant's own numbers.
 EMERGENCY_SECONDS = 0.25
+# Of a tenant that cannot be looked up: every country's numbers, also behind the digits that mostly get an outside line.
+UNKNOWN_GATE = CallGate(outside_line_prefixes=("0", "8", "9"))
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +193,10 @@ class CallGateKeeper:
         if tenant is None:
             try:
                 tenant = await asyncio.wait_for(self._directory.tenant(tenant_id), EMERGENCY_SECONDS)
-            except (OwnkeyError, TimeoutError):
-                return CallGate()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is nothing to hold up an emergency call
+                if not isinstance(error, OwnkeyError | TimeoutError):
+                    _log.exception("the call gate of tenant %.64r could not be loaded", tenant_id)
+                return UNKNOWN_GATE
         return tenant.call_gate
 
     def _note(self, call: Call, caller: Caller, answer: CallAnswer) -> None:

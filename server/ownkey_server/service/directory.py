@@ -23,17 +23,19 @@ T = TypeVar("T")
 
 LOAD_SECONDS = 5.0
 MAX_SHOWN = 64
+MAX_ABSENT = 1000
 _ID = re.compile(ID_PATTERN)
 
 
 class _View:
-    """A tenant, or the knowledge that there is none, and when it was last asked for."""
+    """A tenant, when it was last asked for, and whether it was changed since it was loaded."""
 
-    __slots__ = ("tenant", "used")
+    __slots__ = ("stale", "tenant", "used")
 
-    def __init__(self, tenant: Tenant | None, used: float) -> None:
+    def __init__(self, tenant: Tenant, used: float) -> None:
         self.tenant = tenant
         self.used = used
+        self.stale = False
 
 
 class Directory:
@@ -62,6 +64,8 @@ class Directory:
         self._max_age = max_age
         self._monotonic = monotonic
         self._views: OrderedDict[str, _View] = OrderedDict()
+        # Ids of no tenant, apart from the tenants: whoever asks for many of them drives nobody out.
+        self._absent: OrderedDict[str, None] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Tenant | None]] = {}
         # Tenants that changed while they were being loaded.
         self._overtaken: set[str] = set()
@@ -109,7 +113,7 @@ class Directory:
         """
         now = self._monotonic()
         view = self._views.get(tenant_id)
-        if view is None:
+        if (view is None or view.stale) and tenant_id not in self._absent:
             if not _ID.fullmatch(tenant_id):
                 raise TenantNotFound(
                     tenant_id[:MAX_SHOWN]
@@ -118,9 +122,11 @@ class Directory:
         else:
             if now - self._whole_at > self._max_age:
                 raise ViewStale(tenant_id, now - self._whole_at)
-            view.used = now
-            self._views.move_to_end(tenant_id)
-            tenant = view.tenant
+            tenant = None
+            if view is not None and tenant_id not in self._absent:
+                view.used = now
+                self._views.move_to_end(tenant_id)
+                tenant = view.tenant
         if tenant is None:
             raise TenantNotFound(tenant_id)
         return tenant
@@ -137,8 +143,7 @@ class Directory:
         for view in reversed(self._views.values()):
             if now - view.used > within:
                 break
-            if view.tenant is not None:
-                keys += view.tenant.keys.values()
+            keys += view.tenant.keys.values()
         return [*keys, self.provider_key]
 
     async def changed(self, began: float, changes: Changes) -> None:
@@ -152,7 +157,9 @@ class Directory:
             DatabaseUnavailable: The provider's key changed, and could not be read.
         """
         if changes.tenants is None:
-            self._views.clear()
+            for view in self._views.values():
+                view.stale = True
+            self._absent.clear()
             self._overtaken.update(self._loading)
         else:
             for tenant in changes.tenants:
@@ -162,8 +169,11 @@ class Directory:
         self._whole_at = max(self._whole_at, began)
 
     def forget(self, tenant_id: str) -> None:
-        """Load the tenant anew when it is asked for next."""
-        self._views.pop(tenant_id, None)
+        """Load the tenant anew when it is asked for next. Until then, its last view serves emergency calls alone."""
+        view = self._views.get(tenant_id)
+        if view is not None:
+            view.stale = True
+        self._absent.pop(tenant_id, None)
         if tenant_id in self._loading:
             self._overtaken.add(tenant_id)
 
@@ -173,6 +183,8 @@ class Directory:
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load_whole(tenant_id))
             self._loading[tenant_id] = task
+            # Whoever asked may have stopped waiting; what became of it is told to whoever asks next.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
     async def _load_whole(self, tenant_id: str) -> Tenant | None:
@@ -186,9 +198,15 @@ class Directory:
             del self._loading[tenant_id]
         # Kept only while changes to it will be heard of; otherwise it serves this once.
         if self.age <= self._max_age:
-            self._views[tenant_id] = _View(tenant, self._monotonic())
-            while len(self._views) > self._capacity:
-                self._views.popitem(last=False)
+            if tenant is None:
+                self._views.pop(tenant_id, None)
+                self._absent[tenant_id] = None
+            else:
+                self._views[tenant_id] = _View(tenant, self._monotonic())
+                self._views.move_to_end(tenant_id)
+            for kept, most in ((self._views, self._capacity), (self._absent, MAX_ABSENT)):
+                while len(kept) > most:
+                    kept.popitem(last=False)
         return tenant
 
     async def _load(self, question: Callable[[], T]) -> T:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # Any number, the same for all instances.
 _LOCK = 0x6B656570
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(:lock)")
+_UNLOCK = sa.text("SELECT pg_advisory_unlock(:lock)")
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -108,9 +110,14 @@ class AuditKeeper:
         if self._database.is_sqlite:
             yield True
             return
-        with self._database.writing() as connection:
-            query = sa.text("SELECT pg_try_advisory_xact_lock(:lock)")
-            yield bool(connection.execute(query, {"lock": _LOCK}).scalar())
+        # A lock of the session and no transaction: that would be ended for idling while files are copied.
+        with self._database.session() as connection:
+            alone = bool(connection.execute(_TRY_LOCK, {"lock": _LOCK}).scalar())
+            try:
+                yield alone
+            finally:
+                if alone:
+                    connection.execute(_UNLOCK, {"lock": _LOCK})
 
     def _round(self) -> Kept:
         now = audit.microseconds(self._clock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -27,6 +28,12 @@ class Signer:
     def sign(self, statement: bytes) -> bytes:
         """64 bytes."""
         return self._private_key.sign(statement)
+
+    @property
+    def public_pem(self) -> bytes:
+        """The public half, in PEM."""
+        public = self._private_key.public_key()
+        return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     @property
     def fingerprint(self) -> str:
@@ -96,14 +103,15 @@ def load_or_make_signer(path: Path) -> tuple[Signer, bool]:
         SigningKeyError: It cannot be used, or not be made.
     """
     if path.exists():
-        return load_signer(path), False
+        signer = load_signer(path)
+        _write_public(path, signer)
+        return signer, False
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     # Written aside and linked into place: of two processes one wins, and nobody reads half a key.
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -117,10 +125,24 @@ def load_or_make_signer(path: Path) -> tuple[Signer, bool]:
             return load_signer(path), False
         finally:
             aside.unlink()
-        public_path(path).write_bytes(public)
     except OSError as error:
         raise SigningKeyError(f"{path}: the audit's signing key cannot be made: {error.strerror}") from error
-    return load_signer(path), True
+    signer = load_signer(path)
+    _write_public(path, signer)
+    return signer, True
+
+
+def _write_public(path: Path, signer: Signer) -> None:
+    """Put the public half beside the key, if it is not there: whoever made the key may have died before that."""
+    public = public_path(path)
+    if public.exists():
+        return
+    aside = public.with_name(f".{public.name}.{secrets.token_hex(4)}")
+    try:
+        aside.write_bytes(signer.public_pem)
+        aside.replace(public)
+    except OSError as error:
+        raise SigningKeyError(f"{public}: the public key cannot be written: {error.strerror}") from error
 
 
 def load_verifier(paths: list[Path]) -> Verifier:

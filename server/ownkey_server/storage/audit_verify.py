@@ -127,7 +127,9 @@ class _Verification:
 
     def _event(self, writer: int, sequence: int, fields: Mapping[str, Any]) -> None:
         """Note what the service itself recorded about its trail."""
-        detail = fields.get("detail", {})
+        detail = fields.get("detail")
+        if not isinstance(detail, dict):
+            return  # nothing that the service writes: the chain's own check tells, or a signature is forged
         if fields.get("action") == Action.CHAIN_BROKEN:
             self._broken.append((writer, sequence, detail))
         elif fields.get("action") == Action.RECORDS_LOST:
@@ -159,6 +161,8 @@ class _Verification:
         """Compare what writers recorded of chains that they found changed with what is there now."""
         for writer, sequence, detail in self._broken:
             place = as_int(detail.get("writer")), as_int(detail.get("sequence"))
+            if max(map(abs, place)) >= 1 << 63:
+                continue
             with self._database.reading() as connection:
                 found = hashes_at(connection, [place]).get(place)
             if found is not None and found.hex() == detail.get("hash"):

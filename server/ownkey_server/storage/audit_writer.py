@@ -28,6 +28,8 @@ from ownkey_server.storage.schema import AUDIT_RECORDS, AUDIT_SEGMENTS, AUDIT_WR
 
 T = TypeVar("T")
 
+# Any number, the same for all instances.
+_START_LOCK = 0x77726974
 _INSERT_SQLITE = "INSERT INTO audit_records (writer, sequence, time, tenant, body, hash) VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_POSTGRESQL = (
     "INSERT INTO audit_records (writer, sequence, time, tenant, body, hash) SELECT * FROM"
@@ -61,7 +63,12 @@ def require_known_signer(database: Database, fingerprints: frozenset[str]) -> No
         description = connection.execute(newest).scalar_one_or_none()
     if description is None:
         return
-    other = json.loads(description)["signing_key"]
+    try:
+        other = str(json.loads(description)["signing_key"])
+    except (ValueError, TypeError, KeyError):
+        raise SigningKeyError(
+            f"{database.place}: the newest writer of the audit trail is no writer of ours: see ownkey audit verify"
+        ) from None
     if other not in fingerprints:
         raise SigningKeyError(
             f"{database.place}: the audit trail is signed by another key ({other[:16]}...) than this instance has: copy"
@@ -85,6 +92,8 @@ class AuditWriter:
         self._head = Head(0, b"")
         # What a transaction whose end we did not see would have made of the head.
         self._perhaps: Head | None = None
+        # What the next chain must begin with.
+        self._owed: list[AuditRecord] = []
 
     @property
     def number(self) -> int:
@@ -144,8 +153,9 @@ class AuditWriter:
         broken, at = self._number, self._head.sequence
         self._number, self._perhaps = 0, None
         detail = {"writer": broken, "sequence": at, "hash": self._head.hash.hex(), "why": why}
-        record = AuditRecord(self._clock(), Action.CHAIN_BROKEN, Result.FAILED, detail=detail)
-        self.write([record])
+        # Owed until it is durable: a failure at this very moment must not make the next chain an ordinary one.
+        self._owed = [AuditRecord(self._clock(), Action.CHAIN_BROKEN, Result.FAILED, detail=detail)]
+        self.write([])
 
     def seen(self) -> None:
         """Note that this writer lives, so that nobody seals its chain."""
@@ -180,16 +190,17 @@ class AuditWriter:
         try:
             with self._database.writing() as connection:
                 self._number, self._head = self._register(connection, now, description)
-                head = self._append(connection, [started])
+                head = self._append(connection, [started, *self._owed])
         except BaseException:
             # If it became durable after all, a chain of one record is left, which harms nobody.
             self._number = 0
             raise
-        self._head = head
+        self._head, self._owed = head, []
 
     def _register(self, connection: Connection, now: datetime, description: Mapping[str, object]) -> tuple[int, Head]:
         if not self._database.is_sqlite:
-            connection.execute(sa.text("LOCK TABLE audit_writers IN SHARE ROW EXCLUSIVE MODE"))
+            # Not the table: who waits for that would hold up every writer behind it.
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _START_LOCK})
         # Records and segments count too: if somebody removed their writers, their numbers must not be taken anew.
         columns = (AUDIT_WRITERS.c.number, AUDIT_RECORDS.c.writer, AUDIT_SEGMENTS.c.writer)
         taken = [connection.execute(sa.select(sa.func.max(column))).scalar() for column in columns]

@@ -44,7 +44,7 @@ class ChangeFeed:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="change-feed", daemon=True)
         self._listening: Connection | None = None
-        self._revision = 0
+        self._revision: int | None = 0
         self._away = False
 
     def start(self, revision: int) -> None:
@@ -72,11 +72,14 @@ class ChangeFeed:
                 if not self._away:
                     _log.error("the database does not answer: %s", error.cause)
                     self._away = True
+                # What answers next may be an older copy, whose numbers have caught up: everything counts as changed.
+                self._revision = None
                 self._hang_up()
                 self._stop.wait(POLL_SECONDS)
             except Exception:  # noqa: BLE001 - logged whole
                 # Without word from here the views grow old, and nothing is decided by them any more.
                 _log.exception("the feed of changes failed")
+                self._revision = None
                 self._hang_up()
                 self._stop.wait(1.0)
         self._hang_up()

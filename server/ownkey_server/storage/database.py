@@ -59,8 +59,8 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Where it is, for people: without a password."""
-        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=True)
+        """Where it is, for people: without options, which may hold anything."""
+        return self.url.set(drivername=self.url.get_backend_name(), query={}).render_as_string(hide_password=True)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -80,6 +80,12 @@ class Database:
         with _told(), self._engine.connect().execution_options(ownkey_write=True) as connection, connection.begin():
             yield connection
 
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection without a transaction: each statement stands for itself. PostgreSQL only."""
+        with _told(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+
     def close(self) -> None:
         """Let go of every connection."""
         self._engine.dispose()
@@ -95,7 +101,7 @@ def parse_url(text: str) -> URL:
         url = make_url(text)
     except exc.ArgumentError:
         raise DatabaseUrlError("must be sqlite:///PATH or postgresql://USER@HOST/NAME") from None
-    if url.password is not None:
+    if url.password is not None or {"password", "sslpassword"} & set(url.query):
         # Settings are read, printed and committed; a file of its own can be guarded.
         raise DatabaseUrlError(
             "must not hold a password: put it into a file as libpq reads it, and add ?passfile=PATH to the URL"
@@ -123,9 +129,14 @@ def _told() -> Iterator[None]:
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         raise DatabaseUnavailable(_cause(error)) from error
     except exc.DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or _is_outage(error.orig):
             raise DatabaseUnavailable(_cause(error)) from error
         raise
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether the database as a whole is at fault: read-only after a failover, rights taken away, a damaged file."""
+    return getattr(error, "sqlstate", None) in ("25006", "42501") or type(error) is sqlite3.DatabaseError
 
 
 def _cause(error: exc.SQLAlchemyError) -> str:
@@ -159,10 +170,12 @@ def _sqlite(url: URL) -> Engine:
 
 def _postgresql(url: URL, connections: int, checked: bool) -> Engine:
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
-    limits = f"-c statement_timeout={PATIENCE}s -c lock_timeout={PATIENCE}s -c synchronous_commit=on"
+    limits = {"statement_timeout": f"{PATIENCE}s", "lock_timeout": f"{PATIENCE}s", "synchronous_commit": "on"}
+    # An instance that froze in a transaction must not hold up the others for long.
+    limits["idle_in_transaction_session_timeout"] = f"{2 * PATIENCE}s"
     return sa.create_engine(
         url,
-        connect_args=options | {"options": limits},
+        connect_args=options | {"options": " ".join(f"-c {name}={value}" for name, value in limits.items())},
         pool_size=connections,
         max_overflow=0,
         pool_timeout=PATIENCE,

@@ -6,6 +6,7 @@ Each table checks what it can see alone; what takes more than one table to see i
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -198,7 +199,7 @@ def describe(error: ValidationError) -> list[tuple[str, str]]:
 
 def repeated(what: str, names: list[str]) -> list[str]:
     """A complaint for each name that stands more than once."""
-    return [f"{what}: {name!r} stands more than once" for name in sorted({n for n in names if names.count(n) > 1})]
+    return [f"{what}: {name!r} stands more than once" for name, count in sorted(Counter(names).items()) if count > 1]
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -113,6 +113,10 @@ class Reader:
         """The number of the last change."""
         return int(self._connection.execute(sa.select(REVISION.c.number)).scalar_one())
 
+    def was_changed(self, tenant: str) -> bool:
+        """Whether a tenant of that id was ever changed, which every tenant was that is, or was."""
+        return self._one(sa.select(CHANGES).where(CHANGES.c.tenant == tenant)) is not None
+
     def changes_since(self, revision: int, limit: int) -> list[tuple[int, str]]:
         """The tenants that were last changed after ``revision``, each with the revision; the oldest first."""
         query = sa.select(CHANGES).where(CHANGES.c.revision > revision).order_by(CHANGES.c.revision).limit(limit)

@@ -66,11 +66,13 @@ class TenantViews:
         with self._database.reading() as connection:
             return Reader(connection).revision()
 
-    def changes_since(self, revision: int) -> Changes:
-        """What changed after ``revision``."""
+    def changes_since(self, revision: int | None) -> Changes:
+        """What changed after ``revision``; everything, when that is None."""
         with self._database.reading() as connection:
             reader = Reader(connection)
             newest = reader.revision()
+            if revision is None:
+                return Changes(newest, None)
             if newest == revision:
                 return Changes(newest, frozenset())
             changed = reader.changes_since(revision, MAX_CHANGES + 1)

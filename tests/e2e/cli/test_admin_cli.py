@@ -77,11 +77,13 @@ def test_a_dry_run_shows_the_difference_and_the_change_makes_it(cli: Cli) -> Non
     (cli.folder / "after.toml").write_text(text.replace('mode = "refuse"', 'mode = "allow_no_recording"'))
     shown = cli.text("apply", "-f", "after.toml", "--dry-run").splitlines()
     assert shown[0].startswith("~ tenants/acme call_gate: ")
-    assert shown[-1] == "1 changes to make; nothing was changed"
+    assert shown[-1].startswith("1 changes to make; nothing was changed. To make just these: --etag ")
+    etag = shown[-1].rpartition(" ")[2]
     assert cli.ok("admin", "tenant", "show", "acme")["call_gate"]["mode"] == "refuse"
     answer = cli.ok("apply", "-f", "after.toml", "--reason", "a trial")
     assert (answer["applied"], [step["kind"] for step in answer["steps"]]) == (True, ["change"])
     assert cli.ok("admin", "tenant", "show", "acme")["call_gate"]["mode"] == "allow_no_recording"
+    assert cli.fail(10, "apply", "-f", "before.toml", "--etag", etag)["reason"] == "ETAG_MISMATCH"
     cli.text("apply", "-f", "before.toml")
     assert cli.text("export") == text
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.settings import EmbeddedSettings, SettingsError, load
+from ownkey_server.storage.database import Database
 
 TEMPLATE = resources.files("ownkey_server").joinpath("templates", "ownkey.toml").read_text(encoding="utf-8")
 
@@ -108,3 +109,23 @@ def test_a_variable_for_a_section_that_is_none_is_told(tmp_path: Path, monkeypat
     monkeypatch.setenv("OWNKEY_SERVER__LISTEN", "127.0.0.1:1")
     with pytest.raises(SettingsError, match="server: Input should be"):
         load(write(tmp_path, TEMPLATE.replace("[server]", "server = 3\n[keys_too]")))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ownkey:hunter2@db/ownkey",
+        "postgresql://ownkey@db/ownkey?password=hunter2",
+        "postgresql://ownkey@db/ownkey?sslpassword=hunter2",
+    ],
+)
+def test_a_password_in_the_database_s_url_is_refused_and_told_nobody(tmp_path: Path, url: str) -> None:
+    text = '[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n[storage]\nurl = "' + url + '"\n'
+    with pytest.raises(SettingsError, match="must not hold a password") as caught:
+        load(write(tmp_path, text))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_the_database_is_is_told_without_its_options() -> None:
+    database = Database("postgresql://ownkey@db.example/ownkey?passfile=/run/secrets/pgpass")
+    assert database.place == "postgresql://ownkey@db.example/ownkey"

@@ -227,3 +227,41 @@ async def test_a_context_that_anybody_sends_does_not_fill_the_trail() -> None:
     assert context["ownkey:tenant"] == "acme"
     assert context["ownkey:truncated"].startswith("201 pairs, sha256 ")
     assert len(writer.records[0].to_bytes()) < 1000
+
+
+async def test_whatever_goes_wrong_while_nothing_is_written_the_trail_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "SEEN_SECONDS", 0.001)
+    writer, tried = ListWriter(), threading.Event()
+
+    def fail() -> None:
+        tried.set()
+        raise RuntimeError("the database is read-only")
+
+    writer.seen = fail  # type: ignore[method-assign]
+    async with started(writer) as log:
+        await asyncio.to_thread(tried.wait, 10)
+        await log.record(record(1))
+    assert writer.records == [record(1)]
+
+
+async def test_a_change_that_hangs_holds_up_no_use_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "SEEN_SECONDS", 0.001)
+    hanging, begun = threading.Event(), threading.Event()
+    changes = ListWriter()
+
+    def hang() -> None:
+        begun.set()
+        hanging.wait(10)
+
+    changes.before_write = hang
+    log = AuditLog(ListWriter(), changes, clock)
+    await log.start()
+    change = asyncio.ensure_future(log.change(lambda _: ([], None)))
+    await asyncio.to_thread(begun.wait, 10)
+    async with asyncio.timeout(2):
+        for number in range(20):
+            await log.record(record(number))
+            await asyncio.sleep(0.002)
+    hanging.set()
+    await change
+    await log.close()

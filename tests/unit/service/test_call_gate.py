@@ -191,3 +191,11 @@ def test_an_emergency_call_connects_and_another_is_an_error_when_the_database_is
     assert gate.ask("999").emergency, "the tenant's country is not known, so that every country's numbers count"
     with pytest.raises(DatabaseUnavailable):
         gate.ask()
+
+
+@pytest.mark.parametrize("callee", ["911", "9911", "0112", "urn:service:sos"])
+def test_an_emergency_call_connects_whatever_keeps_its_tenant_from_being_loaded(callee: str) -> None:
+    gate = Gate()
+    gate.known.failure = None
+    gate.known.before_answer = lambda _: (_ for _ in ()).throw(RuntimeError("a row that cannot be read"))
+    assert gate.ask(callee).emergency

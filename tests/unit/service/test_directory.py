@@ -187,3 +187,42 @@ async def test_keys_of_tenants_that_nobody_asks_for_are_not_in_use(
     assert directory.keys_in_use(600) == [other, MAIN, PROVIDER_KEY]
     time.now += 200
     assert directory.keys_in_use(600) == [other, PROVIDER_KEY]
+
+
+async def test_a_changed_tenant_s_last_view_serves_emergency_calls_until_it_is_loaded_anew(
+    known: KnownTenants, executor: ThreadPoolExecutor
+) -> None:
+    directory = await directory_of(known, executor)
+    await directory.tenant("acme")
+    known.failure = DatabaseUnavailable("gone")
+    for changes in (of("acme"), Changes(9, frozenset({"acme"}))):
+        await directory.changed(1000.0, changes)
+        assert directory.last_known("acme") == ACME
+        with pytest.raises(DatabaseUnavailable):
+            await directory.tenant("acme")
+    known.failure = None
+    known.tenants["acme"] = replace(ACME, policy_version=2)
+    assert (await directory.tenant("acme")).policy_version == 2
+
+
+async def test_a_deleted_tenant_is_gone(known: KnownTenants, executor: ThreadPoolExecutor) -> None:
+    directory = await directory_of(known, executor)
+    await directory.tenant("acme")
+    del known.tenants["acme"]
+    await directory.changed(1000.0, of("acme"))
+    with pytest.raises(TenantNotFound):
+        await directory.tenant("acme")
+    assert directory.last_known("acme") is None
+
+
+async def test_who_asks_for_tenants_that_are_none_drives_no_tenant_out(
+    known: KnownTenants, executor: ThreadPoolExecutor
+) -> None:
+    directory = await directory_of(known, executor, capacity=3)
+    await directory.tenant("acme")
+    for number in range(1500):
+        with pytest.raises(TenantNotFound):
+            await directory.tenant(f"nobody-{number}")
+    assert directory.last_known("acme") == ACME
+    assert await directory.tenant("acme") == ACME
+    assert known.questions.count("acme") == 1

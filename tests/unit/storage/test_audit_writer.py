@@ -22,6 +22,7 @@ from ownkey_server.storage.audit_signing import (
 from ownkey_server.storage.audit_verify import verify
 from ownkey_server.storage.audit_writer import AuditWriter, ChainBroken, require_known_signer
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.schema import AUDIT_WRITERS
 
 
 class CutDatabase(Database):
@@ -191,3 +192,21 @@ def test_a_signing_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> N
     path.write_text("nonsense")
     with pytest.raises(SigningKeyError, match="is no private key in PEM"):
         load_or_make_signer(path)
+
+
+def test_a_chain_that_broke_is_told_even_if_the_database_fails_at_that_moment(cut_database: CutDatabase) -> None:
+    one = writer(cut_database)
+    with cut_database.reading() as connection:
+        older = dict(connection.execute(sa.select(AUDIT_WRITERS)).mappings().one())
+    one.write([record(1)])
+    with Database.writing(cut_database) as connection:  # an older copy is put back, signed head and all
+        connection.execute(sa.text("DELETE FROM audit_records WHERE sequence = 2"))
+        connection.execute(sa.update(AUDIT_WRITERS).values(**older))
+    with pytest.raises(ChainBroken) as caught:
+        one.write([record(2)])
+    cut_database.cut = "before"
+    with pytest.raises(DatabaseUnavailable):
+        one.start_anew(str(caught.value))
+    assert one.recover() is False
+    one.write([record(2)])
+    assert wrong(cut_database) == ["rolled_back"]

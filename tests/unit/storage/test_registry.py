@@ -189,3 +189,8 @@ def test_a_place_of_a_key_store_belongs_to_one_key(database: Database) -> None:
 
     with pytest.raises(Exception, match=r"(?i)unique"):
         change(database, take_it)
+
+
+def test_after_an_outage_everything_counts_as_changed(database: Database) -> None:
+    change(database, add_acme)
+    assert TenantViews(database).changes_since(None).tenants is None

@@ -24,10 +24,11 @@ _SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red
 @click.option(
     "--dry-run", is_flag=True, help="Tell what would change, and change nothing. New keys are tried all the same."
 )
+@click.option("--etag", default="", help="What a dry run told: nothing is done if anything was changed since.")
 @change_options
 @shared_options
 @click.pass_obj
-def apply(shared: Shared, source: Path, dry_run: bool, author: str, reason: str) -> None:
+def apply(shared: Shared, source: Path, dry_run: bool, etag: str, author: str, reason: str) -> None:
     """Make tenants as a tenants file says, all at once or not at all, and tell each difference.
 
     + is added, ~ changed, - removed; = stays although the file says otherwise, and the line says why. Tenants that the
@@ -35,7 +36,7 @@ def apply(shared: Shared, source: Path, dry_run: bool, author: str, reason: str)
     """
     document = read_text(source)
     with shared.admin(author) as client:
-        answer = client.apply_tenants(document, dry_run=dry_run, reason=reason)
+        answer = client.apply_tenants(document, dry_run=dry_run, etag=etag, reason=reason)
     if shared.as_json:
         shared.output.answer(values(answer))
         return
@@ -45,7 +46,7 @@ def apply(shared: Shared, source: Path, dry_run: bool, author: str, reason: str)
     if not done:
         click.echo("nothing to change")
     elif not answer.applied:
-        click.echo(f"{len(done)} changes to make; nothing was changed")
+        click.echo(f"{len(done)} changes to make; nothing was changed. To make just these: --etag {answer.etag}")
     else:
         click.echo(f"{len(done)} changes made")
 

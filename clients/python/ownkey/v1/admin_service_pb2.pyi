@@ -1764,10 +1764,13 @@ class ApplyTenantsRequest(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     document: _builtins.str
-    """Required. The tenants file, in TOML. At most 4 MiB."""
+    """Required. The tenants file, in TOML. At most 4 MiB, and 1000 tenants."""
     dry_run: _builtins.bool
     """Optional. Whether to tell the differences and change nothing. New keys are tried all the same."""
+    etag: _builtins.str
+    """Optional. The etag of an earlier answer, such as that of a dry run: nothing is done if anything was changed since."""
     @_builtins.property
     def note(self) -> Global___ChangeNote:
         """Optional. Who stands behind the change, and why."""
@@ -1778,10 +1781,11 @@ class ApplyTenantsRequest(_message.Message):
         document: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         note: Global___ChangeNote | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "dry_run", b"dry_run", "note", b"note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "dry_run", b"dry_run", "etag", b"etag", "note", b"note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1795,8 +1799,11 @@ class ApplyTenantsResponse(_message.Message):
 
     STEPS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     """Whether they were made: not in a dry run, and not when nothing differs."""
+    etag: _builtins.str
+    """Stands for everything that there is, as this answer saw or left it."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigurationStep]:
         """Each difference, in the order in which it is made."""
@@ -1806,10 +1813,11 @@ class ApplyTenantsResponse(_message.Message):
         *,
         steps: _abc.Iterable[Global___ConfigurationStep] | None = ...,
         applied: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "etag", b"etag", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -495,7 +495,8 @@ class AdminServiceServicer:
         """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
         difference.
 
-        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
+        AUDIT_UNAVAILABLE.
         Retriable: yes; what is so already is no difference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -220,7 +220,8 @@ class AdminServiceStub:
     """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
     difference.
 
-    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
+    AUDIT_UNAVAILABLE.
     Retriable: yes; what is so already is no difference.
     """
     ExportTenants: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ExportTenantsRequest, _admin_service_pb2.ExportTenantsResponse]
@@ -430,7 +431,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
     difference.
 
-    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
+    AUDIT_UNAVAILABLE.
     Retriable: yes; what is so already is no difference.
     """
     ExportTenants: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ExportTenantsRequest, _admin_service_pb2.ExportTenantsResponse]  # type: ignore[assignment]
@@ -811,7 +813,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
         difference.
 
-        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
+        AUDIT_UNAVAILABLE.
         Retriable: yes; what is so already is no difference.
         """
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from ownkey_server.domain.errors import InvalidRequest, ResourceInUse, ResourceNotFound
+from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.service.administration import groups, tenants
 from ownkey_server.service.administration.desk import Act, Desk, Entry
@@ -36,6 +36,7 @@ from ownkey_server.storage.registry import PROVIDER, Change, Reader, required
 from ownkey_server.storage.tenants_file import TenantsFileError
 
 _ALL = 1_000_000
+MAX_TENANTS = 1000
 
 
 class StepKind(StrEnum):
@@ -67,10 +68,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every difference, in the order in which it is done; ``applied`` says whether it was."""
+    """Every difference, in the order in which it is done; ``applied`` says whether it was.
+
+    Attributes:
+        etag: Of everything that there is, when the plan was made.
+    """
 
     steps: tuple[Step, ...]
     applied: bool
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,39 +106,59 @@ class Configuration:
         self._enrolment = enrolment
         self._kinds = kinds
 
-    async def apply(self, act: Act, document: str, *, dry_run: bool) -> Plan:
+    async def apply(
+        self, act: Act, document: str, *, dry_run: bool, etag: str = "", most: int | None = MAX_TENANTS
+    ) -> Plan:
         """Make things as the document says, all at once or not at all.
 
-        New keys, and new places of keys, are tried first, in a dry run too.
+        New keys, and new places of keys, are tried first, in a dry run too. A refusal is recorded, but for a dry run's.
+
+        Args:
+            act: Who, and why.
+            document: The tenants file.
+            dry_run: Whether to tell the differences and change nothing.
+            etag: That of an earlier plan: nothing is done if anything at all was changed since.
+            most: How many tenants it may name: a change of many holds up all others, and key uses in SQLite.
 
         Raises:
+            EtagMismatch: Something was changed since the plan that ``etag`` is of.
             InvalidRequest: The document holds mistakes: all of them are told.
             EnrolmentFailed: A key cannot be used.
             ResourceInUse: It cannot be done as things are, or somebody changed them meanwhile.
             ServiceImpaired: It could not be made, or not be recorded; nothing was changed.
         """
         try:
-            wanted = await self._desk.on_thread(lambda: tenants_file.parse(document, "document", self._kinds))
-        except TenantsFileError as error:
-            raise InvalidRequest("document", str(error)) from error
-        edits = await self._desk.read(lambda reader: list(self._edits(reader, wanted)))
-        proven = set()
-        for edit in edits:
-            for proof in edit.proofs:
-                await self._prove(*proof)
-                proven.add(proof)
+            return await self._apply(act, document, dry_run, etag, most)
+        except OwnkeyError as error:
+            if not dry_run:
+                await self._desk.refuse(act, "apply_tenants", "", "tenants", error)
+            raise
+
+    async def _apply(self, act: Act, document: str, dry_run: bool, etag: str, most: int | None) -> Plan:
+        wanted = await self._desk.on_thread(lambda: _parsed(document, self._kinds, most))
+        seen, edits = await self._desk.read(lambda reader: (reader.revision(), list(self._edits(reader, wanted))))
+        if etag and etag != str(seen):
+            raise EtagMismatch("tenants")
+        proven = {proof for edit in edits for proof in edit.proofs}
+        for proof in sorted(proven, key=str):
+            await self._prove(*proof)
         if dry_run or not any(edit.do for edit in edits):
-            return Plan(tuple(edit.step for edit in edits), applied=False)
+            return Plan(tuple(edit.step for edit in edits), applied=False, etag=str(seen))
 
         def work(change: Change) -> tuple[Plan, list[Entry]]:
-            # Seen anew: what another administrator did since then counts.
-            again = list(self._edits(change, wanted))
+            # When another administrator was faster, what they did counts, and everything is seen anew.
+            untouched = change.number == seen + 1
+            if etag and not untouched:
+                raise EtagMismatch("tenants")
+            again = edits if untouched else list(self._edits(change, wanted))
             for edit in again:
                 if not proven.issuperset(edit.proofs):
                     raise ResourceInUse(edit.step.resource, "it was changed while the keys were tried: apply it again")
                 if edit.do:
                     edit.do(change, act)
-            return Plan(tuple(edit.step for edit in again), applied=True), _entries(again)
+            done = any(edit.do for edit in again)
+            plan = Plan(tuple(edit.step for edit in again), applied=done, etag=str(change.number))
+            return plan, _entries(again)
 
         return await self._desk.change_many(act, "apply_tenants", work)
 
@@ -184,6 +210,7 @@ class Configuration:
         tenant, name = wanted.id, tenants.name(wanted.id)
         record = reader.tenant(tenant)
         if record is None:
+            tenants.require_unused(reader, tenant)
 
             def add(change: Change, _act: Act) -> None:
                 change.insert_tenant(tenant, wanted.display_name, wanted.enrolled_at, wanted.call_gate)
@@ -251,6 +278,16 @@ class Configuration:
             yield _Edit(tenant, step, move, tuple((record.name, before[0], place) for place in new))
         if record.lifecycle is not KeyLifecycle.ACTIVE and not table.retired:
             yield _lifecycle_edit(tenant, record, KeyLifecycle.ACTIVE, ((record.name, places[0], places[0]),))
+
+
+def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> TenantsDocument:
+    try:
+        wanted = tenants_file.parse(document, "document", kinds)
+    except TenantsFileError as error:
+        raise InvalidRequest("document", str(error).replace("document: ", "")) from error
+    if most is not None and len(wanted.tenants) > most:
+        raise InvalidRequest("document", f"names {len(wanted.tenants)} tenants, and may name {most}: split it")
+    return wanted
 
 
 def _changed_fields(record: TenantRecord, wanted: TenantTable) -> Iterator[_Edit]:

@@ -9,7 +9,7 @@ from ownkey_server.domain.tenants import KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.storage.documents import CallGateTable, plain
 from ownkey_server.storage.records import TenantRecord
-from ownkey_server.storage.registry import Change, required
+from ownkey_server.storage.registry import Change, Reader, required
 
 
 class Tenants:
@@ -51,6 +51,7 @@ class Tenants:
         def work(change: Change) -> Done:
             if change.tenant(tenant):
                 raise ResourceExists(name(tenant), "there is a tenant of that id already")
+            require_unused(change, tenant)
             change.insert_tenant(tenant, display_name, since, gate)
             created = change.tenant(tenant)
             return Done(created, {"after": {"display_name": display_name, "call_gate": plain(gate)}})
@@ -83,7 +84,7 @@ class Tenants:
         return changed
 
     async def delete(self, act: Act, tenant: str, etag: str) -> None:
-        """Delete a tenant without keys and groups. Its audit records stay.
+        """Delete a tenant without keys and groups. Its audit records stay, and its id stays taken.
 
         Raises:
             ResourceNotFound: There is none of that id.
@@ -103,6 +104,16 @@ class Tenants:
             return Done(None, {})
 
         await self._desk.change(act, "delete_tenant", tenant, name(tenant), work)
+
+
+def require_unused(reader: Reader, tenant: str) -> None:
+    """Make sure that no tenant ever had the id: the audit trail must never mean two by one name.
+
+    Raises:
+        ResourceExists: One had.
+    """
+    if reader.was_changed(tenant):
+        raise ResourceExists(name(tenant), "there was a tenant of that id, and ids are not used again: take another")
 
 
 def name(tenant: str) -> str:

@@ -4,9 +4,10 @@ from importlib import resources
 
 import pytest
 
-from ownkey_server.domain.errors import EnrolmentFailed, InvalidRequest, ResourceInUse
+from ownkey_server.domain.errors import EnrolmentFailed, EtagMismatch, InvalidRequest, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import KeyLifecycle
 from ownkey_server.service.administration.configuration import StepKind
+from ownkey_server.storage.documents import CallGateTable
 from support.office import Office
 
 TEMPLATE = (
@@ -126,3 +127,38 @@ async def test_a_removed_key_s_id_is_not_taken_again(applied: Office) -> None:
 async def test_a_document_with_mistakes_is_refused_whole(applied: Office) -> None:
     with pytest.raises(InvalidRequest, match="document: tenant 'acme': policy: the default"):
         await applied.configuration.apply(applied.act, TEMPLATE.replace("key:main", "key:none"), dry_run=False)
+
+
+async def test_a_plan_can_be_applied_as_it_was_shown_or_not_at_all(applied: Office) -> None:
+    text = TEMPLATE.replace('mode = "refuse"', 'mode = "off"')
+    shown = await applied.configuration.apply(applied.act, text, dry_run=True)
+    await applied.tenants.update(applied.act, "acme", "*", "Renamed", None)
+    with pytest.raises(EtagMismatch):
+        await applied.configuration.apply(applied.act, text, dry_run=False, etag=shown.etag)
+    again = await applied.configuration.apply(applied.act, text, dry_run=True)
+    assert (await applied.configuration.apply(applied.act, text, dry_run=False, etag=again.etag)).applied
+
+
+async def test_a_refused_document_is_recorded(applied: Office) -> None:
+    more = TEMPLATE + '\n[[tenants]]\nid = "umbrella"\nenrolled_at = 2026-01-01T00:00:00Z\n'
+    more += '[[tenants.keys]]\nid = "main"\nkey_store = "two"\nreference = "nothing"\n'
+    with pytest.raises(EnrolmentFailed):
+        await applied.configuration.apply(applied.act, more, dry_run=False)
+    [refusal] = applied.refusals.records
+    assert (refusal.action, refusal.reason) == ("admin.apply_tenants", "ENROLMENT_FAILED")
+
+
+async def test_a_document_of_too_many_tenants_is_refused(applied: Office) -> None:
+    many = "".join(f'[[tenants]]\nid = "t{n}"\nenrolled_at = 2026-01-01T00:00:00Z\n' for n in range(1001))
+    with pytest.raises(InvalidRequest, match="names 1002 tenants, and may name 1000"):
+        await applied.configuration.apply(applied.act, TEMPLATE + many, dry_run=False)
+
+
+async def test_the_id_of_a_deleted_tenant_is_not_used_again(applied: Office) -> None:
+    await applied.tenants.create(applied.act, "umbrella", "", None, CallGateTable())
+    await applied.tenants.delete(applied.act, "umbrella", "*")
+    with pytest.raises(ResourceExists, match="ids are not used again"):
+        await applied.tenants.create(applied.act, "umbrella", "", None, CallGateTable())
+    more = TEMPLATE + '\n[[tenants]]\nid = "umbrella"\nenrolled_at = 2026-01-01T00:00:00Z\n'
+    with pytest.raises(ResourceExists):
+        await applied.configuration.apply(applied.act, more, dry_run=False)
