@@ -32,7 +32,7 @@ def policy(rules: int, **fields: object) -> pb.CreatePolicyVersionRequest:
         (policy(1000, groups=["-"] * 1000), "policy.rules[0].groups[0]"),
         (policy(1000, users=[""] * 1000), "policy.rules[0].users[0]"),
         (pb.CreateGroupRequest(tenant="acme", group="g", users=[""] * 10_000), "users[0]"),
-        (pb.SimulatePolicyRequest(tenant="acme", number=1, assets=[asset_pb2.Asset()] * 10_000), "assets[0].tenant"),
+        (pb.SimulatePolicyRequest(tenant="acme", number=1, assets=[asset_pb2.Asset()] * 1000), "assets[0].tenant"),
         (policy(10_000, users=["u"] * 50), "policy.rules"),
     ],
 )
