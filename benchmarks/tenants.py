@@ -21,7 +21,7 @@ from ownkey_server.storage.registry import Change
 
 METHOD = "/ownkey.v1.KeyService/GenerateDataKey"
 TENANTS = 100_000
-SERVED = 2000  # as many as a server keeps in memory by default
+SERVED = 1500  # as many as a server keeps in memory by default
 LOOP = {"connections": 4, "at_once": 16}
 RULES = [
     RuleTable(name="uploads", use="provider_key", origins=["uploaded"]),

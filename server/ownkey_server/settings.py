@@ -70,7 +70,7 @@ class StorageSettings(_Section):
     url: Annotated[str, AfterValidator(_require_database)] = "sqlite:///ownkey.db"
     tenants_file: Path = Path("tenants.toml")
     connections: int = Field(default=4, ge=2, le=64)
-    cached_tenants: int = Field(default=2000, ge=1, le=1_000_000)
+    cached_tenants: int = Field(default=1500, ge=1, le=1_000_000)
     view_max_age_seconds: float = Field(default=60.0, ge=1, le=3600)
 
 
