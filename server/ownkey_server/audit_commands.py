@@ -104,6 +104,10 @@ def verify_command(
         if directory is not None:
             verifier = load_verifier(list(public_keys)) if public_keys else open_verifier(_load(config).audit)
             report = verify_directory(directory, verifier, progress=progress, known_checkpoint=known)
+            if not report.segments and not report.checkpoints and report.ok:
+                raise click.ClickException(
+                    f"{directory} holds no segment and no checkpoint: is the sink mounted there?"
+                )
         else:
             settings = _load(config)
             verifier = load_verifier(list(public_keys)) if public_keys else open_verifier(settings.audit)

@@ -249,7 +249,9 @@ async def _take_over_tenants(core: Core) -> None:
 async def _apply_first(core: Core, text: str, path: Path, document: TenantsDocument) -> None:
     plan = await core.configuration().apply(FIRST_ACT, text, dry_run=False, most=None)
     if plan.applied:
-        _log.info("took over what %s says of %s", path, ", ".join(one.id for one in document.tenants[:10]))
+        _log.info(
+            "took over %s, with the tenants: %s", path, ", ".join(one.id for one in document.tenants[:10]) or "none"
+        )
 
 
 @contextlib.asynccontextmanager

@@ -34,7 +34,10 @@ def read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise TenantsFileError(f"{path}: cannot be read: {error.strerror}") from error
+        hint = "; ownkey init writes one, of which [provider_key] alone is enough"
+        raise TenantsFileError(
+            f"{path}: cannot be read: {error.strerror}{hint if isinstance(error, FileNotFoundError) else ''}"
+        ) from error
     except UnicodeDecodeError as error:
         raise TenantsFileError(f"{path}: is not valid TOML: {error}") from error
 
@@ -100,8 +103,13 @@ def _mistakes(file: TenantsDocument, key_stores: Mapping[str, str]) -> list[str]
             found += repeated(f"{name}: key_store", [place.key_store for place in (key, *key.replicas)])
         found += repeated(f"{at}: keys", [key.id for key in tenant.keys])
         found += repeated(f"{at}: groups", [group.id for group in tenant.groups])
-        keys, groups = {key.id for key in tenant.keys if not key.retired}, {group.id for group in tenant.groups}
+        keys, groups = {key.id for key in tenant.keys}, {group.id for group in tenant.groups}
         found += [f"{at}: policy: {mistake}" for mistake in tenant.policy.mistakes(keys, groups)]
+        retired, named = {key.id for key in tenant.keys if key.retired}, tenant.policy.keys()
+        found += [
+            f"{at}: policy: {named[key]}: key {key!r} is retired in this file, and wraps nothing: name another"
+            for key in sorted(retired & named.keys())
+        ]
     found += [
         f"{at}: key_store {place.key_store!r} is not in the settings, which have: {', '.join(sorted(key_stores))}"
         for at, _, place in places

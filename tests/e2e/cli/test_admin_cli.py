@@ -155,6 +155,7 @@ def test_an_etag_that_was_read_earlier_is_told_when_it_is_stale(cli: Cli) -> Non
     ("policy", "complaint"),
     [
         ("default = ", "is not valid TOML"),
+        ("", "says nothing"),
         ('defualt = "deny"', "there is no 'defualt' in a policy"),
         ('[[rules]]\nname = "a"\nuze = "deny"', "rules[0]: there is no 'uze' in a rule"),
         ('[[rules]]\nname = "a"\nuse = "deny"\nasset_classes = ["fax"]', "rules[0].asset_classes: there is no 'fax'"),

@@ -36,8 +36,11 @@ def test_every_field_of_a_policy_is_read(tmp_path: Path) -> None:
     assert (rule.created_from, rule.created_before) == ("enrolment", "2027-01-01T00:00:00+00:00")
 
 
-def test_an_empty_policy_denies(tmp_path: Path) -> None:
-    assert read_policy(policy_file(tmp_path, "")).default_use == "deny"
+def test_a_policy_that_says_nothing_is_no_policy(tmp_path: Path) -> None:
+    # A file that was cut off to nothing must not shut a tenant out.
+    with pytest.raises(click.UsageError, match="says nothing"):
+        read_policy(policy_file(tmp_path, ""))
+    assert read_policy(policy_file(tmp_path, 'default = "deny"')).default_use == "deny"
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,10 @@ def test_a_new_signing_key(folder: Path, trail: Trail) -> None:
     assert run(folder, "verify").exit_code == 0
     (folder / "new.pem.pub").write_bytes((folder / "audit-signing.pem.pub").read_bytes())
     assert "is not the public half" in run(folder, "keep").output
+
+
+def test_a_directory_that_holds_nothing_is_no_good_trail(folder: Path, trail: Trail) -> None:
+    (folder / "not-mounted").mkdir()
+    done = run(folder, "verify", "--directory", str(folder / "not-mounted"))
+    assert done.exit_code == 1
+    assert "holds no segment and no checkpoint" in done.output

@@ -78,7 +78,7 @@ def show(shared: Shared, message: Message, **shown: object) -> None:
 def show_all(shared: Shared, name: str, messages: Iterable[Message], line: Callable[[Any], tuple[str, str]]) -> None:
     """Answer with many things: a line of people's each, or all of them in one JSON object."""
     found = list(messages)
-    lines: Mapping[str, object] = {key: one_line(value) for key, value in (line(one) for one in found)}
+    lines: Mapping[str, object] = {key: one_line(value) or "-" for key, value in (line(one) for one in found)}
     shared.output.answer({name: [values(one) for one in found]}, lines or {name.replace("_", " "): "none"})
 
 

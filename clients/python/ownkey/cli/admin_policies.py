@@ -41,6 +41,8 @@ def read_policy(source: Path) -> policy_pb2.Policy:
         document = tomllib.loads(read_text(source))
     except tomllib.TOMLDecodeError as error:
         raise click.UsageError(f"{source} is not valid TOML: {error}") from None
+    if not document:
+        raise click.UsageError(f'{source} says nothing; a policy that denies everything says so: default = "deny"')
     default, rules = document.pop("default", "deny"), document.pop("rules", [])
     if document:
         raise click.UsageError(

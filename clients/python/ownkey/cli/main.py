@@ -104,7 +104,7 @@ def shared_options(command: F) -> F:
             type=click.FloatRange(min=0, min_open=True),
             expose_value=False,
             callback=_set("timeout"),
-            help="Seconds that a call may take.  [default: 5]",
+            help="Seconds that a call may take.  [default: 5; for administration 30]",
         ),
         output_options,
     )

@@ -59,6 +59,7 @@ class Keys:
             EnrolmentFailed: The key does not wrap and unwrap.
         """
         resource = key_name(tenant, key)
+        required(await self._desk.read(lambda reader: reader.tenant(tenant)), tenant_name(tenant))
         await self._proven(act, "enrol_key", tenant, resource, [(primary, primary)])
         now = self._desk.clock()
 

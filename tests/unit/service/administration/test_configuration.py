@@ -83,7 +83,7 @@ async def test_a_key_is_never_taken_away_because_a_line_is_missing(applied: Offi
 
 async def test_a_key_is_retired_and_taken_up_again_by_word_alone(applied: Office) -> None:
     retired = TEMPLATE.replace('reference = "acme-finance"', 'reference = "acme-finance"\nretired = true')
-    with pytest.raises(InvalidRequest, match="the tenant has no key 'finance'"):
+    with pytest.raises(InvalidRequest, match="key 'finance' is retired in this file"):
         await applied.configuration.apply(applied.act, retired, dry_run=False)
     retired = retired.replace('use = "key:finance"', 'use = "key:main"')
     plan = await applied.configuration.apply(applied.act, retired, dry_run=False)
