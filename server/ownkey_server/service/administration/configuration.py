@@ -277,7 +277,8 @@ class Configuration:
             step = Step(StepKind.CHANGE, record.name, "replicas", _shown(before), _shown(places))
             yield _Edit(tenant, step, move, tuple((record.name, before[0], place) for place in new))
         if record.lifecycle is not KeyLifecycle.ACTIVE and not table.retired:
-            yield _lifecycle_edit(tenant, record, KeyLifecycle.ACTIVE, ((record.name, places[0], places[0]),))
+            proofs = tuple((record.name, places[0], place) for place in places)
+            yield _lifecycle_edit(tenant, record, KeyLifecycle.ACTIVE, proofs)
 
 
 def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> TenantsDocument:

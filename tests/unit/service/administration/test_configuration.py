@@ -162,3 +162,15 @@ async def test_the_id_of_a_deleted_tenant_is_not_used_again(applied: Office) -> 
     more = TEMPLATE + '\n[[tenants]]\nid = "umbrella"\nenrolled_at = 2026-01-01T00:00:00Z\n'
     with pytest.raises(ResourceExists):
         await applied.configuration.apply(applied.act, more, dry_run=False)
+
+
+async def test_a_retired_key_is_taken_up_again_only_when_all_of_its_places_work(applied: Office) -> None:
+    line = 'reference = "acme-finance"\nreplicas = [{ key_store = "two", reference = "acme-finance" }]'
+    text = TEMPLATE.replace('reference = "acme-finance"', line).replace('use = "key:finance"', 'use = "key:main"')
+    applied.copy("acme-finance", "one", "two")
+    await applied.configuration.apply(applied.act, text, dry_run=False)
+    await applied.keys.retire(applied.act, "acme", "finance", "*")
+    await applied.stores["two"].disable("acme-finance")
+    with pytest.raises(EnrolmentFailed, match="key store 'two' cannot be used: it is revoked"):
+        await applied.configuration.apply(applied.act, text, dry_run=False)
+    assert (await applied.keys.get("acme", "finance")).lifecycle is KeyLifecycle.RETIRED
