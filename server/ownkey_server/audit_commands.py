@@ -220,7 +220,7 @@ def _load(config: Path) -> Settings:
 
 @contextlib.contextmanager
 def _open(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.storage.url)
+    database = Database(settings.storage.url, password=settings.storage.password)
     try:
         upgrade.require_newest(database)
         yield database

@@ -168,7 +168,7 @@ def upgrade(shared: Shared, config: Path) -> None:
     Take a backup first. Instances of the old version must not run meanwhile.
     """
     settings = _load(config)
-    database = Database(settings.storage.url)
+    database = Database(settings.storage.url, password=settings.storage.password)
     try:
         before, after = schema.upgrade(database)
     except DatabaseUnavailable as error:

@@ -164,7 +164,9 @@ def open_database(settings: Settings) -> Database:
         SchemaMismatch: It has another schema.
         DatabaseUnavailable: It does not answer.
     """
-    database = Database(settings.storage.url, connections=settings.storage.connections)
+    database = Database(
+        settings.storage.url, password=settings.storage.password, connections=settings.storage.connections
+    )
     try:
         if database.is_sqlite and upgrade.present(database) is None:
             upgrade.upgrade(database)
@@ -192,7 +194,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         for store in stores.values():
             stack.push_async_callback(store.close)
         # A connection of its own: no record waits for a reader to give one back.
-        trail = Database(settings.storage.url, connections=2, checked=False)
+        trail = Database(settings.storage.url, password=settings.storage.password, connections=2, checked=False)
         stack.callback(trail.close)
         audit = AuditLog(AuditWriter(trail, signer, clock, "uses"), AuditWriter(trail, signer, clock, "changes"), clock)
         await audit.start()
@@ -208,7 +210,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
         stack.callback(offices.shutdown, wait=False)
-        registry = Database(settings.storage.url, connections=2)
+        registry = Database(settings.storage.url, password=settings.storage.password, connections=2)
         stack.callback(registry.close)
         desk = Desk(registry, audit, directory, clock, offices)
         yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, audit, desk)
@@ -278,7 +280,7 @@ async def _fed(core: Core, revision: int) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def _looked_after(core: Core) -> AsyncIterator[None]:
     """While the block runs, the audit trail is sealed, signed, copied and pruned as it becomes due."""
-    database = Database(core.settings.storage.url, connections=2)
+    database = Database(core.settings.storage.url, password=core.settings.storage.password, connections=2)
     thread = ThreadPoolExecutor(1, "audit-keeper")
     loop = asyncio.get_running_loop()
     keepers: list[AuditKeeper] = []

@@ -10,12 +10,24 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
 from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
@@ -49,6 +61,18 @@ class _Section(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _parse_reference(value: object) -> SecretReference:
+    try:
+        return SecretReference.parse(value if isinstance(value, str) else "")
+    except ReferenceInvalid as error:
+        # A type of its own: what was given may be the secret itself, and is not shown.
+        raise PydanticCustomError(_REFERENCE_INVALID, str(error)) from None
+
+
+_REFERENCE_INVALID = "secret_reference"
+SecretSetting = Annotated[InstanceOf[SecretReference], BeforeValidator(_parse_reference)]
+
+
 class ServerSettings(_Section):
     """The listener and its limits."""
 
@@ -57,6 +81,7 @@ class ServerSettings(_Section):
     max_message_bytes: int = Field(default=12 * 1024 * 1024, ge=5 * 1024 * 1024, le=64 * 1024 * 1024)
     max_concurrent_streams: int = Field(default=1000, ge=1)
     drain_seconds: float = Field(default=10.0, ge=0)
+    lock_memory: bool = False
 
 
 def _require_database(url: str) -> str:
@@ -68,10 +93,17 @@ class StorageSettings(_Section):
     """Where tenants, keys, policies and the audit trail are, and how old what is known of them may be."""
 
     url: Annotated[str, AfterValidator(_require_database)] = "sqlite:///ownkey.db"
+    password: SecretSetting | None = None
     tenants_file: Path = Path("tenants.toml")
     connections: int = Field(default=4, ge=2, le=64)
     cached_tenants: int = Field(default=1500, ge=1, le=1_000_000)
     view_max_age_seconds: float = Field(default=60.0, ge=1, le=3600)
+
+    @model_validator(mode="after")
+    def _require_a_server_for_the_password(self) -> Self:
+        if self.password and self.url.startswith("sqlite"):
+            raise ValueError("password: SQLite has none; it is the one of a role of PostgreSQL")
+        return self
 
 
 class DirectorySinkSettings(_Section):
@@ -128,6 +160,7 @@ class EmbeddedSettings(_Section):
 
     kind: Literal["embedded"]
     directory: Path
+    passphrase: SecretSetting | None = None
 
 
 class Pkcs11Settings(_Section):
@@ -136,8 +169,20 @@ class Pkcs11Settings(_Section):
     kind: Literal["pkcs11"]
     module: Path
     token_label: str = Field(min_length=1, max_length=32)
-    pin_file: Path
+    pin: SecretSetting | None = None
+    pin_file: Path | None = None
     mechanism: Literal["auto", "aes-gcm", "aes-key-wrap"] = "auto"
+
+    @model_validator(mode="after")
+    def _require_one_pin(self) -> Self:
+        if (self.pin is None) is (self.pin_file is None):
+            raise ValueError('needs one of pin, such as pin = "credential:hsm-pin", and pin_file')
+        return self
+
+    @property
+    def pin_source(self) -> SecretReference:
+        """Where the PIN is, by whichever of the two names."""
+        return self.pin or SecretReference.file(self.pin_file or Path())
 
 
 KeyStoreSettings = Annotated[EmbeddedSettings | Pkcs11Settings, Field(discriminator="kind")]
@@ -192,9 +237,22 @@ def key_store_options(section: EmbeddedSettings | Pkcs11Settings) -> KeyStoreOpt
     """The section as the catalog of key stores wants it."""
     match section:
         case EmbeddedSettings():
-            return EmbeddedOptions(section.directory)
+            return EmbeddedOptions(section.directory, section.passphrase)
         case Pkcs11Settings():
-            return Pkcs11Options(section.module, section.token_label, section.pin_file, section.mechanism)
+            return Pkcs11Options(section.module, section.token_label, section.pin_source, section.mechanism)
+
+
+def secret_references(part: object) -> Iterator[SecretReference]:
+    """Every reference to a secret in the settings, or in a part of them."""
+    match part:
+        case SecretReference():
+            yield part
+        case BaseModel():
+            for _, value in part:
+                yield from secret_references(value)
+        case dict() | list():
+            for value in part.values() if isinstance(part, dict) else part:
+                yield from secret_references(value)
 
 
 def _put_environment_over(document: dict[str, Any]) -> None:
@@ -218,7 +276,7 @@ def _describe(error: Any) -> str:
         message = "there is no such setting"
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
-    if place == "storage.url":
+    if place == "storage.url" or error["type"] == _REFERENCE_INVALID:
         shown = ""  # it may hold the password that it is refused for
     return f"{place}: {message}{shown}"
 
@@ -230,6 +288,8 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
         match value:
             case Path():
                 return folder / value
+            case SecretReference():
+                return value.under(folder)
             case BaseModel():
                 return value.model_copy(update={name: absolute(field) for name, field in value})
             case dict():

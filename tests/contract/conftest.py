@@ -7,7 +7,7 @@ import pytest
 
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
-from support.key_stores import EmbeddedSubject, Pkcs11Subject, Subject
+from support.key_stores import EmbeddedSubject, Pkcs11Subject, SealedSubject, Subject
 
 MakeSubject = Callable[[Path, pytest.FixtureRequest], Subject]
 
@@ -19,10 +19,11 @@ def _pkcs11(mechanism: str) -> MakeSubject:
 # Every kind of key store, and every way in which one can be set up that changes what it stores.
 SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
     "embedded": (EmbeddedOptions, lambda folder, request: EmbeddedSubject(folder)),
+    "embedded-sealed": (EmbeddedOptions, lambda folder, request: SealedSubject(folder)),
     "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
     "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
 }
-CANNOT = {"embedded": EmbeddedSubject.cannot}
+CANNOT = {"embedded": EmbeddedSubject.cannot, "embedded-sealed": SealedSubject.cannot}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
+from ownkey_server.secret_sources import SecretReference
 from support.softhsm import PIN, SoftHsm
 
 CONTEXT = {"ownkey:tenant": "acme", "ownkey:asset-id": "call-7"}
@@ -72,7 +73,7 @@ async def test_a_token_wraps_as_the_standards_say(softhsm: SoftHsm, mechanism: s
     pin_file = softhsm.make_token(token)
     kek = os.urandom(32)
     softhsm.run_python(_IMPORT_KEY, str(softhsm.module), token, PIN, KEY, kek.hex())
-    options = Pkcs11Options(softhsm.module, token, pin_file, mechanism)
+    options = Pkcs11Options(softhsm.module, token, SecretReference.file(pin_file), mechanism)
     store = catalog.open_key_store("hsm", options, softhsm.modules)
     if mechanism == "aes-gcm":
         await check_gcm(store, kek, "ownkey-pkcs11")

@@ -20,9 +20,15 @@ from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyMaker, KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.sealed_directory import SealedDirectory
+from ownkey_server.keystores.sealing import Cost
+from ownkey_server.secret_sources import SecretReference
 from support.softhsm import PIN, SoftHsm
 
 TIMEOUT = 10.0
+PASSPHRASE = "seven stones in a brook"
+# The least that a seal may cost: tests derive a hundred times what a server does once.
+CHEAP = Cost(memory_kib=8 * 1024, passes=1, lanes=1)
 KEY = "acme-main"
 OTHER_KEY = "acme-other"
 
@@ -129,6 +135,25 @@ class EmbeddedSubject:
         pass
 
 
+class SealedSubject(EmbeddedSubject):
+    """Keys in files that are sealed under a passphrase."""
+
+    def __init__(self, folder: Path) -> None:
+        self.passphrase = folder / "passphrase"
+        self.passphrase.touch(mode=0o600)
+        self.passphrase.write_text(f"{PASSPHRASE}\n", encoding="utf-8")
+        super().__init__(folder)
+        self.options = EmbeddedOptions(self.directory, SecretReference.file(self.passphrase))
+
+    def open(self, name: str = "subject") -> EmbeddedKeyStore:
+        return EmbeddedKeyStore(name, self.directory, SecretReference.file(self.passphrase), seal_cost=CHEAP)
+
+    def secrets(self) -> list[str]:
+        seal = SealedDirectory(self.directory, SecretReference.file(self.passphrase)).open()
+        key = seal.open_key(KEY, (self.directory / f"{KEY}.key").read_bytes())
+        return [key.hex(), PASSPHRASE]
+
+
 class Pkcs11Subject:
     """Keys in a token of SoftHSM; every act of the holder is another process's."""
 
@@ -138,7 +163,7 @@ class Pkcs11Subject:
         self._softhsm = softhsm
         self.label = f"contract-{next(_serial)}"
         pin_file = softhsm.make_token(self.label)
-        self.options = Pkcs11Options(softhsm.module, self.label, pin_file, mechanism)
+        self.options = Pkcs11Options(softhsm.module, self.label, SecretReference.file(pin_file), mechanism)
 
     def open(self, name: str = "subject") -> KeyMaker:
         return catalog.open_key_store(name, self.options, self._softhsm.modules)

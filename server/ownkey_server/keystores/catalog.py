@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.keystores.pin import PinFile
+from ownkey_server.keystores.pin import Pin
+from ownkey_server.secret_sources import SecretReference
 
 if TYPE_CHECKING:
     from ownkey_server.keystores.pkcs11_module import Pkcs11Module
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedOptions:
-    """Keys in the files of a directory."""
+    """Keys in the files of a directory.
+
+    Attributes:
+        directory: Where they are.
+        passphrase: Where the passphrase is that they are sealed under; None when they are in clear.
+    """
 
     directory: Path
+    passphrase: SecretReference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,13 @@ class Pkcs11Options:
     Attributes:
         module: The vendor's library.
         token_label: Which of its tokens.
-        pin_file: A file with the user PIN, and nobody else's to read.
+        pin: Where its user PIN is.
         mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
     """
 
     module: Path
     token_label: str
-    pin_file: Path
+    pin: SecretReference
     mechanism: str = "auto"
 
 
@@ -71,7 +78,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
     """
     match options:
         case EmbeddedOptions():
-            return EmbeddedKeyStore(name, options.directory)
+            return EmbeddedKeyStore(name, options.directory, options.passphrase)
         case Pkcs11Options():
             try:
                 from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415 - not everybody has an HSM
@@ -82,6 +89,6 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
                 name,
                 modules.get(options.module),
                 token_label=options.token_label,
-                pin=PinFile(options.pin_file),
+                pin=Pin(options.pin),
                 mechanism=options.mechanism,
             )

@@ -1,27 +1,28 @@
-"""Customer keys in files of a directory. To try ownkey with: whoever reads the directory has every key.
+"""Customer keys in files of a directory. To try ownkey with: whoever reads the directory has every key, unless sealed.
 
-A key is 32 bytes in ``<reference>.key``, mode 0600. Its holder disables it by a file ``<reference>.disabled`` beside
-it. Both are looked at on every use, so that what the holder does counts at once. A key's file that is exchanged for
-another is another key from then on: what the old one wrapped does not open.
+A key is 32 bytes in ``<reference>.key``, mode 0600, or sealed under a passphrase (``sealing.py``): then the directory
+alone, or a copy of it, gives no key. Its holder disables it by a file ``<reference>.disabled`` beside it. Both are
+looked at on every use, so that what the holder does counts at once. A key's file that is exchanged for another is
+another key from then on: what the old one wrapped does not open.
 
 What it means when a key does not work:
 
 - the ``.disabled`` file is there: the key was taken away, ``REVOKED``
 - the key's file is gone, or cannot be read: an outage, ``UNREACHABLE``, since a volume that is not mounted looks so
 - the file was never there since the server started, or others may read it: ``MISCONFIGURED``
+- the passphrase is wrong or missing, a sealed file was changed or exchanged, or a key is in clear where all should be
+  sealed: ``MISCONFIGURED``, since none of this is how a holder takes a key away. Keys that were opened before go on
+  working without the passphrase, which is needed once
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
-import re
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,30 @@ from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, Key
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
+from ownkey_server.keystores.sealed_directory import (
+    REFERENCE,
+    SEAL_NAME,
+    KeyFileUnfit,
+    SealedDirectory,
+    SealMissing,
+    read_key_file,
+    seal_keys,
+    sync_directory,
+    unseal_keys,
+    write_new,
+)
+from ownkey_server.keystores.sealing import KEY_LENGTH, Cost, Seal, SealInvalid, is_sealed
+from ownkey_server.secret_sources import SecretReference, SecretUnusable
 
 _log = logging.getLogger(__name__)
 
 PROVIDER_ID = "ownkey-embedded"
-KEY_LENGTH = 32
 FIRST_START_SUFFIX = ".first-start"
 NOTE_SUFFIX = ".has-keys"
-REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class _SealClosed(Exception):
+    """A key is sealed, and the seal was not opened yet, or is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +89,26 @@ class EmbeddedKeyStore:
     Args:
         name: The store's name in the settings.
         directory: Where the keys are; made with mode 0700 by :meth:`create`.
+        passphrase: Where the passphrase is that the keys are sealed under; None when they are in clear.
+        seal_cost: What a seal costs that is made here.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        passphrase: SecretReference | None = None,
+        *,
+        seal_cost: Cost | None = None,
+    ) -> None:
         self._name = name
         self._directory = directory
         self._loaded: dict[str, _LoadedKey] = {}
         self._files: dict[str, _Files] = {}
         self._closed = False
-        _log.warning("key store %r keeps its keys in files of %s: not for production", name, directory)
+        self._sealed = SealedDirectory(directory, passphrase, seal_cost) if passphrase else None
+        how = "sealed, in files" if passphrase else "in files"
+        _log.warning("key store %r keeps its keys %s of %s: not for production", name, how, directory)
 
     @property
     def name(self) -> str:
@@ -127,8 +155,9 @@ class EmbeddedKeyStore:
         timeout: float,  # noqa: ARG002 - files answer at once
     ) -> GeneratedDataKey:
         """Make 32 random bytes and wrap them."""
+        cipher = await self._ready(reference)
         data_key = SecretBytes(os.urandom(DATA_KEY_LENGTH))
-        return GeneratedDataKey(data_key, self._wrap(reference, data_key.reveal(), context))
+        return GeneratedDataKey(data_key, _wrap(cipher, reference, data_key.reveal(), context))
 
     async def wrap(
         self,
@@ -143,7 +172,7 @@ class EmbeddedKeyStore:
             ValueError: It has not 32 bytes.
         """
         require_data_key(data_key)
-        return self._wrap(reference, data_key.reveal(), context)
+        return _wrap(await self._ready(reference), reference, data_key.reveal(), context)
 
     async def unwrap(
         self,
@@ -153,7 +182,7 @@ class EmbeddedKeyStore:
         timeout: float,  # noqa: ARG002
     ) -> SecretBytes:
         """The data key again."""
-        cipher = self._cipher(reference)
+        cipher = await self._ready(reference)
         iv = parse_raw_aes_provider_info(wrapped.provider_info, reference)
         whole = len(wrapped.ciphertext) == DATA_KEY_LENGTH + TAG_LENGTH
         if wrapped.provider_id != PROVIDER_ID or iv is None or not whole:
@@ -189,21 +218,41 @@ class EmbeddedKeyStore:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._note.touch()
-            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(os.urandom(KEY_LENGTH))
-                    file.flush()
-                    os.fsync(descriptor)
-                os.link(partial, path)  # unlike a rename, this fails when the name is taken
-            finally:
-                partial.unlink()
-            self._sync_directory()
+            key = os.urandom(KEY_LENGTH)
+            if self._sealed:
+                seal = await asyncio.to_thread(self._seal, reference, self._sealed.open_or_make)
+                key = seal.close_key(reference, key)
+            write_new(path, key)
+            sync_directory(self._directory)
         except FileExistsError:
             raise KeyMisconfigured(self._name, reference, "there is a key of this name already") from None
         except OSError as error:
             raise KeyMisconfigured(self._name, reference, f"cannot be made: {error.strerror}") from error
+
+    async def seal(self) -> tuple[list[str], int]:
+        """Seal the keys that are in clear, as their holder. It can be cut off, and gone on with.
+
+        Returns:
+            What was sealed now, and how many keys were sealed already.
+
+        Raises:
+            KeyMisconfigured: The store has no passphrase, or a file is in the way. The message says which.
+        """
+        return await asyncio.to_thread(self._rewrite, seal_keys)
+
+    async def unseal(self) -> tuple[list[str], int]:
+        """Write the sealed keys in clear again, and remove the seal.
+
+        Returns:
+            What was unsealed now, and how many keys were in clear already.
+
+        Raises:
+            KeyMisconfigured: As :meth:`seal`.
+        """
+        done = await asyncio.to_thread(self._rewrite, unseal_keys)
+        if self._sealed:
+            self._sealed.remove()
+        return done
 
     async def disable(self, reference: str) -> None:
         """Take the key away, as its holder.
@@ -214,7 +263,7 @@ class EmbeddedKeyStore:
         self._require_key(reference)
         try:
             self._path(reference, "disabled").touch(mode=0o600)
-            self._sync_directory()
+            sync_directory(self._directory)
         except OSError as error:
             raise KeyMisconfigured(self._name, reference, f"cannot be disabled: {error.strerror}") from error
 
@@ -227,15 +276,46 @@ class EmbeddedKeyStore:
         self._require_key(reference)
         try:
             self._path(reference, "disabled").unlink(missing_ok=True)
-            self._sync_directory()
+            sync_directory(self._directory)
         except OSError as error:
             raise KeyMisconfigured(self._name, reference, f"cannot be enabled: {error.strerror}") from error
 
-    def _wrap(self, reference: str, data_key: bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
-        cipher = self._cipher(reference)
-        iv = os.urandom(IV_LENGTH)
-        ciphertext = cipher.encrypt(iv, data_key, serialize_context(context))
-        return EncryptedDataKey(PROVIDER_ID, raw_aes_provider_info(reference, iv), ciphertext)
+    async def _ready(self, reference: str) -> AESGCM:
+        """The key, with the seal opened first if need be."""
+        try:
+            return self._cipher(reference)
+        except _SealClosed:
+            pass
+        if self._sealed is None:
+            cause = f"it is sealed: set passphrase in [key_stores.{self._name}]"
+            raise KeyMisconfigured(self._name, reference, cause)
+        with contextlib.suppress(SealMissing):
+            await asyncio.to_thread(self._seal, reference, self._sealed.open)
+        try:
+            return self._cipher(reference)  # which also tells whether all of the directory has gone meanwhile
+        except _SealClosed:
+            cause = f"{self._directory / SEAL_NAME} is not there, or not the one that this key was sealed under"
+            raise KeyMisconfigured(self._name, reference, f"{cause}: put it back from a backup") from None
+
+    def _seal(self, reference: str, opened: Callable[[], Seal]) -> Seal:
+        try:
+            return opened()
+        except (SealInvalid, SecretUnusable) as error:
+            seal = self._directory / SEAL_NAME
+            raise KeyMisconfigured(self._name, reference, f"{seal} cannot be opened: {error}") from None
+        except OSError as error:
+            cause = f"{self._directory / SEAL_NAME} cannot be read or written: {error.strerror}"
+            raise KeyUnreachable(self._name, reference, cause) from error
+
+    def _rewrite(self, work: Callable[[Path, Seal], tuple[list[str], int]]) -> tuple[list[str], int]:
+        if self._sealed is None:
+            raise KeyMisconfigured(self._name, "", f"set passphrase in [key_stores.{self._name}] first")
+        try:
+            return work(self._directory, self._seal("", self._sealed.open_or_make))
+        except KeyFileUnfit as error:
+            raise KeyMisconfigured(self._name, "", str(error)) from None
+        except OSError as error:
+            raise KeyMisconfigured(self._name, "", f"{error.filename or self._directory}: {error.strerror}") from error
 
     def _cipher(self, reference: str) -> AESGCM:
         """The key, as its file is now."""
@@ -259,21 +339,28 @@ class EmbeddedKeyStore:
         return loaded.cipher
 
     def _load(self, reference: str, path: str) -> _LoadedKey:
-        # Not to wait for a writer, should it be a pipe.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            found = os.fstat(file.fileno())
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                cause = f"others may read {path}; run: chmod 600 {path}"
-                raise KeyMisconfigured(self._name, reference, cause)
-            if not stat.S_ISREG(found.st_mode) or found.st_size != KEY_LENGTH:
-                raise KeyMisconfigured(self._name, reference, f"{path} must be a file of exactly {KEY_LENGTH} bytes")
-            key = bytearray(file.read(KEY_LENGTH))
-        if len(key) != KEY_LENGTH:
-            raise KeyUnreachable(self._name, reference, f"{path} was changed while it was read")
+        try:
+            content, found = read_key_file(path)
+            key = self._in_clear(reference, path, content)
+        except (KeyFileUnfit, SealInvalid) as error:
+            raise KeyMisconfigured(self._name, reference, str(error)) from None
         cipher = AESGCM(key)
-        for i in range(len(key)):
-            key[i] = 0
+        key[:] = bytes(len(key))
         return _LoadedKey(cipher, found.st_ino, found.st_ctime_ns)
+
+    def _in_clear(self, reference: str, path: str, content: bytearray) -> bytearray:
+        if is_sealed(content):
+            seal = self._sealed.seal if self._sealed else None
+            if seal is None or not seal.made(content):
+                raise _SealClosed
+            try:
+                return seal.open_key(reference, content)
+            except SealInvalid as error:
+                raise SealInvalid(f"{path} does not open: {error}") from None
+        if self._sealed:
+            content[:] = bytes(len(content))
+            raise KeyFileUnfit(f"{path} is in clear; run: ownkey keystore seal --store {self._name}")
+        return content
 
     def _require_key(self, reference: str) -> None:
         if not self._path(reference, "key").exists():
@@ -290,12 +377,8 @@ class EmbeddedKeyStore:
             raise KeyMisconfigured(self._name, reference, cause)
         return self._directory / f"{reference}.{kind}"
 
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # some file systems have no such thing
-                raise
-        finally:
-            os.close(descriptor)
+
+def _wrap(cipher: AESGCM, reference: str, data_key: bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
+    iv = os.urandom(IV_LENGTH)
+    ciphertext = cipher.encrypt(iv, data_key, serialize_context(context))
+    return EncryptedDataKey(PROVIDER_ID, raw_aes_provider_info(reference, iv), ciphertext)

@@ -1,47 +1,50 @@
-"""The PIN of a token, from a file, and never tried twice when the token has refused it.
+"""The PIN of a token, wherever it is, and never tried twice when the token has refused it.
 
 Tokens lock themselves after a few wrong PINs, and a service that tries again on every call would see to that. Writing
-the file anew, were it with the same PIN, allows one more try: for a token whose PIN was set to what the file says.
+a file anew, were it with the same PIN, allows one more try: for a token whose PIN was set to what the file says. A PIN
+from the environment does not change while a process runs, and is tried once.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
+from ownkey_server.secret_sources import SecretReference, SecretUnusable
 
 
 class PinUnusable(Exception):
     """There is no PIN to try. The message says why, and never holds one."""
 
 
-class PinFile:
-    """A file whose first line is the PIN, read at each login so that a changed PIN needs no restart."""
+class Pin:
+    """A user PIN, read at each login so that one that was changed in its file needs no restart."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read: tuple[int, int] | None = None
-        self._refused: tuple[int, int] | None = None
+    def __init__(self, source: SecretReference) -> None:
+        self._source = source
+        self._read: object = None
+        self._refused: object = None
 
     def read(self) -> str:
         """The PIN.
 
         Raises:
-            PinUnusable: The file cannot be read, others may read it, it is empty, or the token has refused its PIN.
+            PinUnusable: It cannot be had, it is no text, or the token has refused it.
         """
         try:
-            with self._path.open(encoding="utf-8") as file:
-                found = os.fstat(file.fileno())
-                pin = file.readline().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError):
-            raise PinUnusable(f"the PIN file {self._path} cannot be read") from None
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise PinUnusable(f"others may read the PIN file; run: chmod 600 {self._path}")
-        if not pin:
-            raise PinUnusable(f"the PIN file {self._path} is empty: its first line must be the PIN")
-        self._read = (found.st_ino, found.st_mtime_ns)
+            found = self._source.look()
+        except SecretUnusable as error:
+            raise PinUnusable(f"the PIN in {error}") from None
+        self._read = found.version
         if self._read == self._refused:
-            raise PinUnusable(f"the token has refused the PIN in {self._path}: write the right one there")
+            again = "write the right one there"
+            if self._source.scheme not in ("file", "credential"):
+                again = "give the right one and start again"
+            raise PinUnusable(f"the token has refused the PIN in {self._source}: {again}")
+        try:
+            pin = found.value.reveal().decode()
+        except UnicodeDecodeError:
+            pin = None
+        found.value.wipe()
+        if pin is None:  # raised here and not above: that error holds the bytes, and would be this one's context
+            raise PinUnusable(f"the PIN in {self._source}: is no text in UTF-8")
         return pin
 
     @property
@@ -50,7 +53,7 @@ class PinFile:
         return self._refused is not None
 
     def was_refused(self) -> None:
-        """Remember that the PIN last read is wrong: it is not tried again until the file is written anew."""
+        """Remember that the PIN last read is wrong: it is not tried again until it is written anew."""
         self._refused = self._read
 
     def was_accepted(self) -> None:

@@ -23,7 +23,7 @@ from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info, seri
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyStoreThrottled, KeyUnreachable
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
-from ownkey_server.keystores.pin import PinFile
+from ownkey_server.keystores.pin import Pin
 from ownkey_server.keystores.pkcs11_answers import WHOLE_TOKEN, Answers
 from ownkey_server.keystores.pkcs11_module import ModuleBusy, ModuleStuck, Pkcs11Module
 from ownkey_server.keystores.pkcs11_token import (
@@ -66,7 +66,7 @@ class Pkcs11KeyStore:
         module: Pkcs11Module,
         *,
         token_label: str,
-        pin: PinFile,
+        pin: Pin,
         mechanism: str = "auto",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -30,7 +30,7 @@ from pkcs11.mechanisms import GCMParams
 from ownkey.container import EncryptedDataKey, raw_aes_provider_info
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
-from ownkey_server.keystores.pin import PinFile, PinUnusable
+from ownkey_server.keystores.pin import Pin, PinUnusable
 from ownkey_server.keystores.pkcs11_module import Pkcs11Module
 
 GCM_PROVIDER_ID = "ownkey-pkcs11"
@@ -86,7 +86,7 @@ class Pkcs11Token:
         mechanism: Which mechanism to wrap with; None chooses from what token and key allow.
     """
 
-    def __init__(self, module: Pkcs11Module, label: str, pin: PinFile, mechanism: Mechanism | None) -> None:
+    def __init__(self, module: Pkcs11Module, label: str, pin: Pin, mechanism: Mechanism | None) -> None:
         self._module = module
         self._label = label
         self._pin = pin

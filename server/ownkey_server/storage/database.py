@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
 
 from ownkey_server.domain.errors import DatabaseUnavailable
+from ownkey_server.secret_sources import SecretReference, SecretUnusable
 
 # How long a statement may wait for the database before it counts as away, in seconds.
 PATIENCE = 5
@@ -38,14 +39,19 @@ class Database:
 
     Args:
         url: ``sqlite:///path/to/file`` or ``postgresql://user@host/name``.
+        password: Where the role's password is, read for each new connection; None where it needs none.
         connections: How many at once; a thread that needs one more waits.
         checked: Whether a connection is tried before it is used again, so that one which died while nobody looked fails
             nobody.
     """
 
-    def __init__(self, url: str, *, connections: int = 4, checked: bool = True) -> None:
+    def __init__(
+        self, url: str, *, password: SecretReference | None = None, connections: int = 4, checked: bool = True
+    ) -> None:
         self.url = parse_url(url)
         self._engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, connections, checked)
+        if password is not None:
+            _give_password(self._engine, password)
 
     @property
     def is_sqlite(self) -> bool:
@@ -104,7 +110,7 @@ def parse_url(text: str) -> URL:
     if url.password is not None or {"password", "sslpassword"} & set(url.query):
         # Settings are read, printed and committed; a file of its own can be guarded.
         raise DatabaseUrlError(
-            "must not hold a password: put it into a file as libpq reads it, and add ?passfile=PATH to the URL"
+            'must not hold a password: set password = "file:PATH" beside it, or add ?passfile=PATH to the URL'
         )
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":
@@ -126,6 +132,8 @@ def _told() -> Iterator[None]:
     """Tell what the driver says in our words. What is left is a defect of ours, and stays as it is."""
     try:
         yield
+    except SecretUnusable as error:
+        raise DatabaseUnavailable(f"the password in {error}") from None
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         raise DatabaseUnavailable(_cause(error)) from error
     except exc.DBAPIError as error:
@@ -166,6 +174,17 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _give_password(engine: Engine, source: SecretReference) -> None:
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+        # Given to the driver alone: in the URL it would be wherever that is printed.
+        password = source.read()
+        try:
+            return dialect.connect(*arguments, **{**parameters, "password": password.reveal().decode()})
+        finally:
+            password.wipe()
 
 
 def _postgresql(url: URL, connections: int, checked: bool) -> Engine:

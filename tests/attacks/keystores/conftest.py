@@ -10,6 +10,7 @@ import pytest
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.catalog import Pkcs11Options
+from ownkey_server.secret_sources import SecretReference
 from support.key_stores import KEY, OTHER_KEY, OpenStore, answers
 from support.softhsm import SoftHsm
 
@@ -28,7 +29,7 @@ async def open_store(softhsm: SoftHsm) -> AsyncIterator[OpenStore]:
     opened: list[KeyMaker] = []
 
     def open_one(token: str, mechanism: str = "auto") -> KeyMaker:
-        options = Pkcs11Options(softhsm.module, token, softhsm.folder / f"{token}.pin", mechanism)
+        options = Pkcs11Options(softhsm.module, token, SecretReference.file(softhsm.folder / f"{token}.pin"), mechanism)
         opened.append(catalog.open_key_store("hsm", options, softhsm.modules))
         return opened[-1]
 

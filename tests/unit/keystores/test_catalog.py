@@ -8,8 +8,9 @@ import pytest
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.catalog import EmbeddedOptions, Modules, Pkcs11Options, open_key_store
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.secret_sources import SecretReference
 
-TOKEN = Pkcs11Options(Path("/nowhere/module.so"), "acme", Path("/nowhere/pin"))
+TOKEN = Pkcs11Options(Path("/nowhere/module.so"), "acme", SecretReference.file(Path("/nowhere/pin")))
 
 
 def test_options_of_a_kind_open_a_store_of_that_kind(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.pin import PinFile, PinUnusable
+from ownkey_server.keystores.pin import Pin, PinUnusable
+from ownkey_server.secret_sources import SecretReference
 
 PIN = "314159265"
 
@@ -26,18 +27,18 @@ def write_anew(path: Path, pin: str) -> None:
 
 
 def test_the_first_line_is_the_pin(path: Path) -> None:
-    assert PinFile(path).read() == PIN
+    assert Pin(SecretReference.file(path)).read() == PIN
 
 
 def test_a_changed_pin_needs_no_restart(path: Path) -> None:
-    file = PinFile(path)
+    file = Pin(SecretReference.file(path))
     file.read()
     write_anew(path, "2718")
     assert file.read() == "2718"
 
 
 def test_a_refused_pin_is_not_tried_again(path: Path) -> None:
-    file = PinFile(path)
+    file = Pin(SecretReference.file(path))
     file.read()
     file.was_refused()
     for _ in range(3):
@@ -47,7 +48,7 @@ def test_a_refused_pin_is_not_tried_again(path: Path) -> None:
 
 @pytest.mark.parametrize("pin", ["2718", PIN])
 def test_a_file_written_anew_allows_one_more_try(path: Path, pin: str) -> None:
-    file = PinFile(path)
+    file = Pin(SecretReference.file(path))
     file.read()
     file.was_refused()
     write_anew(path, pin)
@@ -61,25 +62,25 @@ def test_a_file_written_anew_allows_one_more_try(path: Path, pin: str) -> None:
 def test_a_file_that_others_may_read_is_refused_with_the_command_that_mends_it(path: Path, mode: int) -> None:
     path.chmod(mode)
     with pytest.raises(PinUnusable, match=f"chmod 600 {path}"):
-        PinFile(path).read()
+        Pin(SecretReference.file(path)).read()
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\n4711\n", b"\xff\xfe\n"])
 def test_a_file_without_a_pin_says_so_and_shows_nothing(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(PinUnusable) as caught:
-        PinFile(path).read()
+        Pin(SecretReference.file(path)).read()
     assert str(path) in str(caught.value)
     assert "4711" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PinUnusable, match="cannot be read"):
-        PinFile(tmp_path / "none").read()
+        Pin(SecretReference.file(tmp_path / "none")).read()
 
 
 def test_the_pin_is_never_shown(path: Path) -> None:
-    file = PinFile(path)
+    file = Pin(SecretReference.file(path))
     file.read()
     assert PIN not in repr(file) + str(file)
     assert PIN not in repr([getattr(file, name) for name in vars(file)])
