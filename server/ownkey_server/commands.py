@@ -10,17 +10,21 @@ import threading
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from ownkey.cli.main import Shared, output_options
+from ownkey_server import hardening
 from ownkey_server import settings as settings_module
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyStoreError, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.sealed_directory import SEAL_NAME
 from ownkey_server.main import open_key_stores, prepare
 from ownkey_server.main import serve as serve_until_signal
-from ownkey_server.settings import Settings, SettingsError
+from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
+from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
 from ownkey_server.storage.audit_signing import SigningKeyError
 from ownkey_server.storage.audit_sink import SinkError
@@ -30,10 +34,12 @@ from ownkey_server.storage.upgrade import SchemaMismatch
 from ownkey_server.supervisor import MARGIN_SECONDS, Plan, WorkersError, supervise_until_signal
 from ownkey_server.worker import Worker
 
+T = TypeVar("T")
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(message)s"
 # Whatever ends these has its reason in one line or a few, and needs no traceback.
-_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, SinkError, OwnkeyError)
+_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, SinkError, OwnkeyError, hardening.MemoryNotLocked)
 END_SECONDS = 2.0
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
@@ -78,7 +84,11 @@ def serve(config: Path, log_level: str, workers: int) -> None:
         worker = Worker.from_environment()
         log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
         logging.basicConfig(level=log_level.upper(), format=log_format, stream=sys.stderr)
+        hardening.harden()
+        hardening.allow_open_files()
         settings = _load(config)
+        if settings.server.lock_memory:
+            hardening.lock_memory()
         patience = settings.server.drain_seconds + MARGIN_SECONDS
         if workers > 1:
             # -P: a file beside the user's settings must not stand in for a module of Python's.
@@ -96,6 +106,7 @@ def serve(config: Path, log_level: str, workers: int) -> None:
             plan = Plan(workers, settings.server.listen, command, patience)
             asyncio.run(supervise_until_signal(plan, lambda: prepare(settings)))
             return
+        take_from_environment(settings_module.secret_references(settings))
         if worker:
             worker.end_with_supervisor(patience)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
@@ -195,15 +206,24 @@ _store_option = click.option(
 )
 
 
+_secret_option = click.option(
+    "--secret",
+    metavar="WHERE",
+    help="Where the PIN of a token or the passphrase of an embedded store is, in place of what the settings say: "
+    "prompt, file:PATH, env:NAME or credential:NAME.",
+)
+
+
 @keystore.command()
 @click.argument("reference")
 @_store_option
+@_secret_option
 @_config_option
 @output_options
 @click.pass_obj
-def create(shared: Shared, reference: str, store: str, config: Path) -> None:
+def create(shared: Shared, reference: str, store: str, secret: str | None, config: Path) -> None:
     """Make the key REFERENCE: 256-bit AES, never overwritten; in a token, never to be exported."""
-    _work_on(config, store, lambda opened: opened.create(reference))
+    _work_on(config, store, lambda opened: opened.create(reference), secret)
     shared.output.answer({"made": reference, "key_store": store}, {"made": f"key {reference!r} in key store {store!r}"})
 
 
@@ -233,26 +253,83 @@ def enable(shared: Shared, reference: str, store: str, config: Path) -> None:
     shared.output.answer({"enabled": reference, "key_store": store}, {"enabled": said})
 
 
-def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[None]]) -> None:
+@keystore.command()
+@_store_option
+@_secret_option
+@_config_option
+@output_options
+@click.pass_obj
+def seal(shared: Shared, store: str, secret: str | None, config: Path) -> None:
+    """Seal the keys of an embedded store under the passphrase that its settings name.
+
+    Stop the server first. What was cut off is gone on with by sealing again.
+    """
+    sealed, already = _work_on(config, store, lambda opened: _require_embedded(opened, store).seal(), secret)
+    value = {"sealed": sealed, "already_sealed": already, "key_store": store}
+    shared.output.answer(value, {"sealed": _names(sealed), "were sealed already": already})
+
+
+@keystore.command()
+@_store_option
+@_secret_option
+@_config_option
+@output_options
+@click.pass_obj
+def unseal(shared: Shared, store: str, secret: str | None, config: Path) -> None:
+    """Write the keys of an embedded store in clear again. Remove the passphrase from its settings afterwards."""
+    unsealed, already = _work_on(config, store, lambda opened: _require_embedded(opened, store).unseal(), secret)
+    value = {"unsealed": unsealed, "already_in_clear": already, "key_store": store}
+    shared.output.answer(value, {"unsealed": _names(unsealed), "were in clear already": already})
+
+
+def _names(references: list[str]) -> str:
+    return ", ".join(references) or "none"
+
+
+def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[T]], secret: str | None = None) -> T:
     """Open one key store of the settings, work on it as its holder, and close it."""
     # Its warning that it is not for production belongs to a server that starts, and not to each of these.
     logging.getLogger("ownkey_server").setLevel(logging.ERROR)
+    hardening.harden()
     settings = _load(config)
     if store not in settings.key_stores:
         names = ", ".join(settings.key_stores)
         raise click.ClickException(f"the settings have no key store {store!r}; they have: {names}")
+    if secret:
+        settings = _with_secret(settings, store, secret)
 
-    async def run() -> None:
+    async def run() -> T:
         opened = open_key_stores(settings)[store]
         try:
-            await work(opened)
+            return await work(opened)
         finally:
             await opened.close()
 
     try:
-        asyncio.run(run())
+        return asyncio.run(run())
     except KeyStoreError as error:
-        raise click.ClickException(str(error)) from error
+        what = str(error) if error.key else f"key store {store!r}: {error.cause}"
+        raise click.ClickException(what) from error
+
+
+def _prompted(section: KeyStoreSettings) -> str:
+    if not isinstance(section, EmbeddedSettings):
+        return str(click.prompt("PIN", hide_input=True, err=True))
+    # What a seal is made with must not be a slip of the hand: nothing would open it again.
+    new = not (section.directory / SEAL_NAME).exists()
+    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True))
+
+
+def _with_secret(settings: Settings, store: str, where: str) -> Settings:
+    """The settings, with the secret of one key store from elsewhere."""
+    section = settings.key_stores[store]
+    try:
+        source = ask(where, lambda: _prompted(section))
+    except ReferenceInvalid as error:
+        raise click.UsageError(f"--secret {error}, or {PROMPT}") from None
+    name = "passphrase" if isinstance(section, EmbeddedSettings) else "pin"
+    changed = section.model_copy(update={name: source})
+    return settings.model_copy(update={"key_stores": {**settings.key_stores, store: changed}})
 
 
 def _require_embedded(store: KeyStore, name: str) -> EmbeddedKeyStore:
