@@ -12,6 +12,9 @@
     │   ├── DatabaseUnavailable    its database does not answer
     │   ├── ViewStale              what it knows of a tenant is too old to decide by
     │   └── AuditUnavailable       nothing is done that cannot be recorded
+    ├── TooMuch                    more was asked for than is done at the moment: later it will be
+    │   ├── Overloaded             this server has more work than it can do in time
+    │   └── RateLimited            this caller, or this tenant, asks more often than it may
     ├── AdministrationError        a change that an administrator asked for is not possible
     │   ├── ResourceNotFound
     │   ├── ResourceExists
@@ -147,6 +150,49 @@ class AuditUnavailable(ServiceImpaired):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the audit record cannot be written: {why}; nothing is done that is not recorded")
+
+
+class TooMuch(OwnkeyError):
+    """More was asked for than is done at the moment. Nothing was done; the same call may be made again later.
+
+    Attributes:
+        retry_seconds: When to try again, in seconds from now.
+    """
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(f"{message}; try again in {retry_seconds:.3g} s")
+        self.retry_seconds = retry_seconds
+
+
+class Overloaded(TooMuch):
+    """This server has more work than it can do in time, and the call's priority was the lowest that waited.
+
+    Attributes:
+        priority: The call's priority, such as ``background``.
+    """
+
+    reason = "SERVER_OVERLOADED"
+
+    def __init__(self, priority: str, why: str, retry_seconds: float) -> None:
+        super().__init__(f"this server is too busy for {priority} work: {why}", retry_seconds)
+        self.priority = priority
+
+
+class RateLimited(TooMuch):
+    """This caller, or this tenant, asks more often than it may.
+
+    Attributes:
+        limited: Whose rate it is: ``principal`` or ``tenant``.
+        per_second: The rate.
+    """
+
+    reason = "RATE_LIMITED"
+    refusal = True
+
+    def __init__(self, limited: str, name: str, per_second: float, retry_seconds: float) -> None:
+        super().__init__(f"{limited} {name!r} may make {per_second:g} calls a second", retry_seconds)
+        self.limited = limited
+        self.per_second = per_second
 
 
 class AdministrationError(OwnkeyError):
