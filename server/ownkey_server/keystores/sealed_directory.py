@@ -126,7 +126,6 @@ def seal_keys(directory: Path, seal: Seal) -> tuple[list[str], int]:
         KeyFileUnfit: A file is no key, or does not open.
         OSError: A file cannot be read or written.
     """
-    remove_left_overs(directory)
     return _rewrite(directory, seal, seal.close_key, wanted=False)
 
 
@@ -189,16 +188,10 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def remove_left_overs(directory: Path) -> None:
-    """Remove what a process that was killed left half made: it may be another name of a key in clear."""
-    for path in directory.iterdir():
-        if _LEFT_OVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def _rewrite(
     directory: Path, seal: Seal, change: Callable[[str, bytearray], bytes], *, wanted: bool
 ) -> tuple[list[str], int]:
+    _remove_left_overs(directory)
     changed, already = [], 0
     for path in _keys(directory):
         reference = path.name.removesuffix(".key")
@@ -217,6 +210,13 @@ def _rewrite(
         key[:] = bytes(len(key))
     sync_directory(directory)
     return changed, already
+
+
+def _remove_left_overs(directory: Path) -> None:
+    """Remove what a process that was killed left half made: it may be another name of a key in clear."""
+    for path in directory.iterdir():
+        if _LEFT_OVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _keys(directory: Path) -> list[Path]:

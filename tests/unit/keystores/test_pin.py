@@ -84,3 +84,40 @@ def test_the_pin_is_never_shown(path: Path) -> None:
     file.read()
     assert PIN not in repr(file) + str(file)
     assert PIN not in repr([getattr(file, name) for name in vars(file)])
+
+
+def test_a_refused_credential_is_tried_again_only_when_it_is_written_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    pin = Pin(SecretReference.parse("credential:pin"))
+    assert pin.read() == PIN
+    pin.was_refused()
+    with pytest.raises(PinUnusable, match="has refused the PIN in credential:pin: write the right one there"):
+        pin.read()
+    write_anew(path, "2718")
+    assert pin.read() == "2718"
+
+
+def test_a_pin_that_cannot_change_while_the_process_runs_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWNKEY_TEST_PIN", PIN)
+    for source in (SecretReference.parse("env:OWNKEY_TEST_PIN"), SecretReference.typed(PIN)):
+        pin = Pin(source)
+        assert pin.read() == pin.read() == PIN
+        pin.was_refused()
+        monkeypatch.setenv("OWNKEY_TEST_PIN", "2718")
+        for _ in range(3):
+            with pytest.raises(PinUnusable, match=r"has refused .* start again"):
+                pin.read()
+        assert PIN not in repr(vars(pin))
+
+
+def test_a_pin_that_is_no_text_is_in_no_part_of_the_error(path: Path) -> None:
+    path.write_bytes(b"2718\xff\n")
+    with pytest.raises(PinUnusable, match="no text") as caught:
+        Pin(SecretReference.file(path)).read()
+    error: BaseException | None = caught.value
+    while error:
+        assert "2718" not in repr(error)
+        assert "2718" not in repr(vars(error))
+        error = error.__cause__ or error.__context__
