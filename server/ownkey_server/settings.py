@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
+    PlainSerializer,
     ValidationError,
     model_validator,
 )
@@ -32,6 +33,8 @@ from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
 SECTIONS = ("server", "storage", "audit", "keys", "call_gate")
+# Settings whose value is not repeated in an error, whatever is wrong with it: the last part of their names.
+_NEVER_SHOWN = frozenset({"pin", "pin_file", "passphrase", "signing_key_passphrase", "password", "url", "storage"})
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
@@ -65,12 +68,10 @@ def _parse_reference(value: object) -> SecretReference:
     try:
         return SecretReference.parse(value if isinstance(value, str) else "")
     except ReferenceInvalid as error:
-        # A type of its own: what was given may be the secret itself, and is not shown.
-        raise PydanticCustomError(_REFERENCE_INVALID, str(error)) from None
+        raise PydanticCustomError("secret_reference", str(error)) from None
 
 
-_REFERENCE_INVALID = "secret_reference"
-SecretSetting = Annotated[InstanceOf[SecretReference], BeforeValidator(_parse_reference)]
+SecretSetting = Annotated[InstanceOf[SecretReference], BeforeValidator(_parse_reference), PlainSerializer(str)]
 
 
 class ServerSettings(_Section):
@@ -276,8 +277,8 @@ def _describe(error: Any) -> str:
         message = "there is no such setting"
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
-    if place == "storage.url" or error["type"] == _REFERENCE_INVALID:
-        shown = ""  # it may hold the password that it is refused for
+    if location[-1:] and location[-1] in _NEVER_SHOWN:
+        shown = ""  # it may be the secret itself, or hold the password that it is refused for
     return f"{place}: {message}{shown}"
 
 
