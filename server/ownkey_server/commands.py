@@ -23,6 +23,8 @@ from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.keystores.sealed_directory import SEAL_NAME
 from ownkey_server.main import open_key_stores, prepare
 from ownkey_server.main import serve as serve_until_signal
+from ownkey_server.rpc.reloading import UnusableFile
+from ownkey_server.rpc.tls import require_tls_1_3
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
 from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
@@ -39,7 +41,16 @@ T = TypeVar("T")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(message)s"
 # Whatever ends these has its reason in one line or a few, and needs no traceback.
-_REFUSALS = (TenantsFileError, SchemaMismatch, SigningKeyError, SinkError, OwnkeyError, hardening.MemoryNotLocked)
+_REFUSALS = (
+    TenantsFileError,
+    SchemaMismatch,
+    SettingsError,
+    SigningKeyError,
+    SinkError,
+    OwnkeyError,
+    UnusableFile,
+    hardening.MemoryNotLocked,
+)
 END_SECONDS = 2.0
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
@@ -106,6 +117,8 @@ def serve(config: Path, log_level: str, workers: int) -> None:
             plan = Plan(workers, settings.server.listen, command, patience)
             asyncio.run(supervise_until_signal(plan, lambda: prepare(settings)))
             return
+        if settings.server.tls and settings.server.tls.minimum_version == "1.3":
+            require_tls_1_3()
         take_from_environment(settings_module.secret_references(settings))
         if worker:
             worker.end_with_supervisor(patience)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.rpc.admin_service import AdminServices
+from ownkey_server.rpc.dispatch import Gates
+from ownkey_server.rpc.identity import DEVELOPMENT, Authenticator
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
+from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
 from ownkey_server.service.administration.configuration import Configuration
-from ownkey_server.service.administration.desk import Act, Desk
+from ownkey_server.service.administration.desk import Act, Desk, SecondPerson
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
@@ -31,8 +35,10 @@ from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
+from ownkey_server.service.admission import Admission, AdmissionLimits
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import open_keeper
+from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
@@ -41,8 +47,11 @@ from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.probes import Probes
+from ownkey_server.service.rates import RateLimits, Rates
+from ownkey_server.service.refusals import Refusals
+from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.settings import Settings, key_store_options
+from ownkey_server.settings import Settings, key_store_options, require_known_callers
 from ownkey_server.storage import tenants_file, upgrade
 from ownkey_server.storage.audit_keeper import AuditKeeper
 from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
@@ -51,7 +60,7 @@ from ownkey_server.storage.audit_writer import AuditWriter, require_known_signer
 from ownkey_server.storage.change_feed import ChangeFeed
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import TenantsDocument
-from ownkey_server.storage.views import Changes, TenantViews
+from ownkey_server.storage.views import Changes, PrincipalViews, TenantViews
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +81,7 @@ class Core:
     board: StatusBoard
     ring: KeyRing
     directory: Directory
+    roster: Roster
     audit: AuditLog
     desk: Desk
 
@@ -103,7 +113,10 @@ async def running_server(
         TenantsFileError: The tenants file cannot be used.
         OwnkeyError: The tenants file asks for what cannot be done, such as a key that does not work.
         OSError: The address cannot be bound.
+        SettingsError: Nothing says who calls.
+        UnusableFile: A certificate, its key or a list cannot be used.
     """
+    require_known_callers(settings)
     async with contextlib.AsyncExitStack() as stack:
         core = await stack.enter_async_context(_core(settings, clock))
         views = TenantViews(core.database)
@@ -114,7 +127,13 @@ async def running_server(
         )
         stack.push_async_callback(probes.close)
         await stack.enter_async_context(_looked_after(core))
-        server = await Server.start(_options(settings, share_port), _services(core, probes), _admin_services(core))
+        authorizer = Authorizer(core.roster)
+        server = await Server.start(
+            _options(settings, share_port),
+            _gates(core, authorizer),
+            _services(core, probes),
+            _admin_services(core, authorizer),
+        )
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
@@ -131,6 +150,7 @@ async def prepare(settings: Settings) -> None:
     Raises:
         As :func:`running_server`.
     """
+    require_known_callers(settings)
     async with _core(settings, system_clock) as core:
         await _first_view(core, TenantViews(core.database))
 
@@ -212,8 +232,17 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         stack.callback(offices.shutdown, wait=False)
         registry = Database(settings.storage.url, password=settings.storage.password, connections=2)
         stack.callback(registry.close)
-        desk = Desk(registry, audit, directory, clock, offices)
-        yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, audit, desk)
+        access = settings.authorization
+        roster = Roster(
+            PrincipalViews(database),
+            executor,
+            operators=access.operators,
+            development=DEVELOPMENT if settings.server.development else None,
+            max_age=settings.storage.view_max_age_seconds,
+        )
+        second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
+        desk = Desk(registry, audit, directory, clock, offices, second_person)
+        yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, roster, audit, desk)
 
 
 async def _first_view(core: Core, views: TenantViews) -> int:
@@ -228,6 +257,7 @@ async def _first_view(core: Core, views: TenantViews) -> int:
     except LookupError:
         await _take_over_tenants(core)
         await core.directory.start()
+    core.roster.start()
     return revision
 
 
@@ -261,8 +291,12 @@ async def _fed(core: Core, revision: int) -> AsyncIterator[None]:
     """While the block runs, the directory hears of every change."""
     loop = asyncio.get_running_loop()
 
+    async def hear(began: float, changes: Changes) -> None:
+        core.roster.changed(began, changes)
+        await core.directory.changed(began, changes)
+
     def tell(began: float, changes: Changes) -> None:
-        told = asyncio.run_coroutine_threadsafe(core.directory.changed(began, changes), loop)
+        told = asyncio.run_coroutine_threadsafe(hear(began, changes), loop)
         try:
             told.result(FEED_SECONDS)
         except TimeoutError:
@@ -316,6 +350,8 @@ async def _looked_after(core: Core) -> AsyncIterator[None]:
 def _options(settings: Settings, share_port: bool) -> ServerOptions:
     return ServerOptions(
         listen=settings.server.listen,
+        token_listen=settings.server.token_listen or "",
+        tls=settings.server.tls,
         reflection=settings.server.reflection,
         max_message_bytes=settings.server.max_message_bytes,
         max_concurrent_streams=settings.server.max_concurrent_streams,
@@ -336,7 +372,19 @@ def _services(core: Core, probes: Probes) -> Services:
     )
 
 
-def _admin_services(core: Core) -> AdminServices:
+def _gates(core: Core, authorizer: Authorizer) -> Gates:
+    settings, clock = core.settings, core.clock
+    server = settings.server
+    return Gates(
+        authenticator=Authenticator(settings.identity, server.tls, development=server.development, clock=clock),
+        authorizer=authorizer,
+        rates=Rates(RateLimits(), time.monotonic),
+        admission=Admission(AdmissionLimits(), time.monotonic),
+        refusals=Refusals(core.audit, clock),
+    )
+
+
+def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
     desk, enrolment = core.desk, Enrolment(core.ring)
     trail = AuditTrail(desk, core.database)
     return AdminServices(
@@ -348,6 +396,7 @@ def _admin_services(core: Core) -> AdminServices:
         configuration=core.configuration(),
         simulation=Simulation(desk, trail),
         audit_trail=trail,
+        approvals=Approvals(desk, authorizer),
     )
 
 

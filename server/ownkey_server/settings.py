@@ -27,12 +27,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ownkey_server.access_settings import AuthorizationSettings, IdentitySettings, TlsSettings
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
 from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
-SECTIONS = ("server", "storage", "audit", "keys", "call_gate")
+SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization")
 # Settings whose value is not repeated in an error, whatever is wrong with it: the last part of their names.
 _NEVER_SHOWN = frozenset({"pin", "pin_file", "passphrase", "signing_key_passphrase", "password", "url", "storage"})
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
@@ -42,22 +43,25 @@ class SettingsError(Exception):
     """The settings cannot be used. The message lists every mistake with its place, a line each."""
 
 
-def _require_loopback(listen: str) -> str:
+def _require_address(listen: str) -> str:
     if listen.startswith("unix:"):
         return listen
     parts = _HOST_AND_PORT.fullmatch(listen)
     if parts is None or int(parts["port"]) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400, or unix:PATH")
+    return listen
+
+
+def is_local(listen: str) -> bool:
+    """Whether nobody but this machine can reach a listener: it is a loopback address or a socket."""
+    parts = _HOST_AND_PORT.fullmatch(listen)
+    if parts is None:
+        return listen.startswith("unix:")
     host = parts["name"] or parts["v6"]
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = False
-    if not loopback:
-        raise ValueError(
-            f"{host} is not a loopback address; this server speaks plain HTTP/2 and takes no calls from other machines"
-        )
-    return listen
+        return False
 
 
 class _Section(BaseModel):
@@ -77,12 +81,28 @@ SecretSetting = Annotated[InstanceOf[SecretReference], BeforeValidator(_parse_re
 class ServerSettings(_Section):
     """The listener and its limits."""
 
-    listen: Annotated[str, AfterValidator(_require_loopback)] = "127.0.0.1:7400"
+    listen: Annotated[str, AfterValidator(_require_address)] = "127.0.0.1:7400"
+    token_listen: Annotated[str, AfterValidator(_require_address)] | None = None
+    development: bool = False
+    tls: TlsSettings | None = None
     reflection: bool = True
     max_message_bytes: int = Field(default=12 * 1024 * 1024, ge=5 * 1024 * 1024, le=64 * 1024 * 1024)
     max_concurrent_streams: int = Field(default=1000, ge=1)
     drain_seconds: float = Field(default=10.0, ge=0)
     lock_memory: bool = False
+
+    @model_validator(mode="after")
+    def _let_in_nobody_unknown(self) -> Self:
+        if self.development and (self.tls or not is_local(self.listen)):
+            raise ValueError(
+                f"development lets in whoever can connect: it is for a listener on this machine without TLS, and"
+                f" {self.listen} {'has TLS' if self.tls else 'is not on this machine'}"
+            )
+        if self.tls is None and not is_local(self.listen):
+            raise ValueError(f"{self.listen} is not on this machine alone: it needs [server.tls]; ownkey pki helps")
+        if self.token_listen and self.tls is None:
+            raise ValueError("token_listen needs [server.tls]: a token is not sent in clear")
+        return self
 
 
 def _require_database(url: str) -> str:
@@ -197,6 +217,8 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     keys: KeySettings = KeySettings()
     call_gate: CallGateSettings = CallGateSettings()
+    identity: IdentitySettings = IdentitySettings()
+    authorization: AuthorizationSettings = AuthorizationSettings()
     key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -232,6 +254,39 @@ def load(path: Path) -> Settings:
     except ValidationError as error:
         raise SettingsError("\n".join(f"{path}: {_describe(e)}" for e in error.errors())) from None
     return _with_absolute_paths(settings, path.parent.absolute())
+
+
+def require_known_callers(settings: Settings) -> None:
+    """Make sure that a server with these settings knows who calls it. Commands that serve nobody need not.
+
+    Raises:
+        SettingsError: It would not, or nobody could call it.
+    """
+    for complaint in _complaints(settings.server, settings.identity, settings.authorization):
+        raise SettingsError(complaint)
+
+
+def _complaints(
+    server: ServerSettings, identity: IdentitySettings, authorization: AuthorizationSettings
+) -> Iterator[str]:
+    if server.development:
+        if authorization.second_person:
+            yield "authorization.second_person: development cannot tell one person from another"
+        return
+    if server.tls is None and not (identity.sidecar and identity.sidecar.unix_socket):
+        yield (
+            "server: nothing says who calls: give [server.tls], or set development = true to try ownkey on this machine"
+            " alone, where every caller may do everything"
+        )
+    if server.tls and not server.tls.client_ca_file and not identity.issuers:
+        yield "server.tls: give client_ca_file, or an issuer of tokens: nobody could call"
+    rules = identity.certificates
+    if server.tls and server.tls.client_ca_file and not (rules.spiffe_trust_domains or rules.dns_suffixes):
+        yield "identity.certificates: give spiffe_trust_domains or dns_suffixes, or no certificate names anybody"
+    if server.token_listen and not identity.issuers:
+        yield "server.token_listen: needs an issuer of tokens, [identity.issuers.NAME]"
+    if identity.sidecar and identity.sidecar.unix_socket and not server.listen.startswith("unix:"):
+        yield "identity.sidecar.unix_socket: server.listen is no socket, unix:PATH"
 
 
 def key_store_options(section: EmbeddedSettings | Pkcs11Settings) -> KeyStoreOptions:

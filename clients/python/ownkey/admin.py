@@ -27,7 +27,15 @@ from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS
 from ownkey._requests import listed, made, set_time
 from ownkey.models import Asset
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import admin_service_pb2_grpc, audit_record_pb2, customer_key_pb2, policy_pb2, tenant_pb2
+from ownkey.v1 import (
+    admin_service_pb2_grpc,
+    approval_pb2,
+    audit_record_pb2,
+    customer_key_pb2,
+    policy_pb2,
+    role_pb2,
+    tenant_pb2,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -48,6 +56,7 @@ class AdminClient:
         timeout: Seconds that a call may take. Enrolling a key waits for its key store.
         credentials: For a service elsewhere.
         author: Who stands behind the changes; kept in the audit trail.
+        approval: Id of the approval by which changes are made, where a second person had to agree.
 
     Raises:
         InvalidRequest: The address is on another machine, and there are no credentials; or the timeout is not positive.
@@ -60,6 +69,7 @@ class AdminClient:
         timeout: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
         author: str = "",
+        approval: str = "",
     ) -> None:
         _exchange.require_timeout(timeout)
         if credentials is None:
@@ -69,6 +79,7 @@ class AdminClient:
             self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self._timeout = timeout
         self._author = author
+        self._approval = approval
         self._stub = admin_service_pb2_grpc.AdminServiceStub(self._channel)
 
     # Tenants
@@ -261,11 +272,21 @@ class AdminClient:
     # Service principals
 
     def create_service_principal(
-        self, principal: str, *, display_name: str = "", reason: str = ""
+        self,
+        principal: str,
+        *,
+        display_name: str = "",
+        grants: Iterable[role_pb2.RoleGrant] = (),
+        reason: str = "",
     ) -> tenant_pb2.ServicePrincipal:
-        """Add a service principal."""
-        note = self._note(reason)
-        request = made(pb.CreateServicePrincipalRequest, id=principal, display_name=display_name, note=note)
+        """Add a service or a person, and say what they may do."""
+        request = made(
+            pb.CreateServicePrincipalRequest,
+            id=principal,
+            display_name=display_name,
+            grants=list(grants),
+            note=self._note(reason),
+        )
         return self._call(self._stub.CreateServicePrincipal, request).service_principal
 
     def get_service_principal(self, principal: str) -> tenant_pb2.ServicePrincipal:
@@ -279,14 +300,21 @@ class AdminClient:
             yield from page.service_principals
 
     def update_service_principal(
-        self, principal: str, etag: str, *, display_name: str, reason: str = ""
+        self,
+        principal: str,
+        etag: str,
+        *,
+        display_name: str,
+        grants: Iterable[role_pb2.RoleGrant],
+        reason: str = "",
     ) -> tenant_pb2.ServicePrincipal:
-        """Rename a service principal."""
+        """Say anew what a service principal is called, and all that it may do."""
         request = made(
             pb.UpdateServicePrincipalRequest,
             service_principal=principal,
             etag=etag,
             display_name=display_name,
+            grants=list(grants),
             note=self._note(reason),
         )
         return self._call(self._stub.UpdateServicePrincipal, request).service_principal
@@ -296,6 +324,23 @@ class AdminClient:
         note = self._note(reason)
         request = made(pb.DeleteServicePrincipalRequest, service_principal=principal, etag=etag, note=note)
         self._call(self._stub.DeleteServicePrincipal, request)
+
+    # Changes that take two persons
+
+    def list_approvals(self, tenant: str = "") -> list[approval_pb2.Approval]:
+        """The changes that wait for a second person, or to be made after one agreed; the oldest first."""
+        return list(self._call(self._stub.ListApprovals, made(pb.ListApprovalsRequest, tenant=tenant)).approvals)
+
+    def approve_change(self, approval: str, *, reason: str = "") -> approval_pb2.Approval:
+        """Agree to somebody else's change, which they can make then."""
+        request = made(pb.ApproveChangeRequest, approval=approval, note=self._note(reason))
+        return self._call(self._stub.ApproveChange, request).approval
+
+    def withdraw_approval(self, approval: str, *, reason: str = "") -> None:
+        """Let a change fall that waits."""
+        self._call(
+            self._stub.WithdrawApproval, made(pb.WithdrawApprovalRequest, approval=approval, note=self._note(reason))
+        )
 
     # Documents and the audit trail
 
@@ -337,7 +382,7 @@ class AdminClient:
         self.close()
 
     def _note(self, reason: str) -> pb.ChangeNote:
-        return made(pb.ChangeNote, author=self._author, reason=reason)
+        return made(pb.ChangeNote, author=self._author, reason=reason, approval=self._approval)
 
     def _call(self, method: Callable[..., M], request: Message) -> M:
         try:

@@ -5,6 +5,8 @@
     OwnkeyError                 reason, hint, retry_after; also for reasons that this version does not know
     ├── InvalidRequest          change the request; ``violations`` names the fields
     ├── NotFound                no such tenant, or no key of the tenant made this ciphertext
+    ├── NotAuthenticated        the service does not know who calls
+    ├── PermissionDenied        no role of the caller allows it
     ├── PolicyDenied            the tenant's policy says no
     ├── KeyRevoked              the holder of the key took it away
     ├── KeyUnreachable          the key store does not answer: retry later
@@ -13,7 +15,9 @@
     ├── AlreadyExists           there is one of that name
     ├── InUse                   something depends on it, or its state does not allow the change
     ├── Conflict                somebody else changed it since it was read
+    ├── ApprovalRequired        a second person must agree first
     ├── EnrolmentFailed         a key was tried, and does not do what a customer key must
+    ├── TooMuch                 asked too often, or of a service that is too busy: retry later
     ├── ServiceImpaired         the service lacks its database: retry later
     ├── ServiceUnavailable      the service itself does not answer: retry later
     └── ServiceFailed           a defect of the service
@@ -82,6 +86,18 @@ class NotFound(OwnkeyError):
     hint = "check the ids, and that the object or key is this tenant's"
 
 
+class NotAuthenticated(OwnkeyError):
+    """The service does not know who calls: there is no certificate and no token, or one that does not hold."""
+
+    hint = "give your certificate (--tls-ca, --tls-cert, --tls-key) or token (--token-file), and see that it is valid"
+
+
+class PermissionDenied(OwnkeyError):
+    """No role of the caller allows this, whether there is such a thing or not."""
+
+    hint = "an operator can grant a role: ownkey admin principal update"
+
+
 class PolicyDenied(OwnkeyError):
     """The tenant's policy denies this asset."""
 
@@ -130,10 +146,22 @@ class Conflict(OwnkeyError):
     hint = "read it again, and decide anew"
 
 
+class ApprovalRequired(OwnkeyError):
+    """A second person must agree first; ``metadata["approval"]`` is the id of what waits. Nothing was changed."""
+
+    hint = "somebody else runs `ownkey admin approval approve ID`; then repeat this with --approval ID"
+
+
 class EnrolmentFailed(OwnkeyError):
     """A key was tried by wrapping and unwrapping, and is not fit to protect anything. Nothing was changed."""
 
     hint = "put the key right in its key store, and try again"
+
+
+class TooMuch(OwnkeyError):
+    """The caller or the tenant asks too often, or the service has more to do than it can. Nothing was done."""
+
+    hint = "try again later"
 
 
 class ServiceImpaired(OwnkeyError):
@@ -159,6 +187,8 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "STREAM_PROTOCOL": InvalidRequest,
     "TENANT_NOT_FOUND": NotFound,
     "KEY_NOT_FOUND": NotFound,
+    "UNAUTHENTICATED": NotAuthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
     "POLICY_DENIED": PolicyDenied,
     "KEY_REVOKED": KeyRevoked,
     "KEY_UNREACHABLE": KeyUnreachable,
@@ -181,7 +211,13 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "RESOURCE_EXISTS": AlreadyExists,
     "RESOURCE_IN_USE": InUse,
     "ETAG_MISMATCH": Conflict,
+    "APPROVAL_REQUIRED": ApprovalRequired,
+    "APPROVAL_INVALID": ApprovalRequired,
     "ENROLMENT_FAILED": EnrolmentFailed,
+    "RATE_LIMITED": TooMuch,
+    "SERVER_OVERLOADED": TooMuch,
+    "STREAM_LIMIT": TooMuch,
+    "ISSUER_UNREACHABLE": ServiceImpaired,
 }
 # The same reasons as the service gives; the first row whose type matches counts.
 REASON_OF_CONTAINER_ERROR: Mapping[type[ContainerError], str] = {

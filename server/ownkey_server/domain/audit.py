@@ -33,6 +33,7 @@ class Action(StrEnum):
     DECRYPT_MEDIA = "decrypt_media"
     RENEW_LEASE = "renew_lease"
     AUTHORIZE_CALL = "authorize_call"
+    ACCESS = "access"
     WRITER_STARTED = "audit.writer_started"
     WRITER_STOPPED = "audit.writer_stopped"
     CHAIN_BROKEN = "audit.chain_broken"

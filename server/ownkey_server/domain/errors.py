@@ -4,13 +4,16 @@
 
     OwnkeyError
     ├── InvalidRequest             the caller must change the request
+    ├── Unauthenticated            nobody we know calls
+    ├── PermissionDenied           no role of the caller allows it
     ├── TenantNotFound
     ├── KeyNotFound                no such key, or none of this tenant's keys made this ciphertext
     ├── PolicyDenied               the tenant's policy says no
     ├── AssetMismatch              the ciphertext is another asset's than the one named
     ├── ServiceImpaired            this service lacks something of its own
     │   ├── DatabaseUnavailable    its database does not answer
-    │   ├── ViewStale              what it knows of a tenant is too old to decide by
+    │   ├── ViewStale              what it knows of a tenant, or its callers, is too old to decide by
+    │   ├── IssuerUnreachable      it cannot verify an issuer's tokens
     │   └── AuditUnavailable       nothing is done that cannot be recorded
     ├── TooMuch                    more was asked for than is done at the moment: later it will be
     │   ├── Overloaded             this server has more work than it can do in time
@@ -20,6 +23,8 @@
     │   ├── ResourceExists
     │   ├── ResourceInUse          something depends on it
     │   ├── EtagMismatch           somebody else changed it in the meantime
+    │   ├── ApprovalRequired       a second person must agree first
+    │   ├── ApprovalInvalid        what is named as their agreement is none
     │   └── EnrolmentFailed        a key was tried, and does not do what a customer key must
     └── KeyStoreError              a customer key could not be used
         ├── KeyRevoked             a deliberate act of the key's holder
@@ -61,6 +66,26 @@ class InvalidRequest(OwnkeyError):
         super().__init__(f"{field}: {description}" if field else description)
         self.field = field
         self.description = description
+
+
+class Unauthenticated(OwnkeyError):
+    """The caller showed nothing that says who it is, or something that does not hold."""
+
+    reason = "UNAUTHENTICATED"
+    refusal = True
+
+
+class PermissionDenied(OwnkeyError):
+    """No role of the caller allows this. The message is the same whether there is such a tenant or not."""
+
+    reason = "PERMISSION_DENIED"
+    refusal = True
+
+    def __init__(self, principal: str, method: str, about: str = "") -> None:
+        what = f"{method} for {about}" if about else method
+        super().__init__(f"no role of {principal!r} allows {what}")
+        self.principal = principal
+        self.method = method
 
 
 class TenantNotFound(OwnkeyError):
@@ -132,15 +157,25 @@ class DatabaseUnavailable(ServiceImpaired):
 
 
 class ViewStale(ServiceImpaired):
-    """The database has been away for so long that what is known of the tenant may be wrong."""
+    """The database has been away for so long that what is known of the tenant, or of callers, may be wrong."""
 
     reason = "VIEW_STALE"
 
     def __init__(self, tenant: str, age: float) -> None:
-        super().__init__(
-            f"what this service knows of tenant {tenant!r} is {age:.0f} s old, and its database does not answer"
-        )
+        whom = f"tenant {tenant!r}" if tenant else "its callers"
+        super().__init__(f"what this service knows of {whom} is {age:.0f} s old, and its database does not answer")
         self.tenant = tenant
+        self.age = age
+
+
+class IssuerUnreachable(ServiceImpaired):
+    """The keys by which an issuer's tokens are verified are not known, or were not confirmed for too long."""
+
+    reason = "ISSUER_UNREACHABLE"
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__(f"the keys of issuer {issuer!r} cannot be had, so its tokens cannot be verified")
+        self.issuer = issuer
 
 
 class AuditUnavailable(ServiceImpaired):
@@ -237,6 +272,36 @@ class EtagMismatch(AdministrationError):
 
     def __init__(self, resource: str) -> None:
         super().__init__(resource, "it was changed since you read it: read it again, and decide anew")
+
+
+class ApprovalRequired(AdministrationError):
+    """A second person must agree first: the change waits for that.
+
+    Attributes:
+        approval: Id of the approval that now waits.
+    """
+
+    reason = "APPROVAL_REQUIRED"
+
+    def __init__(self, resource: str, approval: str) -> None:
+        super().__init__(
+            resource, f"a second person must approve this change; then repeat it with the approval {approval}"
+        )
+        self.approval = approval
+
+
+class ApprovalInvalid(AdministrationError):
+    """What is named as a second person's agreement is none.
+
+    Attributes:
+        approval: Its id.
+    """
+
+    reason = "APPROVAL_INVALID"
+
+    def __init__(self, resource: str, approval: str, why: str) -> None:
+        super().__init__(resource, f"approval {approval} {why}")
+        self.approval = approval
 
 
 class EnrolmentFailed(AdministrationError):

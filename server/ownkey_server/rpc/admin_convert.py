@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,26 +11,29 @@ from pydantic import ValidationError
 
 from ownkey.v1 import (
     admin_service_pb2,
+    approval_pb2,
     asset_pb2,
     audit_record_pb2,
     customer_key_pb2,
     key_service_pb2,
     policy_pb2,
+    role_pb2,
     tenant_pb2,
 )
 from ownkey_server.domain import audit
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
-from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.roles import Grant, Role
 from ownkey_server.domain.tenants import CallDirection, GateMode, KeyLifecycle, Replica
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.service.administration.audit_trail import AuditRow
 from ownkey_server.service.administration.configuration import Step, StepKind
-from ownkey_server.service.administration.desk import Act
 from ownkey_server.service.administration.simulation import SimulationReport
 from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable, Table, describe
+from ownkey_server.storage.grants import GrantTable
 from ownkey_server.storage.records import (
+    ApprovalRecord,
     GroupRecord,
     KeyRecord,
     PolicyVersion,
@@ -51,13 +54,10 @@ LIFECYCLES = {one: customer_key_pb2.KeyLifecycle.Value(f"KEY_LIFECYCLE_{one.name
 STEP_KINDS = {
     one: admin_service_pb2.ConfigurationStepKind.Value(f"CONFIGURATION_STEP_KIND_{one.name}") for one in StepKind
 }
+ROLE_NUMBERS = {one: role_pb2.Role.Value(f"ROLE_{one.name}") for one in Role}
+ROLES = {number: role for role, number in ROLE_NUMBERS.items()}
 CLASS_NUMBERS = {one: asset_pb2.AssetClass.Value(f"ASSET_CLASS_{one.name}") for one in AssetClass}
 ORIGIN_NUMBERS = {one: asset_pb2.AssetOrigin.Value(f"ASSET_ORIGIN_{one.name}") for one in AssetOrigin}
-
-
-def act(note: admin_service_pb2.ChangeNote, peer: str) -> Act:
-    """Who changes something, and why."""
-    return Act(Caller(peer=peer, request_id=note.request_id), note.author, note.reason)
 
 
 def time(message: Any, field: str) -> datetime | None:
@@ -165,7 +165,51 @@ def group(record: GroupRecord) -> tenant_pb2.Group:
 
 def principal(record: PrincipalRecord) -> tenant_pb2.ServicePrincipal:
     """A service principal."""
-    return tenant_pb2.ServicePrincipal(id=record.id, display_name=record.display_name, **_stamp(record.stamp))
+    grants = [
+        role_pb2.RoleGrant(
+            role=ROLE_NUMBERS[one.role],
+            tenant=one.tenant,
+            asset_classes=[CLASS_NUMBERS[name] for name in sorted(one.asset_classes)],
+            methods=sorted(one.methods),
+        )
+        for one in record.grants
+    ]
+    stamp = _stamp(record.stamp)
+    return tenant_pb2.ServicePrincipal(id=record.id, display_name=record.display_name, grants=grants, **stamp)
+
+
+def grants(messages: Sequence[role_pb2.RoleGrant]) -> list[Grant]:
+    """What a principal may do.
+
+    Raises:
+        InvalidRequests: A grant is limited to what its role does not have.
+    """
+    tables = []
+    for index, one in enumerate(messages):
+        fields = {
+            "role": ROLES[one.role],
+            "tenant": one.tenant,
+            "asset_classes": [convert.ASSET_CLASSES[number] for number in one.asset_classes],
+            "methods": list(one.methods),
+        }
+        tables.append(_table(GrantTable, fields, f"grants[{index}]"))
+    return [table.to_domain() for table in tables]
+
+
+def approval(record: ApprovalRecord) -> approval_pb2.Approval:
+    """A change that waits."""
+    return approval_pb2.Approval(
+        id=record.id,
+        requested_by=record.requested_by,
+        method=record.method,
+        tenant=record.tenant,
+        resource=record.resource,
+        summary=record.summary,
+        reason=record.reason,
+        approved_by=record.approved_by,
+        create_time=convert.timestamp(record.create_time),
+        expire_time=convert.timestamp(record.expire_time),
+    )
 
 
 def policy_version(record: PolicyVersion) -> policy_pb2.PolicyVersion:

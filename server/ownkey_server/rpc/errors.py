@@ -57,6 +57,7 @@ class Row:
 
 
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 _PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _KEY = ("key", "replica")
@@ -67,6 +68,10 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InvalidRequest: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     InvalidRequests: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     StreamProtocolError: Row(_INVALID, error_reason_pb2.ERROR_REASON_STREAM_PROTOCOL),
+    errors.Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, error_reason_pb2.ERROR_REASON_UNAUTHENTICATED),
+    errors.PermissionDenied: Row(
+        grpc.StatusCode.PERMISSION_DENIED, error_reason_pb2.ERROR_REASON_PERMISSION_DENIED, ("principal", "method")
+    ),
     errors.TenantNotFound: Row(grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_TENANT_NOT_FOUND, ("tenant",)),
     errors.KeyNotFound: Row(grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_KEY_NOT_FOUND, ("tenant",)),
     errors.PolicyDenied: Row(
@@ -85,6 +90,11 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.OperationUnsupported: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_STORE_UNSUPPORTED, _KEY),
     errors.AuditUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_AUDIT_UNAVAILABLE, retry=True),
     errors.ViewStale: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_VIEW_STALE, ("tenant",), retry=True),
+    errors.IssuerUnreachable: Row(
+        _UNAVAILABLE, error_reason_pb2.ERROR_REASON_ISSUER_UNREACHABLE, ("issuer",), retry=True
+    ),
+    errors.Overloaded: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_SERVER_OVERLOADED, ("priority",), retry=True),
+    errors.RateLimited: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_RATE_LIMITED, ("limited",), retry=True),
     errors.DatabaseUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE, retry=True),
     errors.ResourceNotFound: Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_RESOURCE_NOT_FOUND, _RESOURCE
@@ -94,6 +104,12 @@ TABLE: Mapping[type[Exception], Row] = {
     ),
     errors.ResourceInUse: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_RESOURCE_IN_USE, _RESOURCE),
     errors.EtagMismatch: Row(grpc.StatusCode.ABORTED, error_reason_pb2.ERROR_REASON_ETAG_MISMATCH, _RESOURCE),
+    errors.ApprovalRequired: Row(
+        _PRECONDITION, error_reason_pb2.ERROR_REASON_APPROVAL_REQUIRED, ("resource", "approval")
+    ),
+    errors.ApprovalInvalid: Row(
+        _PRECONDITION, error_reason_pb2.ERROR_REASON_APPROVAL_INVALID, ("resource", "approval")
+    ),
     errors.EnrolmentFailed: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_ENROLMENT_FAILED, ("resource", "replica")),
     container.RangeInvalid: Row(grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_RANGE_INVALID),
     container.Truncated: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRUNCATED),
@@ -127,7 +143,8 @@ def to_status(error: Exception) -> status_pb2.Status:
             bad.field_violations.add(field=violation.field, description=violation.description)
         details.append(_packed(bad))
     if row.retry:
-        delay = duration_pb2.Duration(seconds=RETRY_AFTER_SECONDS)
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(1000 * getattr(error, "retry_seconds", RETRY_AFTER_SECONDS)))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return _status(row.code, str(error), *details)
 

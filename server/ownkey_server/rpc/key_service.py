@@ -1,25 +1,22 @@
-"""KeyService's unary methods: parse, one call, answer."""
+"""KeyService's unary methods: one call, and its answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc
+from google.protobuf.message import Message
 
 from ownkey.v1 import key_service_pb2
 from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
-from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
-from ownkey_server.rpc.contract import RequestParser
+from ownkey_server.rpc.calls import Call
 from ownkey_server.rpc.wire import peek_text
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 TENANT_FIELD = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
 CALLEE_FIELD = key_service_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
@@ -37,20 +34,18 @@ class Services:
 
 
 class KeyServicer:
-    """Each method takes a request as bytes and gives the answer as bytes; ``rpc/server.py`` answers errors."""
+    """Each method takes a request that was let in (``dispatch.py``), and gives its answer."""
 
-    def __init__(self, services: Services, parser: RequestParser) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._parser = parser
 
-    async def GenerateDataKey(self, raw: bytes, context: Context) -> bytes:
+    async def GenerateDataKey(self, request: key_service_pb2.GenerateDataKeyRequest, call: Call) -> Message:
         """Make a data key under the key that policy names."""
-        request = self._parser.parse(raw, key_service_pb2.GenerateDataKeyRequest)
         issued = await self._services.data_keys.generate(
             convert.asset(request.asset),
             convert.pairs(request.extra_context),
-            context.time_remaining(),
-            caller_of(context, request.request_id),
+            call.seconds,
+            call.caller(request.request_id),
         )
         try:
             return key_service_pb2.GenerateDataKeyResponse(
@@ -61,13 +56,12 @@ class KeyServicer:
                 wrapped_key=WrappedKey(issued.key.name, (issued.wrapped,)).to_bytes(),
                 encryption_context=issued.context,
                 lease_expire_time=convert.timestamp(issued.lease_expires_at),
-            ).SerializeToString()
+            )
         finally:
             issued.plaintext.wipe()
 
-    async def Unwrap(self, raw: bytes, context: Context) -> bytes:
+    async def Unwrap(self, request: key_service_pb2.UnwrapRequest, call: Call) -> Message:
         """Open a wrapped key for its asset."""
-        request = self._parser.parse(raw, key_service_pb2.UnwrapRequest)
         try:
             wrapped = WrappedKey.from_bytes(request.wrapped_key)
         except WrappedKeyInvalid as error:
@@ -76,8 +70,8 @@ class KeyServicer:
             convert.asset(request.asset),
             wrapped.encrypted_data_keys,
             convert.pairs(request.encryption_context),
-            context.time_remaining(),
-            caller_of(context, request.request_id),
+            call.seconds,
+            call.caller(request.request_id),
             named_key=wrapped.key,
         )
         try:
@@ -85,20 +79,18 @@ class KeyServicer:
                 key=opened.key.name,
                 plaintext=bytes(opened.plaintext.reveal()),
                 lease_expire_time=convert.timestamp(opened.lease_expires_at),
-            ).SerializeToString()
+            )
         finally:
             opened.plaintext.wipe()
 
-    async def KeyStatus(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
+    async def KeyStatus(self, request: key_service_pb2.KeyStatusRequest, _call: Call) -> Message:
         """Tell the state of a tenant's keys."""
-        request = self._parser.parse(raw, key_service_pb2.KeyStatusRequest)
         reports = await self._services.key_status.report(request.tenant, request.key)
         keys = [convert.key_report(report) for report in reports]
-        return key_service_pb2.KeyStatusResponse(keys=keys).SerializeToString()
+        return key_service_pb2.KeyStatusResponse(keys=keys)
 
-    async def CheckPolicy(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
+    async def CheckPolicy(self, request: key_service_pb2.CheckPolicyRequest, _call: Call) -> Message:
         """Tell what policy says of an asset."""
-        request = self._parser.parse(raw, key_service_pb2.CheckPolicyRequest)
         check = await self._services.policy_checks.check(convert.asset(request.asset))
         return key_service_pb2.CheckPolicyResponse(
             decision=convert.POLICY_DECISIONS[check.ruling.decision.outcome.effect],
@@ -106,20 +98,20 @@ class KeyServicer:
             rule=check.ruling.decision.rule,
             explanation=check.explanation,
             key_state=convert.key_state(check.key_state),
-        ).SerializeToString()
+        )
 
-    async def AuthorizeCall(self, raw: bytes, context: Context) -> bytes:
-        """Decide about a call; an emergency call before anything of its request is judged."""
-        gate = self._services.call_gate
-        tenant, callee = peek_text(raw, TENANT_FIELD), peek_text(raw, CALLEE_FIELD)
-        emergency = await gate.emergency_answer(tenant, callee)
-        if emergency is not None:
-            return convert.call_response(emergency).SerializeToString()
-        request = self._parser.parse(raw, key_service_pb2.AuthorizeCallRequest)
-        answer = await gate.authorize(convert.call(request), caller_of(context, request.request_id))
-        return convert.call_response(answer).SerializeToString()
+    async def AuthorizeCall(self, request: key_service_pb2.AuthorizeCallRequest, call: Call) -> Message:
+        """Decide about a call."""
+        answer = await self._services.call_gate.authorize(convert.call(request), call.caller(request.request_id))
+        return convert.call_response(answer)
 
+    async def emergency(self, raw: bytes, *, known: bool) -> Message | None:
+        """The answer to a request about an emergency call, before anything of it is judged; None for any other call.
 
-def caller_of(context: Context, request_id: str) -> Caller:
-    """Who calls, as far as the listener knows."""
-    return Caller(peer=context.peer(), request_id=request_id)
+        Args:
+            raw: What came, whatever it is.
+            known: Whether the caller may ask about the tenant; otherwise nothing is said that depends on it.
+        """
+        tenant = peek_text(raw, TENANT_FIELD) if known else ""
+        answer = await self._services.call_gate.emergency_answer(tenant, peek_text(raw, CALLEE_FIELD))
+        return None if answer is None else convert.call_response(answer)

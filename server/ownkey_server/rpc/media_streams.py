@@ -12,37 +12,38 @@ from ownkey.media_messages import chunk_of
 from ownkey.v1 import key_service_pb2
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
+from ownkey_server.rpc.calls import Call, Context
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
-from ownkey_server.rpc.key_service import Context, caller_of
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
 from ownkey_server.service.media import READER_LIMITS, Media
 
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
-DecryptRequests: TypeAlias = "_Requests[key_service_pb2.DecryptMediaRequest]"
+EncryptRequests: TypeAlias = "Requests[key_service_pb2.EncryptMediaRequest]"
+DecryptRequests: TypeAlias = "Requests[key_service_pb2.DecryptMediaRequest]"
 
 # As in the contract, for messages that are read without it.
 MAX_CHUNK = 4 * 1024 * 1024
 
 
 class MediaServicer:
-    """Each method reads requests from, and writes answers to, the call's context, both as bytes."""
+    """Each method takes a stream that was let in by its start (``dispatch.py``), and writes its answers to the call."""
 
-    def __init__(self, media: Media, parser: RequestParser) -> None:
+    def __init__(self, media: Media) -> None:
         self._media = media
-        self._parser = parser
         self._writer = ChunkWriter()
 
-    async def EncryptMedia(self, context: Context) -> None:
+    async def EncryptMedia(
+        self, first: key_service_pb2.EncryptMediaRequest, requests: EncryptRequests, call: Call
+    ) -> None:
         """Encrypt a stream of content into one object."""
-        requests = _Requests(context, self._parser, key_service_pb2.EncryptMediaRequest)
-        start = (await requests.first()).start
+        context, start = call.context, first.start
         made = await self._media.encrypt(
             convert.asset(start.asset),
             convert.pairs(start.extra_context),
             start.frame_length,
-            context.time_remaining(),
-            caller_of(context, start.request_id),
+            call.seconds,
+            call.caller(start.request_id),
         )
         issued, encryptor = made.key, made.writer
         started = key_service_pb2.EncryptMediaStarted(
@@ -64,18 +65,19 @@ class MediaServicer:
         await made.lease.require()
         await context.write(chunk_message(encryptor.finish()))
 
-    async def DecryptMedia(self, context: Context) -> None:
+    async def DecryptMedia(
+        self, first: key_service_pb2.DecryptMediaRequest, requests: DecryptRequests, call: Call
+    ) -> None:
         """Decrypt an object, or a byte range of one."""
-        requests = _Requests(context, self._parser, key_service_pb2.DecryptMediaRequest)
-        start = (await requests.first()).start
-        if start.HasField("range"):
-            await self._decrypt_range(context, start, requests)
+        if first.start.HasField("range"):
+            await self._decrypt_range(call, first.start, requests)
         else:
-            await self._decrypt_whole(context, start, requests)
+            await self._decrypt_whole(call, first.start, requests)
 
     async def _decrypt_whole(
-        self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
+        self, call: Call, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
+        context = call.context
         reader = HeaderReader(limits=READER_LIMITS)
         header = None
         while header is None:
@@ -84,8 +86,8 @@ class MediaServicer:
             header,
             convert.asset(start.asset),
             convert.pairs(start.expected_context),
-            context.time_remaining(),
-            caller_of(context, start.request_id),
+            call.seconds,
+            call.caller(start.request_id),
         )
         await context.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
@@ -100,8 +102,9 @@ class MediaServicer:
         decryptor.finish()
 
     async def _decrypt_range(
-        self, context: Context, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
+        self, call: Call, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
+        context = call.context
         header = HeaderReader(limits=READER_LIMITS).feed(await requests.required_chunk())
         if header is None:
             raise StreamProtocolError("the message after the start must hold the object's whole header")
@@ -110,8 +113,8 @@ class MediaServicer:
             convert.asset(start.asset),
             convert.pairs(start.expected_context),
             start.object_size,
-            context.time_remaining(),
-            caller_of(context, start.request_id),
+            call.seconds,
+            call.caller(start.request_id),
         )
         stream = opened.reader.stream(start.range.offset, start.range.length or None)
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
@@ -125,7 +128,7 @@ class MediaServicer:
         stream.finish()
 
 
-class _Requests(Generic[R]):
+class Requests(Generic[R]):
     """The requests of one stream, in the order that the contract wants: a start, then chunks."""
 
     def __init__(self, context: Context, parser: RequestParser, request_type: type[R]) -> None:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from ownkey.v1 import admin_service_pb2
-from ownkey_server.rpc import errors
+from ownkey_server.access_settings import TlsSettings
 from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
-from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, SERVICE_NAME, RequestParser, load_contract
-from ownkey_server.rpc.key_service import Context, KeyServicer, Services
+from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME, load_contract
+from ownkey_server.rpc.dispatch import Dispatcher, Gates
+from ownkey_server.rpc.key_service import KeyServicer, Services
 from ownkey_server.rpc.media_streams import MediaServicer
+from ownkey_server.rpc.methods import all_methods
+from ownkey_server.rpc.tls import server_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +37,16 @@ class ServerOptions:
 
     Attributes:
         listen: ``HOST:PORT`` or ``unix:PATH``; port 0 takes a free one.
+        token_listen: The same for callers without certificates; empty for nowhere.
+        tls: How both speak TLS; None for not at all.
         max_message_bytes: A larger message is refused by the transport, before anybody reads it.
         max_concurrent_streams: Calls at once on one connection.
         share_port: Other processes of this user may listen on the same port, and each gets some of the connections.
     """
 
     listen: str
+    token_listen: str
+    tls: TlsSettings | None
     reflection: bool
     max_message_bytes: int
     max_concurrent_streams: int
@@ -53,19 +58,24 @@ class Server:
 
     Attributes:
         address: Where it listens, with the port that it got.
+        token_address: Where it listens for callers without certificates; empty for nowhere.
     """
 
-    def __init__(self, server: grpc.aio.Server, health: health_aio.HealthServicer, address: str) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, health: health_aio.HealthServicer, address: str, token_address: str
+    ) -> None:
         self._server = server
         self._health = health
         self.address = address
+        self.token_address = token_address
 
     @classmethod
-    async def start(cls, options: ServerOptions, services: Services, admin: AdminServices) -> Server:
+    async def start(cls, options: ServerOptions, gates: Gates, services: Services, admin: AdminServices) -> Server:
         """Bind and serve.
 
         Raises:
             OSError: The address cannot be bound.
+            UnusableFile: A certificate or its key cannot be used.
         """
         server = grpc.aio.server(
             options=[
@@ -78,13 +88,7 @@ class Server:
                 ("grpc.http2.lookahead_bytes", MIB),
             ]
         )
-        contract = load_contract()
-        server.add_generic_rpc_handlers(
-            (
-                _handlers(services, RequestParser(contract)),
-                _admin_handlers(AdminServicer(admin, RequestParser(contract, ADMIN_LIMITS))),
-            )
-        )
+        server.add_generic_rpc_handlers(_handlers(Dispatcher(gates), services, admin))
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if options.reflection:
@@ -93,20 +97,19 @@ class Server:
                 health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
                 reflection.SERVICE_NAME,
             )
+            contract = load_contract()
             for standard in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
                 contract.AddSerializedFile(standard.serialized_pb)
             reflection.enable_server_reflection(names, server, pool=_Symbols(contract))
         with _private_sockets():
-            try:
-                port = server.add_insecure_port(options.listen)
-            except RuntimeError as error:
-                raise OSError(f"cannot listen on {options.listen}: is the port taken?") from error
+            address = _listen(server, options.listen, options.tls, client_certificates=True)
+            token_address = ""
+            if options.token_listen:
+                token_address = _listen(server, options.token_listen, options.tls, client_certificates=False)
             await server.start()
         for name in ("", *SERVICE_NAMES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        host, _, _ = options.listen.rpartition(":")
-        address = options.listen if options.listen.startswith("unix:") else f"{host}:{port}"
-        return cls(server, health, address)
+        return cls(server, health, address, token_address)
 
     async def stop(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, take no new calls, and give those under way ``drain_seconds`` to end."""
@@ -136,6 +139,24 @@ class _Symbols:
         return getattr(self._pool, name)
 
 
+def _listen(server: grpc.aio.Server, listen: str, tls: TlsSettings | None, *, client_certificates: bool) -> str:
+    """Bind; gives the address with the port that it got.
+
+    Raises:
+        OSError: It cannot be bound.
+        UnusableFile: A certificate or its key cannot be used.
+    """
+    try:
+        if tls is None:
+            port = server.add_insecure_port(listen)
+        else:
+            asked = client_certificates and tls.client_ca_file is not None
+            port = server.add_secure_port(listen, server_credentials(tls, client_certificates=asked))
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {listen}: is the port taken?") from error
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+
 @contextlib.contextmanager
 def _private_sockets() -> Iterator[None]:
     """A socket in the file system is its owner's alone: whoever can connect can ask for keys."""
@@ -146,56 +167,17 @@ def _private_sockets() -> Iterator[None]:
         os.umask(before)
 
 
-def _handlers(services: Services, parser: RequestParser) -> grpc.GenericRpcHandler:
-    keys = KeyServicer(services, parser)
-    media = MediaServicer(services.media, parser)
+def _handlers(dispatcher: Dispatcher, services: Services, admin: AdminServices) -> list[grpc.GenericRpcHandler]:
+    keys, media, administration = KeyServicer(services), MediaServicer(services.media), AdminServicer(admin)
+    by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {name: {} for name in SERVICE_NAMES}
     # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
-    unary = (keys.GenerateDataKey, keys.Unwrap, keys.KeyStatus, keys.CheckPolicy, keys.AuthorizeCall)
-    streams = (media.EncryptMedia, media.DecryptMedia)
-    return grpc.method_handlers_generic_handler(
-        SERVICE_NAME,
-        {method.__name__: grpc.unary_unary_rpc_method_handler(_unary(method)) for method in unary}
-        | {method.__name__: grpc.stream_stream_rpc_method_handler(_stream(method)) for method in streams},
-    )
-
-
-def _admin_handlers(admin: AdminServicer) -> grpc.GenericRpcHandler:
-    service = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
-    return grpc.method_handlers_generic_handler(
-        ADMIN_SERVICE_NAME,
-        {
-            method.name: grpc.unary_unary_rpc_method_handler(_unary(_serialized(getattr(admin, method.name))))
-            for method in service.methods
-        },
-    )
-
-
-def _serialized(
-    method: Callable[[bytes, Context], Awaitable[Message]],
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def answer(raw: bytes, context: Context) -> bytes:
-        return (await method(raw, context)).SerializeToString()
-
-    return answer
-
-
-def _unary(method: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def handle(raw: bytes, context: Context) -> bytes:
-        try:
-            return await method(raw, context)
-        except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
-            await errors.abort(context, error)
-
-    return handle
-
-
-def _stream(method: Callable[[Context], Awaitable[None]]) -> Callable[[object, Context], Awaitable[None]]:
-    async def handle(_requests: object, context: Context) -> None:
-        try:
-            await method(context)
-        except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
-            if context.done():
-                return  # the client has left, and writing to it failed: that is its right, and no defect
-            await errors.abort(context, error)
-
-    return handle
+    for name, method in all_methods().items():
+        if method.streams:
+            handler = dispatcher.stream(method, getattr(media, name))
+        elif method.service == ADMIN_SERVICE_NAME:
+            handler = dispatcher.unary(method, getattr(administration, name))
+        else:
+            first = keys.emergency if name == "AuthorizeCall" else None
+            handler = dispatcher.unary(method, getattr(keys, name), first)
+        by_service[method.service][name] = handler
+    return [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()]

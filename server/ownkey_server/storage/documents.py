@@ -168,6 +168,13 @@ class CallGateTable(Table):
             outside_line_prefixes=tuple(self.outside_line_prefixes),
         )
 
+    def gates_less_than(self, before: CallGateTable) -> bool:
+        """Whether some call that was gated before is not, or is gated less."""
+        if before.mode is GateMode.OFF:
+            return False
+        weaker = self.mode is GateMode.OFF or (before.mode is GateMode.REFUSE and self.mode is not GateMode.REFUSE)
+        return weaker or not set(before.directions) <= set(self.directions)
+
     def to_json(self) -> str:
         """The gate as the database keeps it."""
         return self.model_dump_json(exclude_defaults=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from ownkey_server.domain.roles import Grant
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
 from ownkey_server.storage.documents import CallGateTable, PolicyTable
 
@@ -95,8 +96,31 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalRecord:
-    """A service that may be known to us by name."""
+    """A service or a person that is known to us by name, and what it may do."""
 
     id: str
     display_name: str
+    grants: tuple[Grant, ...]
     stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A change that waits for a second person, or was approved and waits to be made.
+
+    Attributes:
+        digest: SHA-256 of the request.
+        approved_by: Empty as long as nobody has approved it.
+    """
+
+    id: str
+    requested_by: str
+    method: str
+    tenant: str
+    resource: str
+    summary: str
+    reason: str
+    digest: bytes
+    approved_by: str
+    create_time: datetime
+    expire_time: datetime

@@ -7,7 +7,7 @@ of it (``change_feed.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,10 @@ from sqlalchemy.engine import Connection, Row
 
 from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.domain.errors import EtagMismatch, ResourceNotFound
+from ownkey_server.domain.roles import Grant, principal_name
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
 from ownkey_server.storage.documents import CallGateTable, PolicyTable
+from ownkey_server.storage.grants import grants_json, grants_of
 from ownkey_server.storage.records import (
     ANY_ETAG,
     GroupRecord,
@@ -52,14 +54,22 @@ class Reader:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> Connection:
+        """The transaction, for what is kept beside the registry."""
+        return self._connection
+
     def tenant(self, tenant: str) -> TenantRecord | None:
         """A tenant, if there is one."""
         row = self._one(sa.select(TENANTS).where(TENANTS.c.id == tenant))
         return _tenant(row) if row else None
 
-    def tenants(self, after: str, limit: int) -> list[TenantRecord]:
-        """Tenants."""
-        query = sa.select(TENANTS).where(TENANTS.c.id > after).order_by(TENANTS.c.id).limit(limit)
+    def tenants(self, after: str, limit: int, only: Collection[str] | None = None) -> list[TenantRecord]:
+        """Tenants; of those in ``only``, unless that is None."""
+        wanted = TENANTS.c.id > after
+        if only is not None:
+            wanted = sa.and_(wanted, TENANTS.c.id.in_(only))
+        query = sa.select(TENANTS).where(wanted).order_by(TENANTS.c.id).limit(limit)
         return [_tenant(row) for row in self._connection.execute(query)]
 
     def key(self, name: str) -> KeyRecord | None:
@@ -101,13 +111,13 @@ class Reader:
     def principal(self, principal: str) -> PrincipalRecord | None:
         """A service principal, if there is one."""
         row = self._one(sa.select(SERVICE_PRINCIPALS).where(SERVICE_PRINCIPALS.c.id == principal))
-        return PrincipalRecord(row.id, row.display_name, _stamp(row)) if row else None
+        return _principal(row) if row else None
 
     def principals(self, after: str, limit: int) -> list[PrincipalRecord]:
         """Service principals."""
         table = SERVICE_PRINCIPALS
         query = sa.select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
-        return [PrincipalRecord(row.id, row.display_name, _stamp(row)) for row in self._connection.execute(query)]
+        return [_principal(row) for row in self._connection.execute(query)]
 
     def revision(self) -> int:
         """The number of the last change."""
@@ -280,19 +290,25 @@ class Change(Reader):
         self._touch(tenant.id)
         self._update(TENANTS, TENANTS.c.id == tenant.id, policy_version=number)
 
-    def insert_principal(self, principal: str, display_name: str) -> None:
+    def insert_principal(self, principal: str, display_name: str, grants: Sequence[Grant]) -> None:
         """Add a service principal."""
-        self._insert(SERVICE_PRINCIPALS, id=principal, display_name=display_name)
+        self._insert(SERVICE_PRINCIPALS, id=principal, display_name=display_name, grants=grants_json(grants))
+        self._touch(principal_name(principal))
 
-    def update_principal(self, principal: PrincipalRecord, etag: str, display_name: str) -> None:
-        """Rename a service principal."""
-        self.require_etag(f"servicePrincipals/{principal.id}", principal.stamp, etag)
-        self._update(SERVICE_PRINCIPALS, SERVICE_PRINCIPALS.c.id == principal.id, display_name=display_name)
+    def update_principal(
+        self, principal: PrincipalRecord, etag: str, display_name: str, grants: Sequence[Grant]
+    ) -> None:
+        """Say anew what a service principal is called, and what it may do."""
+        self.require_etag(principal_name(principal.id), principal.stamp, etag)
+        which = SERVICE_PRINCIPALS.c.id == principal.id
+        self._update(SERVICE_PRINCIPALS, which, display_name=display_name, grants=grants_json(grants))
+        self._touch(principal_name(principal.id))
 
     def delete_principal(self, principal: PrincipalRecord, etag: str) -> None:
         """Remove a service principal."""
-        self.require_etag(f"servicePrincipals/{principal.id}", principal.stamp, etag)
+        self.require_etag(principal_name(principal.id), principal.stamp, etag)
         self._connection.execute(sa.delete(SERVICE_PRINCIPALS).where(SERVICE_PRINCIPALS.c.id == principal.id))
+        self._touch(principal_name(principal.id))
 
     def require_etag(self, resource: str, stamp: Stamp, etag: str) -> None:
         """Make sure that nobody changed a resource since it was read.
@@ -355,6 +371,10 @@ def required(found: object, resource: str) -> Any:
     if found is None:
         raise ResourceNotFound(resource)
     return found
+
+
+def _principal(row: Row[Any]) -> PrincipalRecord:
+    return PrincipalRecord(row.id, row.display_name, grants_of(row.grants), _stamp(row))
 
 
 def _stamp(row: Row[Any]) -> Stamp:

@@ -109,7 +109,26 @@ SERVICE_PRINCIPALS = sa.Table(
     METADATA,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("grants", sa.Text, nullable=False, server_default="[]"),
     *_times(),
+)
+
+# Changes that wait for a second person, or were approved and wait to be made.
+APPROVALS = sa.Table(
+    "approvals",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("resource", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    # Of the request, without what its note says: another request is another change.
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("approved_by", sa.Text, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("expire_time", sa.BigInteger, nullable=False),
 )
 
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ownkey_server.domain.roles import PRINCIPALS, Grant
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, KeyLifecycle, Tenant
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import PolicyTable
@@ -17,7 +18,8 @@ class Changes:
 
     Attributes:
         revision: The newest there is.
-        tenants: Those that were touched; None when they were too many to be listed.
+        tenants: Those that were touched, and the resource names of principals that were; None when they were too many
+            to be listed.
     """
 
     revision: int
@@ -81,6 +83,20 @@ class TenantViews:
         return Changes(newest, frozenset(tenant for _, tenant in changed))
 
 
+class PrincipalViews:
+    """Reads what callers are told apart by. Every method raises :class:`DatabaseUnavailable` when it cannot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def grants(self, name: str) -> tuple[Grant, ...] | None:
+        """What the principal of that resource name may do, as it is at this moment; None when nobody knows it."""
+        principal = name.removeprefix(PRINCIPALS)
+        with self._database.reading() as connection:
+            record = Reader(connection).principal(principal)
+        return record.grants if record else None
+
+
 def customer_key(record: KeyRecord) -> CustomerKey:
     """The key as the services use it."""
     return CustomerKey(record.name, tuple(one.place for one in record.replicas), record.lifecycle)
@@ -94,4 +110,4 @@ def _groups_of(groups: list[GroupRecord]) -> dict[str, frozenset[str]]:
     return groups_of
 
 
-__all__ = ["MAX_CHANGES", "PROVIDER", "Changes", "TenantViews", "customer_key"]
+__all__ = ["MAX_CHANGES", "PROVIDER", "Changes", "PrincipalViews", "TenantViews", "customer_key"]

@@ -38,13 +38,13 @@ def test_the_servicer_has_nothing_that_the_contract_lacks() -> None:
 def test_a_change_says_who_and_why_and_what_is_there_is_changed_by_its_etag(name: str) -> None:
     fields = request_fields(name)
     assert "note" in fields
-    adds = re.match(r"Create|Enrol", name)
+    adds = re.match(r"Create|Enrol|Approve|Withdraw", name)
     assert ("etag" in fields) == (not adds or name == "CreatePolicyVersion")
     assert (
         "reason" in inspect.signature(getattr(AdminClient, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower())).parameters
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("List") and name != "ListKeys"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("List") and name not in ("ListKeys", "ListApprovals")])
 def test_a_list_comes_in_pages(name: str) -> None:
     assert {"page_size", "page_token"} <= request_fields(name).keys()

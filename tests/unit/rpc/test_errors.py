@@ -37,6 +37,12 @@ def sample(kind: type[Exception]) -> Exception:
         errors.PolicyDenied: errors.PolicyDenied("acme", "no-mms", "it is denied"),
         errors.DatabaseUnavailable: errors.DatabaseUnavailable("no route to db.internal"),
         errors.ViewStale: errors.ViewStale("acme", 61.0),
+        errors.PermissionDenied: errors.PermissionDenied("spiffe://example.org/player", "Unwrap", "tenant 'acme'"),
+        errors.IssuerUnreachable: errors.IssuerUnreachable("corp"),
+        errors.Overloaded: errors.Overloaded("background", "the queue is full", 0.25),
+        errors.RateLimited: errors.RateLimited("tenant", "acme", 100, 0.01),
+        errors.ApprovalRequired: errors.ApprovalRequired("tenants/acme", "a1"),
+        errors.ApprovalInvalid: errors.ApprovalInvalid("tenants/acme", "a1", "is none of yours"),
         errors.AuditUnavailable: errors.AuditUnavailable("the database does not answer"),
         errors.ResourceNotFound: errors.ResourceNotFound("tenants/acme"),
         errors.ResourceExists: errors.ResourceExists("tenants/acme", "it is there"),
@@ -60,6 +66,7 @@ ALL = (
         errors.OwnkeyError,
         errors.KeyStoreError,
         errors.ServiceImpaired,
+        errors.TooMuch,
         errors.AdministrationError,
     }
 ) | subclasses(container.ContainerError) - {wrapped_key.WrappedKeyInvalid}

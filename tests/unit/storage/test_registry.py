@@ -142,12 +142,12 @@ def test_changes_are_told_by_tenant_from_any_revision_on(database: Database) -> 
     views = TenantViews(database)
     change(database, add_acme)
     second = change(database, lambda made: made.insert_tenant("umbrella", "", NOW, CallGateTable()))
-    change(database, lambda made: made.insert_principal("recorder", ""))
+    change(database, lambda made: made.insert_principal("recorder", "", ()))
     third = change(
         database, lambda made: made.insert_key("provider/keys/main", PROVIDER, KeyLifecycle.ACTIVE, [MAIN_P], NOW)
     )
-    assert views.changes_since(0).tenants == {"acme", "umbrella", PROVIDER}
-    assert views.changes_since(second).tenants == {PROVIDER}
+    assert views.changes_since(0).tenants == {"acme", "umbrella", "servicePrincipals/recorder", PROVIDER}
+    assert views.changes_since(second).tenants == {"servicePrincipals/recorder", PROVIDER}
     assert views.changes_since(third) == views.changes_since(third)
     assert views.changes_since(third).tenants == frozenset()
     assert views.changes_since(third + 5).tenants is None, "an older copy of the database was restored"
@@ -171,7 +171,7 @@ def test_lists_come_in_pages(database: Database) -> None:
     def add(made: Change) -> None:
         for name in names:
             made.insert_tenant(name, "", NOW, CallGateTable())
-            made.insert_principal(name, "")
+            made.insert_principal(name, "", ())
 
     change(database, add)
     with database.reading() as connection:

@@ -6,7 +6,8 @@ import click
 
 from ownkey.cli.admin_keys import key
 from ownkey.cli.admin_policies import policy
-from ownkey.cli.admin_tenants import group, principal, tenant
+from ownkey.cli.admin_principals import approval, principal
+from ownkey.cli.admin_tenants import group, tenant
 
 
 @click.group(no_args_is_help=True)
@@ -18,5 +19,5 @@ def admin() -> None:
     """
 
 
-for _command in (tenant, key, group, policy, principal):
+for _command in (tenant, key, group, policy, principal, approval):
     admin.add_command(_command)

@@ -24,6 +24,10 @@ def _login_name() -> str:
         return ""
 
 
+def _approved_by(context: click.Context, _parameter: click.Parameter, value: str) -> None:
+    context.ensure_object(Shared).approval = value
+
+
 def change_options(command: F) -> F:
     """Who stands behind a change, and why."""
     options = (
@@ -35,6 +39,13 @@ def change_options(command: F) -> F:
             help="Who stands behind the change, for the audit trail.",
         ),
         click.option("--reason", default="", help="Why, for the audit trail."),
+        click.option(
+            "--approval",
+            default="",
+            expose_value=False,
+            callback=_approved_by,
+            help="Id of the approval by which the change is made, where a second person had to agree.",
+        ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 

@@ -1,4 +1,4 @@
-"""Tenants, groups and service principals."""
+"""Tenants and groups."""
 
 from __future__ import annotations
 
@@ -245,74 +245,3 @@ def delete_group(shared: Shared, group_id: str, tenant: str, etag: str, author: 
     with shared.admin(author) as client:
         client.delete_group(tenant, group_id, etag or client.get_group(tenant, group_id).etag, reason=reason)
     gone(shared, f"tenants/{tenant}/groups/{group_id}")
-
-
-@click.group(no_args_is_help=True)
-def principal() -> None:
-    """Services that may be known to ownkey by name."""
-
-
-def _show_principal(shared: Shared, found: tenant_pb2.ServicePrincipal) -> None:
-    show(shared, found, principal=found.id, name=found.display_name, etag=found.etag)
-
-
-@principal.command("create")
-@click.argument("principal_id", metavar="PRINCIPAL")
-@_name_option
-@change_options
-@shared_options
-@click.pass_obj
-def create_principal(shared: Shared, principal_id: str, display_name: str | None, author: str, reason: str) -> None:
-    """Add a service principal."""
-    with shared.admin(author) as client:
-        made = client.create_service_principal(principal_id, display_name=display_name or "", reason=reason)
-    _show_principal(shared, made)
-
-
-@principal.command("list")
-@shared_options
-@click.pass_obj
-def list_principals(shared: Shared) -> None:
-    """List service principals by id."""
-    with shared.admin() as client:
-        found = client.list_service_principals()
-        show_all(shared, "service_principals", found, lambda one: (one.id, one.display_name))
-
-
-@principal.command("show")
-@click.argument("principal_id", metavar="PRINCIPAL")
-@shared_options
-@click.pass_obj
-def show_principal(shared: Shared, principal_id: str) -> None:
-    """Show a service principal."""
-    with shared.admin() as client:
-        _show_principal(shared, client.get_service_principal(principal_id))
-
-
-@principal.command("update")
-@click.argument("principal_id", metavar="PRINCIPAL")
-@click.option("--display-name", required=True, help="The name for people.")
-@etag_option
-@change_options
-@shared_options
-@click.pass_obj
-def update_principal(shared: Shared, principal_id: str, display_name: str, etag: str, author: str, reason: str) -> None:
-    """Rename a service principal."""
-    with shared.admin(author) as client:
-        etag = etag or client.get_service_principal(principal_id).etag
-        changed = client.update_service_principal(principal_id, etag, display_name=display_name, reason=reason)
-    _show_principal(shared, changed)
-
-
-@principal.command("delete")
-@click.argument("principal_id", metavar="PRINCIPAL")
-@etag_option
-@change_options
-@shared_options
-@click.pass_obj
-def delete_principal(shared: Shared, principal_id: str, etag: str, author: str, reason: str) -> None:
-    """Delete a service principal."""
-    with shared.admin(author) as client:
-        etag = etag or client.get_service_principal(principal_id).etag
-        client.delete_service_principal(principal_id, etag, reason=reason)
-    gone(shared, f"servicePrincipals/{principal_id}")

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,9 @@ from ownkey import errors
 from ownkey.cli.output import EXIT_CODES, OTHER_ERROR, USAGE, Output
 from ownkey.container import ContainerError
 from ownkey.files import OutputExists, Terminated
+
+if TYPE_CHECKING:
+    import grpc
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +62,11 @@ class Shared:
         self.tenant = ""
         self.as_json = False
         self.verbose = False
+        self.ca: Path | None = None
+        self.certificate: Path | None = None
+        self.private_key: Path | None = None
+        self.token_file: Path | None = None
+        self.approval = ""
         self.given: set[str] = set()
 
     @property
@@ -67,12 +76,27 @@ class Shared:
 
     def client(self) -> ownkey.Client:
         """A client of the service."""
-        return ownkey.Client(self.address, timeout=self.timeout)
+        return ownkey.Client(self.address, timeout=self.timeout, credentials=self._credentials())
 
     def admin(self, author: str = "") -> ownkey.AdminClient:
         """A client of its control plane. Without a timeout of the user's it has patience: key stores are asked."""
         timeout = self.timeout if "timeout" in self.given else ADMIN_TIMEOUT
-        return ownkey.AdminClient(self.address, author=author, timeout=timeout)
+        return ownkey.AdminClient(
+            self.address, author=author, timeout=timeout, credentials=self._credentials(), approval=self.approval
+        )
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        """Credentials, if the user gave any."""
+        if not (self.ca or self.certificate or self.private_key or self.token_file):
+            return None
+        from ownkey.credentials import tls  # noqa: PLC0415 - commands that ask no service do not load gRPC
+
+        return tls(
+            ca_file=self.ca,
+            certificate_file=self.certificate,
+            private_key_file=self.private_key,
+            token_file=self.token_file,
+        )
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -86,6 +110,19 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
         return value
 
     return callback
+
+
+def _file_option(option: str, name: str, variable: str, text: str) -> Callable[[F], F]:
+    return click.option(
+        option,
+        name,
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=variable,
+        show_envvar=True,
+        expose_value=False,
+        callback=_set(name),
+        help=text,
+    )
 
 
 def shared_options(command: F) -> F:
@@ -106,6 +143,12 @@ def shared_options(command: F) -> F:
             callback=_set("timeout"),
             help="Seconds that a call may take.  [default: 5; for administration 30]",
         ),
+        _file_option(
+            "--tls-ca", "ca", "OWNKEY_CA_FILE", "Authorities of the service's certificate, in PEM: speak TLS."
+        ),
+        _file_option("--tls-cert", "certificate", "OWNKEY_CERTIFICATE_FILE", "Your certificate, in PEM."),
+        _file_option("--tls-key", "private_key", "OWNKEY_PRIVATE_KEY_FILE", "Its private key, in PEM."),
+        _file_option("--token-file", "token_file", "OWNKEY_TOKEN_FILE", "Your bearer token."),
         output_options,
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)

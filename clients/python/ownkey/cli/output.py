@@ -26,24 +26,30 @@ CALL_REFUSED = 7
 NOT_FOUND = 8
 MISCONFIGURED = 9
 CONFLICT = 10
+UNAUTHENTICATED = 11
 
 EXIT_CODES: Mapping[int, str] = {
     OK: "done",
     OTHER_ERROR: "another error",
     USAGE: "the command or the request is wrong",
-    DENIED: "denied by the tenant's policy",
+    DENIED: "denied by the tenant's policy, or by your roles",
     REVOKED: "the key was revoked",
     UNAVAILABLE: "key or service unreachable: try again later",
     INVALID_OBJECT: "the object or wrapped key is damaged, forged, or another asset's",
     CALL_REFUSED: "the call is refused",
     NOT_FOUND: "no such tenant, key or other thing",
     MISCONFIGURED: "the key is misconfigured",
-    CONFLICT: "the change is not possible as things are",
+    CONFLICT: "the change is not possible as things are, or needs a second person",
+    UNAUTHENTICATED: "the service does not know who you are",
 }
 EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.InvalidRequest: USAGE,
     errors.NotFound: NOT_FOUND,
+    errors.NotAuthenticated: UNAUTHENTICATED,
+    errors.PermissionDenied: DENIED,
     errors.PolicyDenied: DENIED,
+    errors.ApprovalRequired: CONFLICT,
+    errors.TooMuch: UNAVAILABLE,
     errors.KeyRevoked: REVOKED,
     errors.KeyUnreachable: UNAVAILABLE,
     errors.KeyMisconfigured: MISCONFIGURED,

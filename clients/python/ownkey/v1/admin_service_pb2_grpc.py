@@ -190,6 +190,21 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/ownkey.v1.AdminService/ListApprovals',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
+        self.ApproveChange = channel.unary_unary(
+                '/ownkey.v1.AdminService/ApproveChange',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeResponse.FromString,
+                _registered_method=True)
+        self.WithdrawApproval = channel.unary_unary(
+                '/ownkey.v1.AdminService/WithdrawApproval',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -472,7 +487,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServicePrincipal(self, request, context):
-        """Renames a service principal.
+        """Says anew what a service principal is called, and what it may do.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
@@ -520,6 +535,36 @@ class AdminServiceServicer:
 
         Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
         Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+
+        Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveChange(self, request, context):
+        """Approves a change that somebody else asked for. Whoever approves must hold a role that may make it.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawApproval(self, request, context):
+        """Lets a change fall that waits for approval, or for being made.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -682,6 +727,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAuditRecords,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'ApproveChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveChange,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeResponse.SerializeToString,
+            ),
+            'WithdrawApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawApproval,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1522,6 +1582,87 @@ class AdminService:
             '/ownkey.v1.AdminService/ListAuditRecords',
             ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ListApprovals',
+            ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ApproveChange',
+            ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/WithdrawApproval',
+            ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -205,7 +205,7 @@ class AdminServiceStub:
     Retriable: yes.
     """
     UpdateServicePrincipal: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateServicePrincipalRequest, _admin_service_pb2.UpdateServicePrincipalResponse]
-    """Renames a service principal.
+    """Says anew what a service principal is called, and what it may do.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
@@ -237,6 +237,24 @@ class AdminServiceStub:
 
     Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
     Retriable: yes.
+    """
+    ListApprovals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]
+    """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+
+    Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ApproveChange: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveChangeRequest, _admin_service_pb2.ApproveChangeResponse]
+    """Approves a change that somebody else asked for. Whoever approves must hold a role that may make it.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes.
+    """
+    WithdrawApproval: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawApprovalRequest, _admin_service_pb2.WithdrawApprovalResponse]
+    """Lets a change fall that waits for approval, or for being made.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -416,7 +434,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Retriable: yes.
     """
     UpdateServicePrincipal: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateServicePrincipalRequest, _admin_service_pb2.UpdateServicePrincipalResponse]  # type: ignore[assignment]
-    """Renames a service principal.
+    """Says anew what a service principal is called, and what it may do.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
@@ -448,6 +466,24 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
     Retriable: yes.
+    """
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]  # type: ignore[assignment]
+    """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+
+    Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ApproveChange: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveChangeRequest, _admin_service_pb2.ApproveChangeResponse]  # type: ignore[assignment]
+    """Approves a change that somebody else asked for. Whoever approves must hold a role that may make it.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes.
+    """
+    WithdrawApproval: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawApprovalRequest, _admin_service_pb2.WithdrawApprovalResponse]  # type: ignore[assignment]
+    """Lets a change fall that waits for approval, or for being made.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -786,7 +822,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.UpdateServicePrincipalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.UpdateServicePrincipalResponse, _abc.Awaitable[_admin_service_pb2.UpdateServicePrincipalResponse]]:
-        """Renames a service principal.
+        """Says anew what a service principal is called, and what it may do.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
@@ -842,6 +878,42 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
         Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListApprovals(
+        self,
+        request: _admin_service_pb2.ListApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListApprovalsResponse, _abc.Awaitable[_admin_service_pb2.ListApprovalsResponse]]:
+        """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+
+        Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveChange(
+        self,
+        request: _admin_service_pb2.ApproveChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ApproveChangeResponse, _abc.Awaitable[_admin_service_pb2.ApproveChangeResponse]]:
+        """Approves a change that somebody else asked for. Whoever approves must hold a role that may make it.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawApproval(
+        self,
+        request: _admin_service_pb2.WithdrawApprovalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.WithdrawApprovalResponse, _abc.Awaitable[_admin_service_pb2.WithdrawApprovalResponse]]:
+        """Lets a change fall that waits for approval, or for being made.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

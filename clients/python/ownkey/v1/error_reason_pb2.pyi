@@ -85,6 +85,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION (metadata: resource, replica): a key was tried by wrapping and unwrapping, and is not fit to
     protect anything. The message says what is wrong.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
+    """UNAUTHENTICATED: the caller showed neither a certificate nor a token that this service accepts. The message says
+    what is wrong with it.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 29
+    """PERMISSION_DENIED (metadata: principal, method): no role of the caller allows this, whether there is such a
+    thing or not.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 30
+    """RESOURCE_EXHAUSTED with RetryInfo (metadata: limited): the caller, or the tenant, asks too often. Retry later."""
+    ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 31
+    """RESOURCE_EXHAUSTED with RetryInfo (metadata: priority): the service has more to do than it can, and puts this off.
+    Retry later.
+    """
+    ERROR_REASON_STREAM_LIMIT: _ErrorReason.ValueType  # 32
+    """RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED (metadata: limit): a stream was too slow, too long, or one too many."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION (metadata: resource, approval): a second person must approve the change. Repeat the same request with
+    this id in note.approval once somebody has.
+    """
+    ERROR_REASON_APPROVAL_INVALID: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION (metadata: resource, approval): the approval named is not there any more, not approved yet, or another
+    change's.
+    """
+    ERROR_REASON_ISSUER_UNREACHABLE: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE with RetryInfo (metadata: issuer): the keys of the token's issuer cannot be had. Retry later."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that the service sends, with the status code and the metadata that come with it."""
@@ -152,4 +178,30 @@ ERROR_REASON_ENROLMENT_FAILED: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION (metadata: resource, replica): a key was tried by wrapping and unwrapping, and is not fit to
 protect anything. The message says what is wrong.
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 28
+"""UNAUTHENTICATED: the caller showed neither a certificate nor a token that this service accepts. The message says
+what is wrong with it.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 29
+"""PERMISSION_DENIED (metadata: principal, method): no role of the caller allows this, whether there is such a
+thing or not.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 30
+"""RESOURCE_EXHAUSTED with RetryInfo (metadata: limited): the caller, or the tenant, asks too often. Retry later."""
+ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 31
+"""RESOURCE_EXHAUSTED with RetryInfo (metadata: priority): the service has more to do than it can, and puts this off.
+Retry later.
+"""
+ERROR_REASON_STREAM_LIMIT: ErrorReason.ValueType  # 32
+"""RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED (metadata: limit): a stream was too slow, too long, or one too many."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION (metadata: resource, approval): a second person must approve the change. Repeat the same request with
+this id in note.approval once somebody has.
+"""
+ERROR_REASON_APPROVAL_INVALID: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION (metadata: resource, approval): the approval named is not there any more, not approved yet, or another
+change's.
+"""
+ERROR_REASON_ISSUER_UNREACHABLE: ErrorReason.ValueType  # 35
+"""UNAVAILABLE with RetryInfo (metadata: issuer): the keys of the token's issuer cannot be had. Retry later."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -51,6 +51,30 @@ POLICY_DECISION_PROVIDER_KEY: PolicyDecision.ValueType  # 3
 """The asset lies outside what the customer protects: the provider's own key serves."""
 Global___PolicyDecision: _TypeAlias = PolicyDecision  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The same as interactive."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BACKGROUND: _Priority.ValueType  # 2
+    """Nobody does: it is put off first, with SERVER_OVERLOADED."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How urgent a call is when the service has more to do than it can."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The same as interactive."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BACKGROUND: Priority.ValueType  # 2
+"""Nobody does: it is put off first, with SERVER_OVERLOADED."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _CallDirection:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -189,10 +213,13 @@ class GenerateDataKeyRequest(_message.Message):
     EXTRA_CONTEXT_FIELD_NUMBER: _builtins.int
     WITH_PLAINTEXT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     with_plaintext: _builtins.bool
     """Optional. Whether the answer holds the data key in clear; without it, only the wrapped key comes."""
     request_id: _builtins.str
     """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    priority: Global___Priority.ValueType
+    """Optional. How urgent it is."""
     @_builtins.property
     def asset(self) -> _asset_pb2.Asset:
         """Required. What the data key is for."""
@@ -208,10 +235,11 @@ class GenerateDataKeyRequest(_message.Message):
         extra_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         with_plaintext: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "extra_context", b"extra_context", "request_id", b"request_id", "with_plaintext", b"with_plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "extra_context", b"extra_context", "priority", b"priority", "request_id", b"request_id", "with_plaintext", b"with_plaintext"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,10 +345,13 @@ class UnwrapRequest(_message.Message):
     WRAPPED_KEY_FIELD_NUMBER: _builtins.int
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     wrapped_key: _builtins.bytes
     """Required. The wrapped key, in the layout of docs/formats.md. At most 16 KiB."""
     request_id: _builtins.str
     """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    priority: Global___Priority.ValueType
+    """Optional. How urgent it is."""
     @_builtins.property
     def asset(self) -> _asset_pb2.Asset:
         """Required. The same facts as when the key was made; create_time is that of the content."""
@@ -336,10 +367,11 @@ class UnwrapRequest(_message.Message):
         wrapped_key: _builtins.bytes = ...,
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "encryption_context", b"encryption_context", "request_id", b"request_id", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "encryption_context", b"encryption_context", "priority", b"priority", "request_id", b"request_id", "wrapped_key", b"wrapped_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -637,12 +669,15 @@ class EncryptMediaStart(_message.Message):
     EXTRA_CONTEXT_FIELD_NUMBER: _builtins.int
     FRAME_LENGTH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     frame_length: _builtins.int
     """Optional. Plaintext bytes in a frame: a power of two from 4,096 to 4,194,304. 0 chooses by class: 16 KiB for live
     media, 64 KiB for transcripts, chats and tokens, 256 KiB otherwise.
     """
     request_id: _builtins.str
     """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    priority: Global___Priority.ValueType
+    """Optional. How urgent it is."""
     @_builtins.property
     def asset(self) -> _asset_pb2.Asset:
         """Required. What is encrypted."""
@@ -658,10 +693,11 @@ class EncryptMediaStart(_message.Message):
         extra_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         frame_length: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "extra_context", b"extra_context", "frame_length", b"frame_length", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "extra_context", b"extra_context", "frame_length", b"frame_length", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,10 +884,13 @@ class DecryptMediaStart(_message.Message):
     RANGE_FIELD_NUMBER: _builtins.int
     OBJECT_SIZE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     object_size: _builtins.int
     """Required with a range: the size of the whole object in bytes. It is proven by opening the final frame."""
     request_id: _builtins.str
     """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    priority: Global___Priority.ValueType
+    """Optional. How urgent it is."""
     @_builtins.property
     def asset(self) -> _asset_pb2.Asset:
         """Required. The asset that the object must be: tenant, class and id are compared with its header, and group when
@@ -874,10 +913,11 @@ class DecryptMediaStart(_message.Message):
         range: Global___ByteRange | None = ...,
         object_size: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "expected_context", b"expected_context", "object_size", b"object_size", "range", b"range", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "expected_context", b"expected_context", "object_size", b"object_size", "priority", b"priority", "range", b"range", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

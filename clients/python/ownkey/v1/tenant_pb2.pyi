@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ownkey.v1 import key_service_pb2 as _key_service_pb2
+from ownkey.v1 import role_pb2 as _role_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -205,7 +206,7 @@ Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class ServicePrincipal(_message.Message):
-    """A service that may be known to ownkey by name."""
+    """A service or a person that ownkey knows by name, and what it may do."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,6 +215,7 @@ class ServicePrincipal(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     display_name: _builtins.str
@@ -228,6 +230,10 @@ class ServicePrincipal(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[_role_pb2.RoleGrant]:
+        """What it may do."""
+
     def __init__(
         self,
         *,
@@ -236,10 +242,11 @@ class ServicePrincipal(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        grants: _abc.Iterable[_role_pb2.RoleGrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "id", b"id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "grants", b"grants", "id", b"id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.service.administration import groups, tenants
@@ -85,12 +86,14 @@ class _Edit:
 
     Attributes:
         proofs: Places that must prove themselves first, each as key, primary and place.
+        danger: Whether it may need a second person.
     """
 
     tenant: str
     step: Step
     do: Callable[[Change, Act], object] | None = None
     proofs: tuple[tuple[str, Replica, Replica], ...] = ()
+    danger: Danger | None = None
 
 
 class Configuration:
@@ -156,11 +159,18 @@ class Configuration:
                     raise ResourceInUse(edit.step.resource, "it was changed while the keys were tried: apply it again")
                 if edit.do:
                     edit.do(change, act)
+            self._require_agreement(change, act, again)
             done = any(edit.do for edit in again)
             plan = Plan(tuple(edit.step for edit in again), applied=done, etag=str(change.number))
             return plan, _entries(again)
 
         return await self._desk.change_many(act, "apply_tenants", work)
+
+    def _require_agreement(self, change: Change, act: Act, edits: Sequence[_Edit]) -> None:
+        for danger in Danger:
+            about = ", ".join(edit.step.resource for edit in edits if edit.danger is danger)
+            if about:
+                self._desk.require_agreement(change, act, danger, "", "tenants", f"{danger.value}: {about[:200]}")
 
     async def export(self, only: Sequence[str] = ()) -> str:
         """The document that says what there is: of all tenants, or of some.
@@ -307,7 +317,8 @@ def _changed_fields(record: TenantRecord, wanted: TenantTable) -> Iterator[_Edit
         yield _Edit(tenant, step, update)
     if record.call_gate != wanted.call_gate:
         step = Step(StepKind.CHANGE, name, "call_gate", _json(record.call_gate), _json(wanted.call_gate))
-        yield _Edit(tenant, step, update)
+        danger = Danger.GATE_OFF if wanted.call_gate.gates_less_than(record.call_gate) else None
+        yield _Edit(tenant, step, update, danger=danger)
 
 
 def _new_key(tenant: str, resource: str, table: KeyTable, places: list[Replica], now: datetime) -> _Edit:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from ownkey_server.domain.audit import AuditRecord, Caller, Result
+from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.audit import AuditRecord, Caller, Result, microseconds
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import OwnkeyError
+from ownkey_server.domain.errors import ApprovalInvalid, ApprovalRequired, OwnkeyError
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.directory import Directory
+from ownkey_server.storage import approvals
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.records import ApprovalRecord
 from ownkey_server.storage.registry import Change, Reader
 
 T = TypeVar("T")
@@ -28,13 +33,19 @@ class Act:
     """Who changes something, and why.
 
     Attributes:
-        author: Who stands behind it, in words: until callers are authenticated, as they say themselves.
+        author: Who stands behind it, in words, as the caller says.
         reason: Why, for whoever reads the trail.
+        method: Name of the call.
+        digest: SHA-256 of the request without its note.
+        approval: Id of the approval by which it is made; empty for none.
     """
 
     caller: Caller
     author: str = ""
     reason: str = ""
+    method: str = ""
+    digest: bytes = b""
+    approval: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +70,48 @@ class Entry:
     detail: Mapping[str, Any]
 
 
+class _SecondPersonNeeded(Exception):
+    """A change may not be made yet: nobody else has agreed to it.
+
+    Attributes:
+        tenant: Whose it is.
+        resource: What it is about.
+        summary: What it does, in one line.
+    """
+
+    def __init__(self, tenant: str, resource: str, summary: str) -> None:
+        super().__init__(summary)
+        self.tenant = tenant
+        self.resource = resource
+        self.summary = summary
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPerson:
+    """Which changes need one, and for how long they wait."""
+
+    dangers: frozenset[Danger] = frozenset()
+    patience: timedelta = timedelta(days=1)
+
+
 class Desk:
     """Reads and changes the registry.
 
     Args:
         executor: Where reading waits for the database.
+        second_person: Which changes need one.
     """
 
     def __init__(
-        self, database: Database, audit: AuditLog, directory: Directory, clock: Clock, executor: Executor
+        self,
+        database: Database,
+        audit: AuditLog,
+        directory: Directory,
+        clock: Clock,
+        executor: Executor,
+        second_person: SecondPerson | None = None,
     ) -> None:
+        self._second_person = second_person or SecondPerson()
         self._database = database
         self._audit = audit
         self._directory = directory
@@ -134,11 +177,72 @@ class Desk:
             ]
             return records, value
 
-        value = await self._audit.change(transaction)
+        try:
+            value = await self._audit.change(transaction)
+        except _SecondPersonNeeded as needed:
+            raise await self._ask(act, needed) from None
         # The other instances hear of it from the feed; whoever asks here next must not have to wait for that.
         for tenant in touched:
             self._directory.forget(tenant)
         return value
+
+    def require_agreement(
+        self, change: Change, act: Act, danger: Danger, tenant: str, resource: str, summary: str
+    ) -> None:
+        """To be called in a change that is a danger: it goes on only if somebody else has agreed, where that is set.
+
+        Args:
+            change: The change; the agreement is used up with it.
+            act: Who, and by which request.
+            danger: The kind of danger.
+            tenant: Whose it is; empty for the service itself.
+            resource: What it is about.
+            summary: What it does, in one line, for whoever is to agree.
+
+        Raises:
+            ApprovalInvalid: What the request names is not somebody's agreement to it.
+        """
+        if danger not in self._second_person.dangers:
+            return
+        if not act.approval:
+            raise _SecondPersonNeeded(tenant, resource, summary)
+        found = approvals.find(change.connection, act.approval, microseconds(self._clock()))
+        if found is None or found.requested_by != act.caller.principal:
+            raise ApprovalInvalid(resource, act.approval, "is none of yours, or has expired")
+        if found.digest != act.digest:
+            raise ApprovalInvalid(resource, act.approval, "is for another request: repeat the very same one")
+        if found.approved_by in ("", act.caller.principal):
+            raise ApprovalInvalid(resource, act.approval, "is not approved yet")
+        approvals.remove(change.connection, act.approval)
+
+    async def _ask(self, act: Act, needed: _SecondPersonNeeded) -> ApprovalRequired:
+        """Let the change wait; gives the error that says so."""
+        now = self._clock()
+        asked = ApprovalRecord(
+            id=secrets.token_hex(8),
+            requested_by=act.caller.principal,
+            method=act.method,
+            tenant=needed.tenant,
+            resource=needed.resource,
+            summary=needed.summary,
+            reason=act.reason,
+            digest=act.digest,
+            approved_by="",
+            create_time=now,
+            expire_time=now + self._second_person.patience,
+        )
+
+        def transaction(connection: Connection) -> tuple[list[AuditRecord], ApprovalRecord]:
+            before = approvals.same(connection, asked.requested_by, asked.digest, microseconds(now))
+            if before is not None:
+                return [], before
+            approvals.insert(connection, asked)
+            detail = {"approval": asked.id, "summary": asked.summary}
+            record = self._record(act, "request_approval", asked.tenant, asked.resource, Result.OK, "", detail)
+            return [record], asked
+
+        waiting = await self._audit.change(transaction)
+        return ApprovalRequired(needed.resource, waiting.id)
 
     async def refuse(self, act: Act, name: str, tenant: str, resource: str, error: OwnkeyError) -> None:
         """Record that a change was not made."""
@@ -160,7 +264,7 @@ class Desk:
         reason: str,
         detail: Mapping[str, Any],
     ) -> AuditRecord:
-        said = {"resource": resource, "author": act.author, "reason": act.reason, **detail}
+        said = {"resource": resource, "author": act.author, "reason": act.reason, "approval": act.approval, **detail}
         return AuditRecord(
             time=self._clock(),
             action=f"admin.{name}",

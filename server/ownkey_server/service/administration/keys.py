@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.service.administration.desk import Act, Desk, Done
@@ -184,8 +185,9 @@ class Keys:
         owner = reader.key_at(place)
         if owner:
             mine = owner == resource or owner.startswith(f"tenants/{tenant}/")
-            whose = owner if mine or owner == PROVIDER_KEY_NAME else "another tenant's key"
-            raise ResourceInUse(resource, f"key {place.reference!r} of key store {place.store!r} is {whose}")
+            # Which other tenant's it is says who else there is.
+            whose = f"is {owner}" if mine or owner == PROVIDER_KEY_NAME else "is not free"
+            raise ResourceInUse(resource, f"key {place.reference!r} of key store {place.store!r} {whose}")
         provider = reader.key(PROVIDER_KEY_NAME)
         for other in (*reader.keys(tenant), *([provider] if provider else [])):
             for one in other.replicas:
@@ -213,6 +215,8 @@ class Keys:
                 raise ResourceInUse(resource, f"{where} of the policy in force names it: put another version in force")
             places: Sequence[ReplicaRecord] = () if lifecycle is KeyLifecycle.REMOVED else before.replicas
             change.update_key(before, etag, lifecycle, places)
+            if lifecycle is KeyLifecycle.REMOVED:
+                self._desk.require_agreement(change, act, Danger.REMOVE_KEY, tenant, resource, "remove the key")
             return Done(change.key(resource), _lifecycle(before, lifecycle))
 
         changed: KeyRecord = await self._desk.change(act, what, tenant, resource, work)

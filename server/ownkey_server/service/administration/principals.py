@@ -1,9 +1,16 @@
-"""Service principals: the services that may be known to us by name."""
+"""Service principals: the services and people that are known to us by name, and what each may do."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import ResourceExists
+from ownkey_server.domain.roles import Grant
+from ownkey_server.domain.roles import principal_name as name
 from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.storage.grants import grants_json
 from ownkey_server.storage.records import PrincipalRecord
 from ownkey_server.storage.registry import Change, required
 
@@ -28,8 +35,8 @@ class Principals:
         """Service principals by id, from after ``after``."""
         return await self._desk.read(lambda reader: reader.principals(after, limit))
 
-    async def create(self, act: Act, principal: str, display_name: str) -> PrincipalRecord:
-        """Add a service principal.
+    async def create(self, act: Act, principal: str, display_name: str, grants: Sequence[Grant]) -> PrincipalRecord:
+        """Add a service principal, and say what it may do.
 
         Raises:
             ResourceExists: There is one of that id.
@@ -38,14 +45,17 @@ class Principals:
         def work(change: Change) -> Done:
             if change.principal(principal):
                 raise ResourceExists(name(principal), "there is a service principal of that id already")
-            change.insert_principal(principal, display_name)
-            return Done(change.principal(principal), {"after": {"display_name": display_name}})
+            change.insert_principal(principal, display_name, grants)
+            self._require_agreement(change, act, principal, (), grants)
+            return Done(change.principal(principal), {"after": _shown(display_name, grants)})
 
         made: PrincipalRecord = await self._desk.change(act, "create_service_principal", "", name(principal), work)
         return made
 
-    async def update(self, act: Act, principal: str, etag: str, display_name: str) -> PrincipalRecord:
-        """Rename a service principal.
+    async def update(
+        self, act: Act, principal: str, etag: str, display_name: str, grants: Sequence[Grant]
+    ) -> PrincipalRecord:
+        """Say anew what a service principal is called, and what it may do.
 
         Raises:
             ResourceNotFound: There is none of that id.
@@ -54,8 +64,9 @@ class Principals:
 
         def work(change: Change) -> Done:
             before: PrincipalRecord = required(change.principal(principal), name(principal))
-            change.update_principal(before, etag, display_name)
-            detail = {"before": {"display_name": before.display_name}, "after": {"display_name": display_name}}
+            change.update_principal(before, etag, display_name, grants)
+            self._require_agreement(change, act, principal, before.grants, grants)
+            detail = {"before": _shown(before.display_name, before.grants), "after": _shown(display_name, grants)}
             return Done(change.principal(principal), detail)
 
         changed: PrincipalRecord = await self._desk.change(act, "update_service_principal", "", name(principal), work)
@@ -72,11 +83,18 @@ class Principals:
         def work(change: Change) -> Done:
             before: PrincipalRecord = required(change.principal(principal), name(principal))
             change.delete_principal(before, etag)
-            return Done(None, {"before": {"display_name": before.display_name}})
+            return Done(None, {"before": _shown(before.display_name, before.grants)})
 
         await self._desk.change(act, "delete_service_principal", "", name(principal), work)
 
+    def _require_agreement(
+        self, change: Change, act: Act, principal: str, before: Sequence[Grant], after: Sequence[Grant]
+    ) -> None:
+        new = [one for one in after if one not in before]
+        if new:
+            summary = f"grant {', '.join(f'{one.role} for {one.tenant}' for one in new[:5])}"
+            self._desk.require_agreement(change, act, Danger.GRANT_ROLE, "", name(principal), summary)
 
-def name(principal: str) -> str:
-    """A service principal's name as a resource."""
-    return f"servicePrincipals/{principal}"
+
+def _shown(display_name: str, grants: Sequence[Grant]) -> dict[str, object]:
+    return {"display_name": display_name, "grants": json.loads(grants_json(grants))}

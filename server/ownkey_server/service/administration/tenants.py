@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Desk, Done
@@ -27,9 +29,9 @@ class Tenants:
         found: TenantRecord = required(await self._desk.read(lambda reader: reader.tenant(tenant)), name(tenant))
         return found
 
-    async def list(self, after: str, limit: int) -> list[TenantRecord]:
-        """Tenants by id, from after ``after``."""
-        return await self._desk.read(lambda reader: reader.tenants(after, limit))
+    async def list(self, after: str, limit: int, only: Collection[str] | None = None) -> list[TenantRecord]:
+        """Tenants by id, from after ``after``; of those in ``only``, unless that is None."""
+        return await self._desk.read(lambda reader: reader.tenants(after, limit, only))
 
     async def create(
         self, act: Act, tenant: str, display_name: str, enrolled_at: datetime | None, gate: CallGateTable
@@ -74,6 +76,8 @@ class Tenants:
             new_name = before.display_name if display_name is None else display_name
             new_gate = before.call_gate if gate is None else gate
             change.update_tenant(before, etag, new_name, new_gate)
+            if new_gate.gates_less_than(before.call_gate):
+                self._desk.require_agreement(change, act, Danger.GATE_OFF, tenant, name(tenant), "gate fewer calls")
             detail = {
                 "before": {"display_name": before.display_name, "call_gate": plain(before.call_gate)},
                 "after": {"display_name": new_name, "call_gate": plain(new_gate)},

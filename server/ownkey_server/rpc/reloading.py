@@ -1,0 +1,93 @@
+"""Files that are read anew when they change, so that certificates and lists are exchanged without a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# Between two looks at the files: a revoked certificate is refused about so soon after the list is written.
+LOOK_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class UnusableFile(Exception):
+    """A file cannot be used. The message says which, and why; it holds nothing of a key."""
+
+
+class Reloaded(Generic[T]):
+    """What files hold, made anew when one of them changes. Safe to use from several threads.
+
+    What cannot be used does not replace what can: the last good content serves on, and the log says so.
+
+    Args:
+        paths: The files.
+        load: Makes the content; raises :class:`UnusableFile`.
+        monotonic: The present time of a clock that is never set.
+
+    Raises:
+        UnusableFile: The files cannot be used at the start.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], load: Callable[[], T], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._paths = paths
+        self._load = load
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._seen = self._look()
+        self._looked_at = monotonic()
+        self._value = load()
+        self.version = 1
+
+    def get(self) -> T:
+        """The content, as the files were within the last second."""
+        if self._monotonic() - self._looked_at >= LOOK_SECONDS:
+            with self._lock:
+                self._refresh()
+        return self._value
+
+    def _refresh(self) -> None:
+        self._looked_at = self._monotonic()
+        seen = self._look()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        names = ", ".join(str(path) for path in self._paths)
+        try:
+            self._value = self._load()
+        except UnusableFile as error:
+            _log.error("what was read before stays in force: %s", error)
+            return
+        self.version += 1
+        _log.info("read %s anew", names)
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_mark(path) for path in self._paths]
+
+
+def read(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UnusableFile: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,90 @@
+"""The server's side of TLS: its certificate, whose clients it takes, and the exchange of both while it serves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from ownkey_server.access_settings import TlsSettings
+from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
+
+# gRPC for Python cannot be told a least version. With ciphers alone that need a shared key, which nobody has, it agrees
+# with no client on TLS 1.2; those of TLS 1.3 are not set by this.
+_NO_CIPHERS_BELOW_1_3 = "ECDHE-PSK-CHACHA20-POLY1305"
+_CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
+
+
+def require_tls_1_3() -> None:
+    """Agree on nothing less than TLS 1.3 in this process. To be called before gRPC makes its first credentials.
+
+    Callers are told apart by certificate only after the version was looked at once more (``certificates.py``).
+    """
+    os.environ[_CIPHERS_VARIABLE] = _NO_CIPHERS_BELOW_1_3
+
+
+def server_credentials(settings: TlsSettings, *, client_certificates: bool) -> grpc.ServerCredentials:
+    """Credentials that follow their files.
+
+    Args:
+        settings: Where the files are.
+        client_certificates: Whether a client must show a certificate of ``client_ca_file``.
+
+    Raises:
+        UnusableFile: They cannot be used.
+    """
+    roots = settings.client_ca_file if client_certificates else None
+    paths = [settings.certificate_file, settings.private_key_file, *([roots] if roots else [])]
+    reloaded = Reloaded(paths, lambda: _configuration(settings, roots))
+    given = reloaded.version
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        configuration = reloaded.get()
+        if reloaded.version == given:
+            return None
+        given = reloaded.version
+        return configuration
+
+    # None means that nothing changed, which the stubs do not know.
+    return grpc.dynamic_ssl_server_credentials(reloaded.get(), changed, client_certificates)  # type: ignore[arg-type]
+
+
+def _configuration(settings: TlsSettings, roots: Path | None) -> grpc.ServerCertificateConfiguration:
+    chain, key = read(settings.certificate_file), read(settings.private_key_file)
+    _require_pair(settings, chain, key)
+    bundle = read(roots) if roots else None
+    if roots and bundle is not None:
+        certificates(roots, bundle)
+    return grpc.ssl_server_certificate_configuration([(key, chain)], bundle)
+
+
+def _require_pair(settings: TlsSettings, chain: bytes, key: bytes) -> None:
+    """Make sure that gRPC, which would only refuse every handshake, is given what belongs together."""
+    leaf = certificates(settings.certificate_file, chain)[0]
+    try:
+        private = serialization.load_pem_private_key(key, None)
+    except (ValueError, TypeError):
+        raise UnusableFile(f"{settings.private_key_file} holds no unencrypted private key in PEM") from None
+    if _bytes(private.public_key()) != _bytes(leaf.public_key()):
+        raise UnusableFile(f"{settings.private_key_file} is not the key of {settings.certificate_file}")
+
+
+def certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    """The certificates of a file, at least one.
+
+    Raises:
+        UnusableFile: It holds none, or what is none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise UnusableFile(f"{path} holds no certificate in PEM") from None
+
+
+def _bytes(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
