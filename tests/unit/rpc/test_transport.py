@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -194,9 +195,9 @@ async def test_bytes_that_nobody_acknowledges_end_a_connection_in_the_time_of_a_
         opened(connection)
         _, port = connection.socket.getsockname()
         found = []
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
-                if one.getpeername()[1] == port:
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as one:
+                if one.family != socket.AF_UNIX and one.getpeername()[1] == port:
                     found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
         return found
 
@@ -213,14 +214,16 @@ async def test_pings_at_the_allowed_pace_are_answered_and_faster_ones_end_the_co
         for number in range(8):
             connection.h2.ping(struct.pack(">Q", number))
             connection.flush()
-            connection.read_until(lambda: False, pause)
+            connection.read_until(lambda: connection.goaway is not None, pause)
+            if connection.goaway:
+                break
         return connection.acked
 
     def patient(connection: Connection) -> tuple[int, object]:
         return ping(connection, 0.25), connection.goaway
 
     def flood(connection: Connection) -> tuple[bool, object]:
-        ping(connection, 0.0)
+        ping(connection, 0.01)
         connection.read_until(lambda: connection.closed)
         return connection.closed, connection.goaway
 
@@ -233,14 +236,15 @@ async def test_headers_up_to_the_limit_pass_and_beyond_it_none_does() -> None:
     def sizes(connection: Connection) -> list[set[int | None]]:
         opened(connection)
         results = []
-        for size in (19_000, 20_100, 200_000):
-            statuses = set()
-            for _ in range(10):
+        for size in (19_000, 20_100, 60_000):
+            # Several: what Core refuses by chance, it does not refuse each time. At once: it makes the refused wait.
+            answers = []
+            for _ in range(5):
                 stream = connection.open(UNARY, [("x-big", "a" * size)])
                 connection.send(stream, message(b"x"), end=True)
-                connection.read_until(lambda: connection.answers[stream].over)  # noqa: B023 - called at once
-                statuses.add(connection.answers[stream].status)
-            results.append(statuses)
+                answers.append(connection.answers[stream])
+            connection.read_until(lambda among=answers: all(answer.over for answer in among))  # type: ignore[misc]
+            results.append({answer.status for answer in answers})
         return results
 
     async with serving(max_metadata_bytes=20_000) as address:
