@@ -24,6 +24,8 @@ from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import DEVELOPMENT, Authenticator
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import Server, ServerOptions
+from ownkey_server.rpc.stream_guard import Streams, stream_limits
+from ownkey_server.rpc.transport import transport_limits
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
 from ownkey_server.service.administration.configuration import Configuration
@@ -139,6 +141,8 @@ async def running_server(
         stack.push_async_callback(_cancel, probing)
         # " on " is for the process that speaks for the port: tools find the address by it.
         where = "sharing" if share_port else "on"
+        if server.token_address:
+            _log.info("serving with tokens alone at %s", server.token_address)
         _log.info("serving from %s %s %s", core.database.place, where, server.address)
         yield server
         _log.info("draining for at most %g s", settings.server.drain_seconds)
@@ -241,7 +245,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             max_age=settings.storage.view_max_age_seconds,
         )
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
-        desk = Desk(registry, audit, directory, clock, offices, second_person)
+        desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
         yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, roster, audit, desk)
 
 
@@ -353,8 +357,9 @@ def _options(settings: Settings, share_port: bool) -> ServerOptions:
         token_listen=settings.server.token_listen or "",
         tls=settings.server.tls,
         reflection=settings.server.reflection,
-        max_message_bytes=settings.server.max_message_bytes,
-        max_concurrent_streams=settings.server.max_concurrent_streams,
+        transport=transport_limits(
+            settings.limits, settings.server.max_message_bytes, settings.server.max_concurrent_streams
+        ),
         share_port=share_port,
     )
 
@@ -381,6 +386,7 @@ def _gates(core: Core, authorizer: Authorizer) -> Gates:
         rates=Rates(RateLimits(), time.monotonic),
         admission=Admission(AdmissionLimits(), time.monotonic),
         refusals=Refusals(core.audit, clock),
+        streams=Streams(stream_limits(settings.limits)),
     )
 
 

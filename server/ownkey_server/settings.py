@@ -29,11 +29,12 @@ from pydantic_core import PydanticCustomError
 
 from ownkey_server.access_settings import AuthorizationSettings, IdentitySettings, TlsSettings
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
 from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
-SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization")
+SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization", "limits")
 # Settings whose value is not repeated in an error, whatever is wrong with it: the last part of their names.
 _NEVER_SHOWN = frozenset({"pin", "pin_file", "passphrase", "signing_key_passphrase", "password", "url", "storage"})
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
@@ -219,6 +220,7 @@ class Settings(_Section):
     call_gate: CallGateSettings = CallGateSettings()
     identity: IdentitySettings = IdentitySettings()
     authorization: AuthorizationSettings = AuthorizationSettings()
+    limits: LimitSettings = LimitSettings()
     key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, Request
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
+from ownkey_server.rpc.stream_guard import Streams
 from ownkey_server.rpc.wire import peek_text
 from ownkey_server.service.admission import Admission
 from ownkey_server.service.authorization import Authorizer
@@ -47,6 +48,7 @@ class Gates:
     rates: Rates
     admission: Admission
     refusals: Refusals
+    streams: Streams
 
 
 class Dispatcher:
@@ -95,12 +97,13 @@ class Dispatcher:
         async def handle(_requests: object, context: Context) -> None:
             try:
                 principal = await self._known(context)
-                requests: Requests[Any] = Requests(context, parser, method.request)
-                first = await requests.first()
-                facts = method.facts(first)
-                call = await self._let_in(method, principal, facts, context)
-                with self._gates.admission.stream(method.urgency(first), facts.tenant):
-                    await work(first, requests, call)
+                async with self._gates.streams.guard(context, principal) as guard:
+                    requests: Requests[Any] = Requests(guard, parser, method.request)
+                    first = await requests.first()
+                    facts = method.facts(first)
+                    call = await self._let_in(method, principal, facts, context)
+                    with self._gates.admission.stream(method.urgency(first), facts.tenant):
+                        await work(first, requests, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():
                     return  # the client has left, and writing to it failed: that is its right, and no defect

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from ownkey import container
 from ownkey.v1 import error_reason_pb2
 from ownkey_server.domain import errors
+from ownkey_server.rpc.stream_guard import StreamsBusy, StreamTooMuch, StreamTooSlow
 
 Reason: TypeAlias = error_reason_pb2.ErrorReason.ValueType
 ERROR_DOMAIN = "ownkey"
@@ -68,6 +69,9 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InvalidRequest: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     InvalidRequests: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     StreamProtocolError: Row(_INVALID, error_reason_pb2.ERROR_REASON_STREAM_PROTOCOL),
+    StreamTooSlow: Row(grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",)),
+    StreamTooMuch: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",)),
+    StreamsBusy: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",), retry=True),
     errors.Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, error_reason_pb2.ERROR_REASON_UNAUTHENTICATED),
     errors.PermissionDenied: Row(
         grpc.StatusCode.PERMISSION_DENIED, error_reason_pb2.ERROR_REASON_PERMISSION_DENIED, ("principal", "method")

@@ -12,10 +12,11 @@ from ownkey.media_messages import chunk_of
 from ownkey.v1 import key_service_pb2
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
-from ownkey_server.rpc.calls import Call, Context
+from ownkey_server.rpc.calls import Call
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
+from ownkey_server.rpc.stream_guard import StreamGuard
 from ownkey_server.service.media import READER_LIMITS, Media
 
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
@@ -37,7 +38,7 @@ class MediaServicer:
         self, first: key_service_pb2.EncryptMediaRequest, requests: EncryptRequests, call: Call
     ) -> None:
         """Encrypt a stream of content into one object."""
-        context, start = call.context, first.start
+        start = first.start
         made = await self._media.encrypt(
             convert.asset(start.asset),
             convert.pairs(start.extra_context),
@@ -46,6 +47,7 @@ class MediaServicer:
             call.caller(start.request_id),
         )
         issued, encryptor = made.key, made.writer
+        requests.holds_frame(encryptor.header.frame_length)
         started = key_service_pb2.EncryptMediaStarted(
             key=issued.key.name,
             decision=convert.POLICY_DECISIONS[issued.decision.outcome.effect],
@@ -54,16 +56,16 @@ class MediaServicer:
             message_id=encryptor.header.message_id,
             frame_length=encryptor.header.frame_length,
         )
-        await context.write(key_service_pb2.EncryptMediaResponse(started=started).SerializeToString())
-        await context.write(chunk_message(encryptor.header.to_bytes()))
+        await requests.write(key_service_pb2.EncryptMediaResponse(started=started).SerializeToString())
+        await requests.write(chunk_message(encryptor.header.to_bytes()))
         while (chunk := await requests.chunk()) is not None:
             await made.lease.require()
             size = encryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(encryptor.update_into, chunk))
             if message:
-                await context.write(message)
+                await requests.write(message)
         await made.lease.require()
-        await context.write(chunk_message(encryptor.finish()))
+        await requests.write(chunk_message(encryptor.finish()))
 
     async def DecryptMedia(
         self, first: key_service_pb2.DecryptMediaRequest, requests: DecryptRequests, call: Call
@@ -77,11 +79,11 @@ class MediaServicer:
     async def _decrypt_whole(
         self, call: Call, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
-        context = call.context
         reader = HeaderReader(limits=READER_LIMITS)
         header = None
         while header is None:
             header = reader.feed(await requests.required_chunk())
+        requests.holds_frame(header.frame_length)
         opened = await self._media.open(
             header,
             convert.asset(start.asset),
@@ -89,7 +91,7 @@ class MediaServicer:
             call.seconds,
             call.caller(start.request_id),
         )
-        await context.write(_started(header, opened.key.key.name))
+        await requests.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
         chunk: Buffer | None = reader.rest
         while chunk is not None:
@@ -97,17 +99,17 @@ class MediaServicer:
             size = decryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(decryptor.update_into, chunk))
             if message:
-                await context.write(message)
+                await requests.write(message)
             chunk = await requests.chunk()
         decryptor.finish()
 
     async def _decrypt_range(
         self, call: Call, start: key_service_pb2.DecryptMediaStart, requests: DecryptRequests
     ) -> None:
-        context = call.context
         header = HeaderReader(limits=READER_LIMITS).feed(await requests.required_chunk())
         if header is None:
             raise StreamProtocolError("the message after the start must hold the object's whole header")
+        requests.holds_frame(header.frame_length)
         opened = await self._media.open_range(
             header,
             convert.asset(start.asset),
@@ -118,27 +120,27 @@ class MediaServicer:
         )
         stream = opened.reader.stream(start.range.offset, start.range.length or None)
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
-        await context.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
+        await requests.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
         while (chunk := await requests.chunk()) is not None:
             await opened.lease.require()
             size = stream.output_size(len(chunk))
             message = self._writer.message(size, partial(stream.update_into, chunk))
             if message:
-                await context.write(message)
+                await requests.write(message)
         stream.finish()
 
 
 class Requests(Generic[R]):
-    """The requests of one stream, in the order that the contract wants: a start, then chunks."""
+    """The messages of one stream; requests come in the order that the contract wants: a start, then chunks."""
 
-    def __init__(self, context: Context, parser: RequestParser, request_type: type[R]) -> None:
-        self._context = context
+    def __init__(self, guard: StreamGuard, parser: RequestParser, request_type: type[R]) -> None:
+        self._guard = guard
         self._parser = parser
         self._type: type[R] = request_type
 
     async def first(self) -> R:
         """The first request, which is a start."""
-        raw = await self._context.read()
+        raw = await self._guard.read()
         if raw is grpc.aio.EOF:
             raise StreamProtocolError("the stream ended before its start message")
         message = self._parser.parse(raw, self._type)
@@ -148,7 +150,7 @@ class Requests(Generic[R]):
 
     async def chunk(self) -> Buffer | None:
         """The next chunk; None when the client has sent its last."""
-        raw = await self._context.read()
+        raw = await self._guard.read()
         if raw is grpc.aio.EOF:
             return None
         chunk: Buffer | None = chunk_of(raw)
@@ -164,6 +166,14 @@ class Requests(Generic[R]):
         if len(chunk) > MAX_CHUNK:
             raise InvalidRequest("chunk", f"has {len(chunk)} bytes, and may have {MAX_CHUNK}: send smaller ones")
         return chunk
+
+    async def write(self, message: bytes) -> None:
+        """Send an answer; returns when the client has room for it."""
+        await self._guard.write(message)
+
+    def holds_frame(self, length: int) -> None:
+        """Count a frame of that length among what streams may hold, to the end of this one."""
+        self._guard.holds_frame(length)
 
     async def required_chunk(self) -> Buffer:
         """The next chunk of an object whose header has not come yet."""

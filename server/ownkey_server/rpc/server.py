@@ -24,10 +24,10 @@ from ownkey_server.rpc.key_service import KeyServicer, Services
 from ownkey_server.rpc.media_streams import MediaServicer
 from ownkey_server.rpc.methods import all_methods
 from ownkey_server.rpc.tls import server_credentials
+from ownkey_server.rpc.transport import TransportLimits, channel_options, open_file_limit
 
 _log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 SERVICE_NAMES = (SERVICE_NAME, ADMIN_SERVICE_NAME)
 
 
@@ -39,8 +39,7 @@ class ServerOptions:
         listen: ``HOST:PORT`` or ``unix:PATH``; port 0 takes a free one.
         token_listen: The same for callers without certificates; empty for nowhere.
         tls: How both speak TLS; None for not at all.
-        max_message_bytes: A larger message is refused by the transport, before anybody reads it.
-        max_concurrent_streams: Calls at once on one connection.
+        transport: What the transport lets one peer take.
         share_port: Other processes of this user may listen on the same port, and each gets some of the connections.
     """
 
@@ -48,8 +47,7 @@ class ServerOptions:
     token_listen: str
     tls: TlsSettings | None
     reflection: bool
-    max_message_bytes: int
-    max_concurrent_streams: int
+    transport: TransportLimits
     share_port: bool = False
 
 
@@ -80,12 +78,7 @@ class Server:
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", int(options.share_port)),
-                ("grpc.max_receive_message_length", options.max_message_bytes),
-                ("grpc.max_send_message_length", options.max_message_bytes),
-                ("grpc.max_concurrent_streams", options.max_concurrent_streams),
-                # A fixed window: with the bandwidth probe, slow readers make the transport hold gigabytes.
-                ("grpc.http2.bdp_probe", 0),
-                ("grpc.http2.lookahead_bytes", MIB),
+                *channel_options(options.transport.fitting(open_file_limit())),
             ]
         )
         server.add_generic_rpc_handlers(_handlers(Dispatcher(gates), services, admin))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, Self
 import grpc
 
 from ownkey_server.domain.errors import OwnkeyError
+from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.call_release import CallReleaser
 
 MIB = 1024 * 1024
@@ -89,6 +90,11 @@ class StreamLimits:
     stream_messages_per_second: float = 100.0
     stream_messages_burst: int = 10_000
     buffered_bytes: int = 512 * MIB
+
+
+def stream_limits(settings: LimitSettings) -> StreamLimits:
+    """The limits of the settings."""
+    return StreamLimits(**{field.name: getattr(settings, field.name) for field in fields(StreamLimits)})
 
 
 class Transport(Protocol):

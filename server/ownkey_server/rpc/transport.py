@@ -10,6 +10,8 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, replace
 
+from ownkey_server.limit_settings import LimitSettings
+
 MIB = 1024 * 1024
 
 # A ping too early is forgiven this often, until the connection carries data again.
@@ -56,6 +58,23 @@ class TransportLimits:
         """
         room = max(descriptors - RESERVED_DESCRIPTORS, descriptors // 2)
         return replace(self, max_connections=min(self.max_connections, room))
+
+
+def transport_limits(settings: LimitSettings, max_message_bytes: int, max_concurrent_streams: int) -> TransportLimits:
+    """The limits of the settings. What a connection carries may go on to its own end when the connection grows old."""
+    return TransportLimits(
+        max_message_bytes=max_message_bytes,
+        max_concurrent_streams=max_concurrent_streams,
+        max_connections=settings.max_connections,
+        handshake_seconds=settings.handshake_seconds,
+        connection_idle_seconds=settings.connection_idle_seconds,
+        connection_age_seconds=settings.connection_age_seconds,
+        connection_grace_seconds=settings.stream_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        ping_timeout_seconds=settings.ping_timeout_seconds,
+        min_ping_seconds=settings.min_ping_seconds,
+        max_metadata_bytes=settings.max_metadata_bytes,
+    )
 
 
 def open_file_limit() -> int:

@@ -12,6 +12,7 @@ from ownkey import container, wrapped_key
 from ownkey.v1 import error_reason_pb2
 from ownkey_server.domain import errors
 from ownkey_server.rpc.errors import TABLE, InvalidRequests, StreamProtocolError, to_status
+from ownkey_server.rpc.stream_guard import StreamsBusy, StreamTooMuch, StreamTooSlow
 
 PROTO = Path(__file__).resolve().parents[3] / "protos" / "ownkey" / "v1" / "error_reason.proto"
 
@@ -41,6 +42,9 @@ def sample(kind: type[Exception]) -> Exception:
         errors.IssuerUnreachable: errors.IssuerUnreachable("corp"),
         errors.Overloaded: errors.Overloaded("background", "the queue is full", 0.25),
         errors.RateLimited: errors.RateLimited("tenant", "acme", 100, 0.01),
+        StreamTooSlow: StreamTooSlow("stream_idle_seconds", "no message came in 60 s"),
+        StreamTooMuch: StreamTooMuch("stream_bytes", "it has too many"),
+        StreamsBusy: StreamsBusy("streams", "there are too many"),
         errors.ApprovalRequired: errors.ApprovalRequired("tenants/acme", "a1"),
         errors.ApprovalInvalid: errors.ApprovalInvalid("tenants/acme", "a1", "is none of yours"),
         errors.AuditUnavailable: errors.AuditUnavailable("the database does not answer"),
