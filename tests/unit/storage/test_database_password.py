@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.secret_sources import SecretReference
 from ownkey_server.storage.database import Database
+from support.guarded_role import GuardedRole
 from support.postgres import PostgresServer
 
 PASSWORD = 'it\'s \\ a="päss" word%40@:/?'
-_serial = itertools.count()
 
 
 @pytest.fixture
 def role(postgres: PostgresServer) -> str:
     """The URL of a role that must give a password to log in."""
-    url = postgres.new_database()
-    name = f"guarded_{next(_serial)}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sa_literal(f"CREATE ROLE {name} LOGIN PASSWORD ", PASSWORD))
-        (path,) = connection.execute("SHOW hba_file").fetchone() or ("",)
-        (rules,) = connection.execute("SELECT pg_read_file(%s)", (path,)).fetchone() or ("",)
-        # Through the server, which owns the file.
-        ours = f"host all {name} 127.0.0.1/32 scram-sha-256"
-        copy = f"COPY (SELECT unnest(string_to_array(%s, E'\\n'))) TO '{path}'"
-        connection.execute(psycopg.sql.SQL(copy.replace("%s", "{}")).format(f"{ours}\n{rules}"))  # type: ignore[arg-type]
-        connection.execute("SELECT pg_reload_conf()")
-    return url.replace("//ownkey@", f"//{name}@")
-
-
-def sa_literal(statement: str, text: str) -> psycopg.sql.Composed:
-    """A statement that ends with a text, where parameters are not taken."""
-    return psycopg.sql.SQL(statement + "{}").format(text)  # type: ignore[arg-type]
+    return GuardedRole.make(postgres, PASSWORD).url
 
 
 @pytest.fixture
