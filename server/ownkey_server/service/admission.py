@@ -5,14 +5,16 @@ few calls are worked on at once, and the others wait as suspended coroutines, wh
 loop's own queue short for what may not wait:
 
 - **Call gate** calls are never counted, never wait and are never refused here, emergency calls among them.
-- Every other call takes a place. When all are taken, it waits in a queue: the most urgent priority is served first,
-  within it one tenant after the other, and of one tenant the oldest call.
+- Every other call takes a place. A priority may take places only while fewer than its own number are taken by anybody,
+  and the number is the smaller the less urgent it is: background work goes on beside little else, and stops first.
+- A call that gets no place waits in a queue: the most urgent priority is served first, within it one tenant after the
+  other, and of one tenant the oldest call.
 - A call that has waited for as long as its priority may is refused. When the queue is full, the newest call of the
   lowest priority goes, of the tenant that has the most there.
 
 A refusal costs the server nearly half of what an answer costs, most of it before this code is reached. So waiting is
 better than refusing: a client whose calls wait sends no more of them than a connection has streams, and keeps the rest
-on its own side.
+on its own side. For the same reason those who have waited too long are refused a few at a time, and not all at once.
 
 A place stands for work of this process. A call that has had one for ``place_seconds`` waits for something else, such as
 a customer's key store that hangs: it is *slow*, and its place is free again, so that it keeps nobody else from theirs.
@@ -30,12 +32,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
+from typing import TypeVar
 
 from ownkey_server.domain.errors import Overloaded
 from ownkey_server.service.fair_queue import FairQueue, TenantCounts
 
-# How often those who wait are looked after. No timer runs while nobody does.
+# How often those who wait are looked after, and how many of them are refused then for waiting too long: 200 a second,
+# for a twentieth of the processor. No timer runs while nobody waits.
 SWEEP_SECONDS = 0.01
+REFUSED_AT_ONCE = 2
 
 
 class Priority(IntEnum):
@@ -48,14 +53,22 @@ class Priority(IntEnum):
     BACKGROUND = 4
 
 
-# What is refused first comes back last.
-RETRY_SECONDS = {
-    Priority.ADMINISTRATION: 1.0,
-    Priority.LIVE: 0.5,
-    Priority.PLAYBACK: 2.0,
-    Priority.BACKGROUND: 10.0,
-}
+N = TypeVar("N", int, float)
+
 _FULL = "too many calls wait"
+
+
+def _by_priority(administration: N, live: N, playback: N, background: N) -> Mapping[Priority, N]:
+    return {
+        Priority.ADMINISTRATION: administration,
+        Priority.LIVE: live,
+        Priority.PLAYBACK: playback,
+        Priority.BACKGROUND: background,
+    }
+
+
+# What is refused first comes back last.
+RETRY_SECONDS = _by_priority(1.0, 0.5, 2.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +76,23 @@ class AdmissionLimits:
     """How much is done at once. The defaults were measured: docs/limits.md.
 
     Attributes:
-        places: Calls worked on at once.
+        places: Calls worked on at once: one of that priority begins while fewer, of all priorities, have a place.
         place_seconds: How long a call counts as worked on; after that it is slow.
         slow: Slow calls at once. While there are so many, places become free only as calls end.
         slow_of_tenant: The same of one tenant, whose other calls are refused meanwhile.
         waiting: Calls in the queue.
         patience: Seconds that a call may wait there.
-        streams: Media streams at once: a stream is admitted while there are fewer, of all priorities together.
+        streams: Media streams at once: one of that priority begins while fewer, of all priorities, run.
         stream_share: The share of that number that one tenant may have.
     """
 
-    places: int = 32
+    places: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(40, 40, 10, 4))
     place_seconds: float = 0.05
     slow: int = 4096
-    slow_of_tenant: int = 256
+    slow_of_tenant: int = 512
     waiting: int = 1024
-    patience: Mapping[Priority, float] = field(
-        default_factory=lambda: {
-            Priority.ADMINISTRATION: 5.0,
-            Priority.LIVE: 1.0,
-            Priority.PLAYBACK: 1.0,
-            Priority.BACKGROUND: 1.0,
-        }
-    )
-    streams: Mapping[Priority, int] = field(
-        default_factory=lambda: {Priority.LIVE: 256, Priority.PLAYBACK: 192, Priority.BACKGROUND: 128}
-    )
+    patience: Mapping[Priority, float] = field(default_factory=lambda: _by_priority(5.0, 1.0, 1.0, 1.0))
+    streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(256, 256, 192, 128))
     stream_share: float = 0.5
 
 
@@ -169,9 +173,10 @@ class Admission:
         now = place.since = self._monotonic()
         if self._slow.total and self._slow.of(place.tenant) >= self._limits.slow_of_tenant:
             raise _refusal(place.priority, f"{self._limits.slow_of_tenant} calls of the tenant are slow")
-        if len(self._working) >= self._limits.places:
+        most = self._limits.places[place.priority]
+        if len(self._working) >= most:
             self._free_slow(now)
-        if self._waiting or len(self._working) >= self._limits.places:
+        if len(self._working) >= most or self._queues[place.priority]:
             await self._wait(place)
         else:
             self._working[place] = None
@@ -205,26 +210,29 @@ class Admission:
 
     def _fill(self, now: float) -> None:
         """Give free places to those who wait."""
-        while self._waiting and len(self._working) < self._limits.places:
-            waiter = next(queue for queue in self._queues.values() if queue).pop()
-            self._waiting -= 1
-            place = waiter.place
-            if place.remaining is not None and now - waiter.since >= place.remaining:
-                waiter.refuse("its caller's deadline came first")
-            elif not waiter.turn.done():
-                place.since = now
-                self._working[place] = None
-                waiter.turn.set_result(None)
+        for priority, queue in self._queues.items():
+            while queue and len(self._working) < self._limits.places[priority]:
+                waiter = queue.pop()
+                self._waiting -= 1
+                place = waiter.place
+                if place.remaining is not None and now - waiter.since >= place.remaining:
+                    waiter.refuse("its caller's deadline came first")
+                elif not waiter.turn.done():
+                    place.since = now
+                    self._working[place] = None
+                    waiter.turn.set_result(None)
 
     def _look_after(self) -> None:
         """Take the places of slow calls back, and refuse those who have waited for too long."""
         now = self._monotonic()
         self._free_slow(now)
-        for priority, queue in self._queues.items():
+        left = REFUSED_AT_ONCE
+        for priority, queue in reversed(self._queues.items()):
             patience = self._limits.patience[priority]
-            for waiter in queue.older_than(now - patience):
+            for waiter in queue.oldest(left, now - patience):
                 self._remove(waiter)
                 waiter.refuse(f"it waited for {patience:g} s")
+                left -= 1
         self._fill(now)
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(SWEEP_SECONDS, self._look_after) if self._waiting else None

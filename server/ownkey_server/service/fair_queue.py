@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Generic, Protocol, TypeVar
 
 
@@ -62,14 +62,16 @@ class FairQueue(Generic[W]):
             del self._lines[waiter.tenant]
         return True
 
-    def older_than(self, moment: float) -> list[W]:
-        """All that began to wait at that moment or before."""
-        found = []
-        for line in self._lines.values():
-            for waiter in line:
-                if waiter.since > moment:
-                    break
+    def oldest(self, most: int, until: float) -> list[W]:
+        """At most so many that began to wait at that moment or before: of each line the oldest, lines in turn."""
+        found: list[W] = []
+        lines = deque(iter(line) for line in self._lines.values())
+        while lines and len(found) < most:
+            line = lines.popleft()
+            waiter = next(line, None)
+            if waiter is not None and waiter.since <= until:
                 found.append(waiter)
+                lines.append(line)
         return found
 
     def newest_to_go(self, tenant: str | None = None) -> W | None:

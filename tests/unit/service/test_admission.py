@@ -17,7 +17,7 @@ ADMINISTRATION, LIVE, PLAYBACK, BACKGROUND = (
     Priority.BACKGROUND,
 )
 LIMITS = AdmissionLimits(
-    places=2,
+    places={ADMINISTRATION: 2, LIVE: 2, PLAYBACK: 2, BACKGROUND: 2},
     place_seconds=0.05,
     slow=8,
     slow_of_tenant=3,
@@ -132,6 +132,35 @@ async def test_the_call_gate_never_waits_and_takes_no_place(desk: Desk) -> None:
     assert (desk.admission.working, desk.admission.waiting) == (2, 0)
 
 
+RESERVED = replace(LIMITS, places={ADMINISTRATION: 4, LIVE: 4, PLAYBACK: 3, BACKGROUND: 1})
+
+
+async def test_background_work_goes_on_beside_little_else_and_leaves_room_for_what_is_urgent() -> None:
+    async with opened(RESERVED) as desk:
+        await desk.call("background-0", BACKGROUND)
+        await desk.call("background-1", BACKGROUND)
+        await desk.call("playback-0", PLAYBACK)
+        await desk.call("playback-1", PLAYBACK)
+        await desk.call("playback-2", PLAYBACK)
+        await desk.call("live-0")
+        assert desk.began == ["background-0", "playback-0", "playback-1", "live-0"]
+        await desk.end("background-0", "playback-0")
+        await until(lambda: desk.began[4:] == ["playback-2"])
+        await desk.end("playback-1", "playback-2")
+        await desk.call("live-1")
+        assert desk.admission.waiting == 1
+        await desk.end("live-0", "live-1")
+        await until(lambda: desk.began[-1] == "background-1")
+
+
+async def test_what_is_less_urgent_and_waits_holds_up_nothing_that_may_begin() -> None:
+    async with opened(RESERVED) as desk:
+        for number in range(3):
+            await desk.call(f"background-{number}", BACKGROUND)
+        await desk.call("live-0")
+        assert desk.began == ["background-0", "live-0"]
+
+
 async def test_tenants_take_turns_so_that_a_flood_delays_another_by_one_call(desk: Desk) -> None:
     await full(desk)
     for number in range(5):
@@ -197,6 +226,28 @@ async def test_a_call_that_waited_for_as_long_as_its_priority_may_is_refused() -
         assert "it waited for 0.1 s" in str(desk.refused["background"])
         desk.clock.now += 1
         await until(lambda: set(desk.refused) == {"background", "live"})
+
+
+async def test_those_who_waited_too_long_are_refused_a_few_at_a_time_the_least_urgent_first() -> None:
+    async with opened(replace(LIMITS, place_seconds=3600)) as desk:
+        await full(desk)
+        for number in range(3):
+            await desk.call(f"live-{number}", tenant=f"tenant-{number}")
+            await desk.call(f"background-{number}", BACKGROUND)
+        desk.clock.now += 2
+        seen: list[set[str]] = []
+
+        def refused() -> bool:
+            if not seen or set(desk.refused) != seen[-1]:
+                seen.append(set(desk.refused))
+            return len(desk.refused) == 6
+
+        await until(refused)
+        assert seen[1:] == [
+            {"background-0", "background-1"},
+            {"background-0", "background-1", "background-2", "live-0"},
+            {"background-0", "background-1", "background-2", "live-0", "live-1", "live-2"},
+        ]
 
 
 async def test_a_caller_that_leaves_while_it_waits_frees_its_place_in_the_queue_at_once(desk: Desk) -> None:
