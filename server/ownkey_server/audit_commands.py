@@ -204,7 +204,7 @@ def keep_command(context: click.Context, config: Path) -> None:
     shared = context.ensure_object(Shared)
     settings = _load(config)
     with _refusals(), _open(settings) as database:
-        signer = load_signer(settings.audit.signing_key_file)
+        signer = load_signer(settings.audit.signing_key_file, settings.audit.signing_key_passphrase)
         kept = open_keeper(database, signer, system_clock, settings.audit).keep()
     _show_kept(kept, shared)
     if kept.problem or any(not finding.informational for finding in kept.findings):

@@ -207,7 +207,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(settings)
         stack.callback(database.close)
-        signer, made = load_or_make_signer(settings.audit.signing_key_file)
+        signer, made = load_or_make_signer(settings.audit.signing_key_file, settings.audit.signing_key_passphrase)
         if made:
             _log.info("made the audit's signing key %s", settings.audit.signing_key_file)
         known = signer.verifier.fingerprints | load_verifier(settings.audit.public_key_files).fingerprints

@@ -154,6 +154,7 @@ class AuditSettings(_Section):
     """How the audit trail is signed, sealed, copied and kept."""
 
     signing_key_file: Path = Path("audit-signing.pem")
+    signing_key_passphrase: SecretSetting | None = None
     public_key_files: list[Path] = []
     checkpoint_seconds: float = Field(default=60.0, gt=0, le=86_400)
     segment_records: int = Field(default=10_000, ge=1, le=100_000)

@@ -11,6 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from ownkey_server.secret_sources import SecretReference, SecretUnusable
+
 PUBLIC_SUFFIX = ".pub"
 
 
@@ -74,8 +76,12 @@ def public_path(path: Path) -> Path:
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
-def load_signer(path: Path) -> Signer:
+def load_signer(path: Path, passphrase: SecretReference | None = None) -> Signer:
     """The key in a PEM file that nobody but its owner may read.
+
+    Args:
+        path: The file.
+        passphrase: Where its passphrase is; None for a key in clear.
 
     Raises:
         SigningKeyError: It cannot be used.
@@ -88,28 +94,38 @@ def load_signer(path: Path) -> Signer:
     if mode & 0o077:
         raise SigningKeyError(f"{path}: others may read the audit's signing key; run: chmod 600 {path}")
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise SigningKeyError(f"{path}: is no private key in PEM without a passphrase") from error
+        key = serialization.load_pem_private_key(pem, password=_passphrase(path, passphrase))
+    except TypeError:  # the one has a passphrase, and the other has not
+        what = "is not encrypted: remove signing_key_passphrase, or give it a passphrase with openssl pkey -aes256"
+        raise SigningKeyError(
+            f"{path}: {what}" if passphrase else f"{path}: is encrypted: set signing_key_passphrase in [audit]"
+        ) from None
+    except ValueError:
+        what = f", or the passphrase in {passphrase} is wrong" if passphrase else ""
+        raise SigningKeyError(f"{path}: is no private key in PEM{what}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise SigningKeyError(f"{path}: is no Ed25519 key")
     return Signer(key)
 
 
-def load_or_make_signer(path: Path) -> tuple[Signer, bool]:
+def load_or_make_signer(path: Path, passphrase: SecretReference | None = None) -> tuple[Signer, bool]:
     """The key in the file, made first if there is no file; gives whether it was made.
+
+    Args:
+        path: The file.
+        passphrase: Where the passphrase is that it is, or will be, encrypted under; None for a key in clear.
 
     Raises:
         SigningKeyError: It cannot be used, or not be made.
     """
     if path.exists():
-        signer = load_signer(path)
+        signer = load_signer(path, passphrase)
         _write_public(path, signer)
         return signer, False
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    secret = _passphrase(path, passphrase)
+    encryption = serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     # Written aside and linked into place: of two processes one wins, and nobody reads half a key.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -122,14 +138,21 @@ def load_or_make_signer(path: Path) -> tuple[Signer, bool]:
         try:
             os.link(aside, path)
         except FileExistsError:
-            return load_signer(path), False
+            return load_signer(path, passphrase), False
         finally:
             aside.unlink()
     except OSError as error:
         raise SigningKeyError(f"{path}: the audit's signing key cannot be made: {error.strerror}") from error
-    signer = load_signer(path)
+    signer = load_signer(path, passphrase)
     _write_public(path, signer)
     return signer, True
+
+
+def _passphrase(path: Path, source: SecretReference | None) -> bytes | None:
+    try:
+        return bytes(source.read().reveal()) if source else None
+    except SecretUnusable as error:
+        raise SigningKeyError(f"{path}: the passphrase of the audit's signing key in {error}") from None
 
 
 def _write_public(path: Path, signer: Signer) -> None:
