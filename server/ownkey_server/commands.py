@@ -92,12 +92,14 @@ def serve(config: Path, log_level: str, workers: int) -> None:
     Settings come from one TOML file and from the environment; `ownkey init` makes a first one.
     """
     try:
+        settings = _load(config)
+        if settings.server.tls and settings.server.tls.minimum_version == "1.3":
+            require_tls_1_3()
         worker = Worker.from_environment()
         log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
         logging.basicConfig(level=log_level.upper(), format=log_format, stream=sys.stderr)
         hardening.harden()
         hardening.allow_open_files()
-        settings = _load(config)
         if settings.server.lock_memory:
             hardening.lock_memory()
         patience = settings.server.drain_seconds + MARGIN_SECONDS
@@ -114,11 +116,9 @@ def serve(config: Path, log_level: str, workers: int) -> None:
                 "--log-level",
                 log_level,
             )
-            plan = Plan(workers, settings.server.listen, command, patience)
+            plan = Plan(workers, settings.server.listen, command, patience, settings.server.token_listen or "")
             asyncio.run(supervise_until_signal(plan, lambda: prepare(settings)))
             return
-        if settings.server.tls and settings.server.tls.minimum_version == "1.3":
-            require_tls_1_3()
         take_from_environment(settings_module.secret_references(settings))
         if worker:
             worker.end_with_supervisor(patience)

@@ -15,7 +15,7 @@ import socket
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ownkey_server import shared_port, worker
 
@@ -27,6 +27,7 @@ PROVEN_AFTER_SECONDS = 10.0
 # What a worker may take to end beside the draining of its calls: closing key stores, leaving the interpreter.
 MARGIN_SECONDS = 5.0
 LISTEN_VARIABLE = "OWNKEY_SERVER__LISTEN"
+TOKEN_LISTEN_VARIABLE = "OWNKEY_SERVER__TOKEN_LISTEN"  # noqa: S105 - a variable's name
 
 
 class WorkersError(Exception):
@@ -40,6 +41,7 @@ class Plan:
     Attributes:
         workers: How many.
         listen: ``HOST:PORT``; port 0 takes a free one, the same for all workers.
+        token_listen: The same for callers with tokens alone; empty for nowhere.
         command: Starts one worker, which learns from its environment that it is one.
         patience_seconds: A worker that was told to end and has not by then is killed.
     """
@@ -48,6 +50,7 @@ class Plan:
     listen: str
     command: Sequence[str]
     patience_seconds: float
+    token_listen: str = ""
 
 
 class Backoff:
@@ -91,7 +94,10 @@ async def supervise_until_signal(plan: Plan, prepare: Callable[[], Awaitable[Non
         raise WorkersError(
             f"several workers cannot share {plan.listen}: set server.listen to HOST:PORT, or leave --workers at 1"
         )
-    with shared_port.held(plan.listen) as address:
+    with contextlib.ExitStack() as held:
+        address = held.enter_context(shared_port.held(plan.listen))
+        if plan.token_listen:
+            plan = replace(plan, token_listen=held.enter_context(shared_port.held(plan.token_listen)))
         await prepare()
         with _stop_signals() as stop:
             await supervise(plan, address, stop)
@@ -178,12 +184,15 @@ class _Place:
                 await self._end(process)
 
     async def _start(self, descriptor: int) -> Process:
-        # Whatever its case, the variable would be read as the address.
-        inherited = {name: value for name, value in os.environ.items() if name.upper() != LISTEN_VARIABLE}
+        # Whatever their case, these variables would be read as the addresses.
+        own = {LISTEN_VARIABLE: self._address}
+        if self._plan.token_listen:
+            own[TOKEN_LISTEN_VARIABLE] = self._plan.token_listen
+        inherited = {name: value for name, value in os.environ.items() if name.upper() not in own}
         return await asyncio.create_subprocess_exec(
             *self._plan.command,
             stdin=DEVNULL,
-            env={**inherited, LISTEN_VARIABLE: self._address, **worker.environment(self.number, descriptor)},
+            env={**inherited, **own, **worker.environment(self.number, descriptor)},
             pass_fds=(descriptor,),
             # The terminal's Ctrl-C goes to us alone, and we pass it on.
             start_new_session=True,

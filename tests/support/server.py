@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,11 +17,20 @@ OWNKEY = str(Path(sys.executable).parent / "ownkey")
 TEMPLATES = resources.files("ownkey_server") / "templates"
 
 
-def write_settings(folder: Path, *, tenants: str = "", extra: str = "") -> Path:
-    """Settings for a server on a free port with the example tenants and embedded keys; gives the settings file."""
+def write_settings(folder: Path, *, tenants: str = "", extra: str = "", access: str = "") -> Path:
+    """Settings for a server on a free port with the example tenants and embedded keys; gives the settings file.
+
+    Args:
+        folder: Where they go.
+        tenants: The tenants file.
+        extra: Further tables.
+        access: Settings of [server] and further tables that say who may call; everybody by default.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = (TEMPLATES / "ownkey.toml").read_text(encoding="utf-8")
     text = text.replace("127.0.0.1:7400", "127.0.0.1:0")
+    if access:
+        text = re.sub(r"development = true.*\n", lambda _: access, text, count=1)
     text = text.replace("probe_interval_seconds = 10 ", "probe_interval_seconds = 0.2 ")
     (folder / "ownkey.toml").write_text(text + extra, encoding="utf-8")
     tenants = tenants or (TEMPLATES / "tenants.toml").read_text(encoding="utf-8")

@@ -97,7 +97,6 @@ class Certificates:
 
     def __init__(self, rules: CertificateRules, tls: TlsSettings, clock: Clock) -> None:
         self._rules = rules
-        self._least = tls.minimum_version
         self._clock = clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         crl, bundle = tls.crl_file, tls.client_ca_file
@@ -112,8 +111,6 @@ class Certificates:
         Raises:
             Unauthenticated: The certificate names nobody, or does not count any more.
         """
-        if self._least == "1.3" and list(auth.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-            raise Unauthenticated("the connection is not of TLS 1.3")
         pem = next(iter(auth["x509_pem_cert"]))
         known = self._known.get(pem)
         if known is None:

@@ -38,6 +38,7 @@ class Authenticator:
     def __init__(self, settings: IdentitySettings, tls: TlsSettings | None, *, development: bool, clock: Clock) -> None:
         self._settings = settings
         self._development = development
+        self._least = tls.minimum_version if tls else ""
         self._certificates = Certificates(settings.certificates, tls, clock) if tls else None
         self._tokens = Tokens(settings.issuers, clock)
 
@@ -49,6 +50,8 @@ class Authenticator:
             ServiceImpaired: It cannot be told at the moment.
         """
         auth = context.auth_context()
+        if self._least == "1.3" and list(auth.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
+            raise Unauthenticated("the connection is not of TLS 1.3")
         carrier = self._certificates.principal(auth) if self._certificates and "x509_pem_cert" in auth else None
         if not self._tokens.taken and self._settings.sidecar is None:
             return carrier or self._nobody()

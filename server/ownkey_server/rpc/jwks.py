@@ -56,25 +56,35 @@ class KeySet:
         self._confirmed_at = float("-inf")
         self._asked_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
-        self.version = 0
+        self._fetched = 0
 
-    async def key(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of that id, asked for anew if it is not known; None when the issuer has none.
+    def look(self) -> int | None:
+        """Which keys count now, as a number that changes with them; None when it is not known.
+
+        Keys that have not been confirmed for long are asked for, while what is known serves on.
+        """
+        if self._file is not None:
+            self._keys = self._file.get()
+            return self._file.version
+        if self._age >= self._settings.refresh_seconds:
+            self._fetch()
+        return self._fetched if self._age <= self._settings.outage_seconds else None
+
+    async def key(self, key_id: str) -> tuple[jwt.PyJWK | None, int]:
+        """The key of that id, asked for anew if it is not known, and which keys count; None when the issuer has none.
 
         Raises:
             IssuerUnreachable: It is not known which keys count.
         """
-        if self._file is not None:
-            keys, self.version = self._file.get(), self._file.version
-            return keys.get(key_id)
-        missing = key_id not in self._keys or self._age > self._settings.outage_seconds
-        if missing or self._age >= self._settings.refresh_seconds:
+        known = self.look() is not None
+        if self._file is None and not (known and key_id in self._keys):
             fetching = self._fetch()
-            if missing and fetching is not None:
+            if fetching is not None:
                 await asyncio.shield(fetching)
-        if self._age > self._settings.outage_seconds:
+        version = self.look()
+        if version is None:
             raise IssuerUnreachable(self._name)
-        return self._keys.get(key_id)
+        return self._keys.get(key_id), version
 
     @property
     def _age(self) -> float:
@@ -103,7 +113,7 @@ class KeySet:
         if keys.keys() != self._keys.keys():
             _log.info("issuer %r has the keys %s", self._name, ", ".join(sorted(keys)) or "none")
         self._keys, self._confirmed_at = keys, began
-        self.version += 1
+        self._fetched += 1
 
 
 def parse_keys(text: bytes, place: str) -> Keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import grpc
@@ -20,11 +21,14 @@ _CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
 
 
 def require_tls_1_3() -> None:
-    """Agree on nothing less than TLS 1.3 in this process. To be called before gRPC makes its first credentials.
+    """Agree on nothing less than TLS 1.3 in this process, which begins anew for it with the same arguments.
 
-    Callers are told apart by certificate only after the version was looked at once more (``certificates.py``).
+    gRPC reads its environment when it is imported. On every call the version is looked at once more (``identity.py``).
     """
-    os.environ[_CIPHERS_VARIABLE] = _NO_CIPHERS_BELOW_1_3
+    if os.environ.get(_CIPHERS_VARIABLE) != _NO_CIPHERS_BELOW_1_3:
+        environment = {**os.environ, _CIPHERS_VARIABLE: _NO_CIPHERS_BELOW_1_3}
+        # -P: a file beside the user's settings must not stand in for a module of Python's.
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "ownkey.cli", *sys.argv[1:]], environment)  # noqa: S606
 
 
 def server_credentials(settings: TlsSettings, *, client_certificates: bool) -> grpc.ServerCredentials:

@@ -73,7 +73,7 @@ class Tokens:
         mark = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         known = self._verified.get(mark)
         if known is not None:
-            if known.version == known.issuer.keys.version and self._clock().timestamp() < known.expires_at:
+            if known.version == known.issuer.keys.look() and self._clock().timestamp() < known.expires_at:
                 return known.principal
             del self._verified[mark]
         found = await self._verify(token)
@@ -90,7 +90,7 @@ class Tokens:
         settings = issuer.settings
         if header.get("alg") not in settings.algorithms:
             raise Unauthenticated(f"the token is not signed by one of: {', '.join(settings.algorithms)}")
-        key = await issuer.keys.key(str(header.get("kid", "")))
+        key, version = await issuer.keys.key(str(header.get("kid", "")))
         if key is None:
             raise Unauthenticated("the token is signed by a key that its issuer does not have")
         try:
@@ -117,7 +117,7 @@ class Tokens:
         if not isinstance(name, str) or not name:
             raise Unauthenticated(f"the token has no claim {settings.principal_claim!r} that names its bearer")
         principal = require_principal(f"{issuer.name}/{name}")
-        return _Verified(principal, expires_at, issuer, issuer.keys.version)
+        return _Verified(principal, expires_at, issuer, version)
 
     def _require_time(self, claims: Mapping[str, Any], settings: IssuerSettings) -> float:
         now = self._clock().timestamp()

@@ -73,6 +73,6 @@ class Roster:
                 self._grants.forget(name)
         self._grants.whole(began)
 
-    def forget(self, principal: str) -> None:
-        """Load the principal anew when it is asked for next."""
-        self._grants.forget(principal_name(principal))
+    def forget(self, name: str) -> None:
+        """Load the principal of that resource name anew when it is asked for next."""
+        self._grants.forget(name)

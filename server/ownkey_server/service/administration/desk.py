@@ -18,6 +18,7 @@ from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import ApprovalInvalid, ApprovalRequired, OwnkeyError
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.directory import Directory
+from ownkey_server.service.roster import Roster
 from ownkey_server.storage import approvals
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.records import ApprovalRecord
@@ -100,6 +101,7 @@ class Desk:
     Args:
         executor: Where reading waits for the database.
         second_person: Which changes need one.
+        roster: Who may do what, to be told of changes to that.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class Desk:
         clock: Clock,
         executor: Executor,
         second_person: SecondPerson | None = None,
+        roster: Roster | None = None,
     ) -> None:
+        self._roster = roster
         self._second_person = second_person or SecondPerson()
         self._database = database
         self._audit = audit
@@ -167,11 +171,11 @@ class Desk:
 
     async def change_many(self, act: Act, name: str, work: Callable[[Change], tuple[T, list[Entry]]]) -> T:
         """Change what is of several tenants at once, with a record for each entry; arguments as for :meth:`change`."""
-        touched: list[str] = []
+        touched: list[Entry] = []
 
         def transaction(connection: Connection) -> tuple[list[AuditRecord], T]:
             value, entries = work(Change(connection, self._clock()))
-            touched[:] = [entry.tenant for entry in entries]
+            touched[:] = entries
             records = [
                 self._record(act, name, entry.tenant, entry.resource, Result.OK, "", entry.detail) for entry in entries
             ]
@@ -182,8 +186,10 @@ class Desk:
         except _SecondPersonNeeded as needed:
             raise await self._ask(act, needed) from None
         # The other instances hear of it from the feed; whoever asks here next must not have to wait for that.
-        for tenant in touched:
-            self._directory.forget(tenant)
+        for entry in touched:
+            self._directory.forget(entry.tenant)
+            if self._roster is not None:
+                self._roster.forget(entry.resource)
         return value
 
     def require_agreement(

@@ -1,0 +1,136 @@
+"""Changes that take two persons: one asks, another agrees, the first makes the very same change, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ownkey.v1 import admin_service_pb2 as admin
+from ownkey.v1 import policy_pb2, role_pb2, tenant_pb2
+from support.access import Caller, Lab
+from support.rpc import Failure
+
+ALL_DANGERS = '"remove_key", "gate_off", "grant_role"'
+GATED = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_REFUSE, countries=["GB"])
+OFF = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_OFF)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server on which every dangerous change takes two persons."""
+    with Lab(Path(tmp_path_factory.mktemp("two")), second_person=ALL_DANGERS).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def first(lab: Lab) -> Caller:
+    """An operator."""
+    return lab.by_certificate(lab.admin)
+
+
+@pytest.fixture(scope="module")
+def second(lab: Lab, first: Caller) -> Caller:
+    """Another one, whom a third agreed to: the settings name two at the beginning."""
+    return lab.by_certificate(lab.authority.issue("other", uris=["spiffe://example.org/other-admin"]))
+
+
+def made(caller: Caller, method: str, approval: str = "", **fields: Any) -> Any:
+    """A change, with or without an approval."""
+    return caller(method, note=admin.ChangeNote(reason="a test", approval=approval), **fields)
+
+
+def asked(caller: Caller, method: str, **fields: Any) -> str:
+    """A change that must wait; gives the id of its approval."""
+    answer = made(caller, method, **fields)
+    assert isinstance(answer, Failure), answer
+    assert answer.reason == "APPROVAL_REQUIRED", answer
+    return answer.metadata["approval"]
+
+
+def test_a_role_is_granted_when_another_has_agreed_and_once(lab: Lab, first: Caller, second: Caller) -> None:
+    grant = [role_pb2.RoleGrant(role=role_pb2.ROLE_PLAYER, tenant="acme")]
+    fields = {"id": "spiffe://example.org/player", "grants": grant}
+    approval = asked(first, "CreateServicePrincipal", **fields)
+    assert asked(first, "CreateServicePrincipal", **fields) == approval, "the same request waits once"
+    early = made(first, "CreateServicePrincipal", approval, **fields)
+    assert (early.reason, "not approved yet" in early.message) == ("APPROVAL_INVALID", True)
+    own = first("ApproveChange", approval=approval)
+    assert (own.reason, "your own" in own.message) == ("APPROVAL_INVALID", True)
+    waiting = second("ListApprovals").approvals
+    assert [(one.id, one.method, one.summary) for one in waiting] == [
+        (approval, "CreateServicePrincipal", "grant player for acme")
+    ]
+    agreed = second("ApproveChange", approval=approval).approval
+    assert agreed.approved_by == "spiffe://example.org/other-admin"
+    assert agreed.requested_by == "spiffe://example.org/admin"
+    greedy = [role_pb2.RoleGrant(role=role_pb2.ROLE_PLAYER, tenant="*")]
+    other = made(first, "CreateServicePrincipal", approval, id=fields["id"], grants=greedy)
+    assert (other.reason, "another request" in other.message) == ("APPROVAL_INVALID", True)
+    stolen = made(second, "CreateServicePrincipal", approval, **fields)
+    assert (stolen.reason, "none of yours" in stolen.message) == ("APPROVAL_INVALID", True)
+    assert not isinstance(made(first, "CreateServicePrincipal", approval, **fields), Failure)
+    assert made(first, "CreateServicePrincipal", approval, **fields).reason in ("RESOURCE_EXISTS", "APPROVAL_INVALID")
+    assert not second("ListApprovals").approvals
+
+
+def test_taking_a_role_away_and_renaming_need_nobody(first: Caller, second: Caller) -> None:
+    name = "spiffe://example.org/player"
+    grants = first("GetServicePrincipal", service_principal=name).service_principal.grants
+    renamed = made(first, "UpdateServicePrincipal", service_principal=name, etag="*", grants=grants, display_name="P")
+    assert renamed.service_principal.display_name == "P"
+    assert not isinstance(made(first, "UpdateServicePrincipal", service_principal=name, etag="*"), Failure)
+    more = {"service_principal": name, "etag": "*", "grants": grants}
+    assert asked(first, "UpdateServicePrincipal", **more)
+
+
+def test_a_key_is_removed_and_gating_is_switched_off_by_two(first: Caller, second: Caller) -> None:
+    assert not isinstance(made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED), Failure)
+    approval = asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=OFF)
+    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    second("ApproveChange", approval=approval)
+    done = made(first, "UpdateTenant", approval, tenant="acme", etag="*", call_gate=OFF)
+    assert done.tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_OFF
+    tenant = first("GetTenant", tenant="acme").tenant
+    keys = [one.name.rpartition("/")[2] for one in first("ListKeys", tenant="acme").keys]
+    policy = policy_pb2.Policy(default_use="deny")
+    first("CreatePolicyVersion", tenant="acme", policy=policy, activate=True, etag=tenant.etag)
+    assert not isinstance(made(first, "RetireKey", tenant="acme", key=keys[0], etag="*"), Failure)
+    approval = asked(first, "RemoveKey", tenant="acme", key=keys[0], etag="*")
+    second("ApproveChange", approval=approval)
+    removed = made(first, "RemoveKey", approval, tenant="acme", key=keys[0], etag="*")
+    assert not isinstance(removed, Failure), removed
+
+
+def test_a_document_does_not_get_around_it(first: Caller) -> None:
+    assert not isinstance(made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED), Failure)
+    document = first("ExportTenants").document
+    weaker = document.replace('mode = "refuse"', 'mode = "off"')
+    assert weaker != document
+    assert asked(first, "ApplyTenants", document=weaker)
+    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    assert first("ApplyTenants", document=weaker, dry_run=True).steps
+
+
+def test_what_waits_can_be_withdrawn_and_is_seen_by_those_alone_who_may(
+    lab: Lab, first: Caller, second: Caller
+) -> None:
+    before = {one.id for one in first("ListApprovals").approvals}
+    grant = [role_pb2.RoleGrant(role=role_pb2.ROLE_TENANT_ADMIN, tenant="globex")]
+    name = "spiffe://example.org/globex-admin"
+    approval = asked(first, "CreateServicePrincipal", id=name, grants=grant)
+    second("ApproveChange", approval=approval)
+    assert not isinstance(made(first, "CreateServicePrincipal", approval, id=name, grants=grant), Failure)
+    foreign = lab.by_certificate(lab.authority.issue("globex", uris=[name]))
+    waiting = asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=OFF)
+    assert not foreign("ListApprovals").approvals
+    assert foreign("ApproveChange", approval=waiting).reason == "RESOURCE_NOT_FOUND"
+    assert foreign("WithdrawApproval", approval=waiting).reason == "RESOURCE_NOT_FOUND"
+    assert not isinstance(second("WithdrawApproval", approval=waiting), Failure)
+    assert made(first, "UpdateTenant", waiting, tenant="acme", etag="*", call_gate=OFF).reason == "APPROVAL_INVALID"
+    assert {one.id for one in first("ListApprovals").approvals} == before
+    records = first("ListAuditRecords", page_size=1000).records
+    actions = [one.action for one in records]
+    assert {"admin.request_approval", "admin.approve_change", "admin.withdraw_approval"} <= set(actions)

@@ -1,0 +1,131 @@
+"""A server with mTLS and tokens, and callers of every kind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from ownkey.v1 import admin_service_pb2, admin_service_pb2_grpc, key_service_pb2, key_service_pb2_grpc, role_pb2
+from support import server
+from support.pki import Authority, Issued, TokenIssuer
+from support.rpc import Failure
+
+DOMAIN = "spiffe://example.org"
+ADMIN = f"{DOMAIN}/admin"
+ACCESS = """
+tls = {{ certificate_file = "{certificate}", private_key_file = "{key}", client_ca_file = "{ca}", crl_file = "{crl}" }}
+token_listen = "localhost:0"
+[identity.certificates]
+spiffe_trust_domains = ["example.org"]
+dns_suffixes = ["services.example.org"]
+[identity.issuers.corp]
+issuer = "{issuer}"
+audience = "{audience}"
+{jwks}
+[authorization]
+operators = ["spiffe://example.org/admin", "spiffe://example.org/other-admin"]
+second_person = [{second_person}]
+"""
+
+
+class Caller:
+    """Calls by one identity, with the failures of calls as values."""
+
+    def __init__(self, channel: grpc.Channel, token: str | None = None) -> None:
+        self._stubs = (key_service_pb2_grpc.KeyServiceStub(channel), admin_service_pb2_grpc.AdminServiceStub(channel))
+        self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
+
+    def __call__(self, method: str, **fields: Any) -> Any:
+        """The answer to a unary call, or its failure."""
+        module = key_service_pb2 if hasattr(key_service_pb2, f"{method}Request") else admin_service_pb2
+        return self.send(method, getattr(module, f"{method}Request")(**fields))
+
+    def send(self, method: str, request: Any) -> Any:
+        """The same for a request as it is, and for a stream that is this one request long."""
+        stub = next(stub for stub in self._stubs if hasattr(stub, method))
+        try:
+            if method in ("EncryptMedia", "DecryptMedia"):
+                return list(getattr(stub, method)(iter([request]), timeout=20, metadata=self._metadata))
+            return getattr(stub, method)(request, timeout=20, metadata=self._metadata)
+        except grpc.RpcError as error:
+            return Failure.of(error)
+
+
+class Lab:
+    """A server in a process of its own, an authority, and an issuer of tokens.
+
+    Attributes:
+        process: The server, while it runs.
+        address: Where certificates are asked for.
+        token_address: Where tokens are.
+    """
+
+    process: server.ServerProcess
+    address: str
+    token_address: str
+
+    def __init__(self, folder: Path, *, jwks: str = "", second_person: str = "", extra: str = "") -> None:
+        self.folder = folder
+        self.authority = Authority(folder / "pki")
+        self.tokens = TokenIssuer(folder)
+        self.admin = self.authority.issue("admin", uris=[ADMIN])
+        at = self.authority.issue("server", hosts=["localhost"], addresses=["127.0.0.1"])
+        self._access = ACCESS.format(
+            certificate=at.pem,
+            key=at.key,
+            ca=self.authority.pem,
+            crl=self.authority.crl,
+            issuer=self.tokens.issuer,
+            audience=self.tokens.audience,
+            jwks=jwks or f'jwks_file = "{self.tokens.jwks}"',
+            second_person=second_person,
+        )
+        self._extra = extra
+        self._channels = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """Serve until the block ends."""
+        with server.process(self.folder / "server", access=self._access, extra=self._extra) as process, self._channels:
+            log = (self.folder / "server" / "server.log").read_text(encoding="utf-8")
+            self.process, self.address = process, process.address
+            found = re.search(r"with tokens alone at (\S+)", log)
+            assert found, log
+            self.token_address = found[1]
+            yield self
+
+    @property
+    def log(self) -> str:
+        """What the server has said."""
+        return (self.folder / "server" / "server.log").read_text(encoding="utf-8")
+
+    def by_certificate(self, issued: Issued | None, token: str | None = None) -> Caller:
+        """A caller with a certificate, or none, where one is asked for."""
+        roots = self.authority.pem.read_bytes()
+        pair = (issued.key.read_bytes(), issued.pem.read_bytes()) if issued else (None, None)
+        return self._caller(self.address, grpc.ssl_channel_credentials(roots, *pair), token)
+
+    def by_token(self, token: str | None) -> Caller:
+        """A caller with a token, or none, where certificates are not asked for."""
+        return self._caller(self.token_address, grpc.ssl_channel_credentials(self.authority.pem.read_bytes()), token)
+
+    def caller(self, name: str, *grants: role_pb2.RoleGrant) -> Caller:
+        """A new service with a certificate, and what it may do."""
+        issued = self.authority.issue(name, uris=[f"{DOMAIN}/{name}"])
+        self.grant(f"{DOMAIN}/{name}", *grants)
+        return self.by_certificate(issued)
+
+    def grant(self, principal: str, *grants: role_pb2.RoleGrant) -> None:
+        """Let the administrator say what a new principal may do."""
+        made = self.by_certificate(self.admin)("CreateServicePrincipal", id=principal, grants=grants)
+        assert not isinstance(made, Failure), made
+
+    def _caller(self, address: str, credentials: grpc.ChannelCredentials, token: str | None) -> Caller:
+        # A pool of its own: another caller's connection, and so its certificate, must never serve.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        return Caller(self._channels.enter_context(grpc.secure_channel(address, credentials, options)), token)
