@@ -37,6 +37,7 @@ COMMANDS = {
     "apply": "ownkey.cli.configuration:apply",
     "export": "ownkey.cli.configuration:export",
     "admin": "ownkey.cli.admin:admin",
+    "pki": "ownkey.cli.pki:pki",
     "init": "ownkey_server.commands:init",
     "serve": "ownkey_server.commands:serve",
     "keystore": "ownkey_server.commands:keystore",
