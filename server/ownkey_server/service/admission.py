@@ -90,7 +90,7 @@ class AdmissionLimits:
     place_seconds: float = 0.05
     slow: int = 4096
     slow_of_tenant: int = 512
-    waiting: int = 1024
+    waiting: int = 4096
     patience: Mapping[Priority, float] = field(default_factory=lambda: _by_priority(5.0, 1.0, 1.0, 1.0))
     streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(256, 256, 192, 128))
     stream_share: float = 0.5
