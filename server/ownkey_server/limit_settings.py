@@ -1,4 +1,4 @@
-"""Settings of what one peer may take: connections, pings, headers, and media streams (docs/limits.md)."""
+"""Settings of what one peer may take: connections, pings, headers, calls, and media streams (docs/limits.md)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class LimitSettings(BaseModel):
     ping_timeout_seconds: float = Field(default=20.0, gt=0)
     min_ping_seconds: float = Field(default=10.0, gt=0)
     max_metadata_bytes: int = Field(default=16 * 1024, ge=8 * 1024, le=MIB)
+
+    principal_calls_per_second: float | None = Field(default=None, gt=0)
+    tenant_calls_per_second: float | None = Field(default=None, gt=0)
+    burst_seconds: float = Field(default=2.0, gt=0, le=3600)
 
     streams: int = Field(default=1000, ge=1)
     streams_per_caller: int = Field(default=500, ge=1)

@@ -19,6 +19,7 @@ from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.admin_service import AdminServices
 from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import DEVELOPMENT, Authenticator
@@ -37,7 +38,7 @@ from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
-from ownkey_server.service.admission import Admission, AdmissionLimits
+from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import open_keeper
 from ownkey_server.service.authorization import Authorizer
@@ -49,7 +50,7 @@ from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.probes import Probes
-from ownkey_server.service.rates import RateLimits, Rates
+from ownkey_server.service.rates import Rate, RateLimits, Rates
 from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
@@ -383,11 +384,24 @@ def _gates(core: Core, authorizer: Authorizer) -> Gates:
     return Gates(
         authenticator=Authenticator(settings.identity, server.tls, development=server.development, clock=clock),
         authorizer=authorizer,
-        rates=Rates(RateLimits(), time.monotonic),
-        admission=Admission(AdmissionLimits(), time.monotonic),
+        rates=Rates(_rate_limits(settings.limits), time.monotonic),
+        admission=Admission(_admission_limits(settings.limits), time.monotonic),
         refusals=Refusals(core.audit, clock),
         streams=Streams(stream_limits(settings.limits)),
     )
+
+
+def _rate_limits(limits: LimitSettings) -> RateLimits:
+    def rate(per_second: float | None) -> Rate | None:
+        return None if per_second is None else Rate(per_second, max(1.0, per_second * limits.burst_seconds))
+
+    return RateLimits(rate(limits.principal_calls_per_second), rate(limits.tenant_calls_per_second))
+
+
+def _admission_limits(limits: LimitSettings) -> AdmissionLimits:
+    # The less urgent leave room for what is more so; limits.streams counts them once more, by caller.
+    shares = {Priority.ADMINISTRATION: 1.0, Priority.LIVE: 1.0, Priority.PLAYBACK: 0.75, Priority.BACKGROUND: 0.5}
+    return AdmissionLimits(streams={one: max(1, int(limits.streams * share)) for one, share in shares.items()})
 
 
 def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:

@@ -17,18 +17,21 @@ OWNKEY = str(Path(sys.executable).parent / "ownkey")
 TEMPLATES = resources.files("ownkey_server") / "templates"
 
 
-def write_settings(folder: Path, *, tenants: str = "", extra: str = "", access: str = "") -> Path:
+def write_settings(
+    folder: Path, *, tenants: str = "", extra: str = "", access: str = "", listen: str = "127.0.0.1:0"
+) -> Path:
     """Settings for a server on a free port with the example tenants and embedded keys; gives the settings file.
 
     Args:
         folder: Where they go.
         tenants: The tenants file.
         extra: Further tables.
+        listen: Where it listens.
         access: Settings of [server] and further tables that say who may call; everybody by default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = (TEMPLATES / "ownkey.toml").read_text(encoding="utf-8")
-    text = text.replace("127.0.0.1:7400", "127.0.0.1:0")
+    text = text.replace("127.0.0.1:7400", listen)
     if access:
         text = re.sub(r"development = true.*\n", lambda _: access, text, count=1)
     text = text.replace("probe_interval_seconds = 10 ", "probe_interval_seconds = 0.2 ")
@@ -70,7 +73,7 @@ class ServerProcess:
         ) as follow:
             assert follow.stdout is not None
             for line in follow.stdout:
-                if b" on 127.0.0.1:" in line:
+                if b" on 127.0.0.1:" in line or b" on unix:" in line:
                     self.address = line.decode().rpartition(" on ")[2].strip()
                     follow.kill()
                     return
