@@ -41,6 +41,9 @@ from ownkey_server.service.fair_queue import FairQueue, TenantCounts
 # for a twentieth of the processor. No timer runs while nobody waits.
 SWEEP_SECONDS = 0.01
 REFUSED_AT_ONCE = 2
+# Of those who wait, so many begin in one round of the event loop. Calls end in crowds, for their audit records are
+# written together. As many beginning at once would make a long round, and a call at the gate needs several rounds.
+BEGUN_AT_ONCE = 4
 
 
 class Priority(IntEnum):
@@ -114,6 +117,7 @@ class Admission:
         self._waiting = 0
         self._streams = TenantCounts()
         self._sweep: asyncio.TimerHandle | None = None
+        self._filling: asyncio.Handle | None = None
 
     @property
     def working(self) -> int:
@@ -176,7 +180,7 @@ class Admission:
         most = self._limits.places[place.priority]
         if len(self._working) >= most:
             self._free_slow(now)
-        if len(self._working) >= most or self._queues[place.priority]:
+        if len(self._working) >= most or (self._waiting and self._is_behind(place.priority)):
             await self._wait(place)
         else:
             self._working[place] = None
@@ -187,8 +191,7 @@ class Admission:
             del self._working[place]
         else:
             self._slow.remove(place.tenant)
-        if self._waiting:
-            self._fill(self._monotonic())
+        self._fill_soon()
 
     async def _wait(self, place: Place) -> None:
         if self._waiting >= self._limits.waiting:
@@ -208,10 +211,24 @@ class Admission:
                 self.leave(place)  # its turn came in the very moment in which its caller left
             raise
 
-    def _fill(self, now: float) -> None:
-        """Give free places to those who wait."""
+    def _is_behind(self, priority: Priority) -> bool:
+        """Whether somebody waits who goes first."""
+        return any(queue for other, queue in self._queues.items() if other <= priority)
+
+    def _fill_soon(self) -> None:
+        if self._waiting and self._filling is None:
+            self._filling = asyncio.get_running_loop().call_soon(self._fill)
+
+    def _fill(self) -> None:
+        """Give free places to those who wait: to a few of them now, and to the others in the loop's next rounds."""
+        self._filling = None
+        now, left = self._monotonic(), BEGUN_AT_ONCE
         for priority, queue in self._queues.items():
             while queue and len(self._working) < self._limits.places[priority]:
+                if not left:
+                    self._fill_soon()
+                    return
+                left -= 1
                 waiter = queue.pop()
                 self._waiting -= 1
                 place = waiter.place
@@ -233,7 +250,7 @@ class Admission:
                 self._remove(waiter)
                 waiter.refuse(f"it waited for {patience:g} s")
                 left -= 1
-        self._fill(now)
+        self._fill_soon()
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(SWEEP_SECONDS, self._look_after) if self._waiting else None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ownkey_server.domain.errors import Overloaded
-from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
+from ownkey_server.service.admission import BEGUN_AT_ONCE, Admission, AdmissionLimits, Priority
 
 ADMINISTRATION, LIVE, PLAYBACK, BACKGROUND = (
     Priority.ADMINISTRATION,
@@ -159,6 +159,31 @@ async def test_what_is_less_urgent_and_waits_holds_up_nothing_that_may_begin() -
             await desk.call(f"background-{number}", BACKGROUND)
         await desk.call("live-0")
         assert desk.began == ["background-0", "live-0"]
+
+
+async def test_nobody_overtakes_who_is_more_urgent_and_waits_as_a_place_becomes_free(desk: Desk) -> None:
+    await full(desk)
+    await desk.call("administration", ADMINISTRATION)
+    desk.tasks["first"].cancel()
+    while desk.admission.working == 2:
+        await asyncio.sleep(0)
+    await desk.call("live")  # the place is free, and not yet given to the one that waits
+    await until(lambda: desk.began == ["first", "second", "administration"])
+
+
+async def test_a_crowd_that_ends_together_is_followed_a_few_at_a_time() -> None:
+    async with opened(replace(LIMITS, places=dict.fromkeys(LIMITS.places, 20), waiting=20)) as desk:
+        crowd = [f"crowd-{number}" for number in range(20)]
+        for name in (*crowd, *(f"next-{number}" for number in range(20))):
+            await desk.call(name)
+        rounds: list[int] = []
+        ending = asyncio.create_task(desk.end(*crowd))
+        while len(desk.began) < 40:
+            before = len(desk.began)
+            await asyncio.sleep(0)
+            rounds.append(len(desk.began) - before)
+        await ending
+        assert max(rounds) == BEGUN_AT_ONCE
 
 
 async def test_tenants_take_turns_so_that_a_flood_delays_another_by_one_call(desk: Desk) -> None:
