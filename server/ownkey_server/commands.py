@@ -92,13 +92,13 @@ def serve(config: Path, log_level: str, workers: int) -> None:
     Settings come from one TOML file and from the environment; `ownkey init` makes a first one.
     """
     try:
+        hardening.harden()
         settings = _load(config)
         if settings.server.tls and settings.server.tls.minimum_version == "1.3":
             require_tls_1_3()
         worker = Worker.from_environment()
         log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
         logging.basicConfig(level=log_level.upper(), format=log_format, stream=sys.stderr)
-        hardening.harden()
         hardening.allow_open_files()
         if settings.server.lock_memory:
             hardening.lock_memory()

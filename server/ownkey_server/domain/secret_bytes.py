@@ -9,8 +9,8 @@ class SecretBytes:
     """Key bytes that show themselves only through :meth:`reveal`.
 
     Python cannot promise that no copy remains (protobuf and OpenSSL make their own); :meth:`wipe` clears this one.
-    Nor is it locked into memory by itself: it is smaller than a page, locks are by page and do not nest, and so unlocking
-    one would unlock others that share its page. ``server.lock_memory`` locks all there is.
+    Nor is it locked into memory by itself: it is smaller than a page, locks are by page and do not nest, so
+    unlocking one would unlock others that share its page. ``server.lock_memory`` locks all there is.
     """
 
     __slots__ = ("_value",)

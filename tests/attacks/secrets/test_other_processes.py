@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from support.server import OWNKEY, write_settings
+from support.rpc import asset, connected, pb
+from support.server import OWNKEY, process, write_settings
 
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 START_SECONDS = 60
@@ -267,3 +268,16 @@ def test_a_secret_from_the_environment_is_not_handed_on_to_child_processes(tmp_p
     take_from_environment([reference])
     assert subprocess.run(["printenv", "OWNKEY_TEST_PIN"], check=False, capture_output=True).stdout == b""
     assert reference.read().reveal() == b"271828"
+
+
+async def test_every_worker_has_the_secrets_of_its_supervisor_s_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYS_PASSPHRASE", "some stones")
+    sealed = 'passphrase = "env:KEYS_PASSPHRASE"\n'  # in the template's last section
+    with process(tmp_path, ("--workers", "2"), extra=sealed) as running:
+        for _ in range(8):  # each connection goes to one of them
+            async with connected(running.address) as rpc:
+                made = await rpc.stub.GenerateDataKey(pb.GenerateDataKeyRequest(asset=asset(), with_plaintext=True))
+                assert len(made.plaintext) == 32
+    assert {path.stat().st_size for path in (tmp_path / "keys").glob("*.key")} == {97}
