@@ -195,6 +195,7 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "KEY_STORE_THROTTLED": KeyUnreachable,
     "KEY_MISCONFIGURED": KeyMisconfigured,
     "KEY_STORE_UNSUPPORTED": KeyMisconfigured,
+    "KEY_EXHAUSTED": KeyMisconfigured,
     "CIPHERTEXT_INVALID": CiphertextInvalid,
     "CONTAINER_UNSUPPORTED": CiphertextInvalid,
     "CONTAINER_INVALID": CiphertextInvalid,

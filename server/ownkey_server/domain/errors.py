@@ -31,6 +31,7 @@
         ├── KeyUnreachable         an outage: nobody decided anything
         ├── KeyStoreThrottled      too busy at the moment
         ├── KeyMisconfigured       it never worked, or our own permission is at fault
+        ├── KeyExhausted           it has wrapped as often as is safe
         ├── CiphertextInvalid      not made by this key under this context, or changed since
         └── OperationUnsupported   this key store or token cannot do that
 """
@@ -359,6 +360,12 @@ class KeyMisconfigured(KeyStoreError):
     """The key never worked, or our own credentials or permissions are at fault."""
 
     reason = "KEY_MISCONFIGURED"
+
+
+class KeyExhausted(KeyStoreError):
+    """The key has wrapped as often as a key may with random nonces (SP 800-38D, section 8.3). It still opens."""
+
+    reason = "KEY_EXHAUSTED"
 
 
 class CiphertextInvalid(KeyStoreError):

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    KeyExhausted,
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
@@ -60,6 +61,8 @@ STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
     # A forged ciphertext and a busy moment say nothing about the state of a key.
     KeyStoreThrottled: None,
     CiphertextInvalid: None,
+    # It still opens.
+    KeyExhausted: None,
 }
 """What a failed use of a key shows about its state."""
 

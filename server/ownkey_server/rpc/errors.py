@@ -90,6 +90,7 @@ TABLE: Mapping[type[Exception], Row] = {
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_KEY_STORE_THROTTLED, _KEY, retry=True
     ),
     errors.KeyMisconfigured: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_MISCONFIGURED, _KEY),
+    errors.KeyExhausted: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_EXHAUSTED, _KEY),
     errors.CiphertextInvalid: Row(_INVALID, error_reason_pb2.ERROR_REASON_CIPHERTEXT_INVALID, _KEY),
     errors.OperationUnsupported: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_STORE_UNSUPPORTED, _KEY),
     errors.AuditUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_AUDIT_UNAVAILABLE, retry=True),

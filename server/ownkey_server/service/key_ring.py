@@ -23,6 +23,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore
+from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.status_board import StatusBoard
 
 T = TypeVar("T")
@@ -43,9 +44,18 @@ class KeyRing:
         stores: By name.
         board: Where every use leaves its evidence.
         timeout: How long a key store may take for one call.
+        budgets: How often each key may wrap; None counts nothing.
     """
 
-    def __init__(self, stores: Mapping[str, KeyStore], board: StatusBoard, clock: Clock, timeout: timedelta) -> None:
+    def __init__(
+        self,
+        stores: Mapping[str, KeyStore],
+        board: StatusBoard,
+        clock: Clock,
+        timeout: timedelta,
+        budgets: KeyBudgets | None = None,
+    ) -> None:
+        self._budgets = budgets
         self._stores = stores
         self._board = board
         self._clock = clock
@@ -68,11 +78,15 @@ class KeyRing:
 
         Raises:
             KeyStoreError: The key cannot be used in any of its replicas; no other key is tried.
+            DatabaseUnavailable: It is not known whether the key may wrap once more.
         """
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(
                 key.primary.store, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing"
             )
+
+        if self._budgets is not None and not self._budgets.take(key.name):
+            await self._budgets.renew(key)
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
             try:
@@ -161,6 +175,8 @@ class KeyRing:
         raise first or KeyMisconfigured("", key.name, "it has no replica")
 
     async def _probe_at(self, key: CustomerKey, place: Replica) -> None:
+        if self._budgets is not None and not await self._budgets.take_probe(key):
+            return
         try:
             description = await self.describe(place)
         except KeyMisconfigured as error:

@@ -131,6 +131,14 @@ APPROVALS = sa.Table(
     sa.Column("expire_time", sa.BigInteger, nullable=False),
 )
 
+# Wraps that were reserved for each key, by all instances together; counted upwards only, and never forgotten.
+KEY_USAGE = sa.Table(
+    "key_usage",
+    METADATA,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+)
+
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
 AUDIT_WRITERS = sa.Table(
     "audit_writers",

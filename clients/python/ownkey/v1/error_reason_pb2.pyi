@@ -111,6 +111,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ISSUER_UNREACHABLE: _ErrorReason.ValueType  # 35
     """UNAVAILABLE with RetryInfo (metadata: issuer): the keys of the token's issuer cannot be had. Retry later."""
+    ERROR_REASON_KEY_EXHAUSTED: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION (metadata: key, replica): the key has wrapped as often as is safe with random nonces. It still
+    opens; enrol another, let the policy name that, and retire this one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that the service sends, with the status code and the metadata that come with it."""
@@ -204,4 +208,8 @@ change's.
 """
 ERROR_REASON_ISSUER_UNREACHABLE: ErrorReason.ValueType  # 35
 """UNAVAILABLE with RetryInfo (metadata: issuer): the keys of the token's issuer cannot be had. Retry later."""
+ERROR_REASON_KEY_EXHAUSTED: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION (metadata: key, replica): the key has wrapped as often as is safe with random nonces. It still
+opens; enrol another, let the policy name that, and retire this one.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
