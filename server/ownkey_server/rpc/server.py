@@ -81,7 +81,14 @@ class Server:
                 *channel_options(options.transport.fitting(open_file_limit())),
             ]
         )
-        server.add_generic_rpc_handlers(_handlers(Dispatcher(gates), services, admin))
+        handlers = _handlers(Dispatcher(gates), services, admin)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
+        )
+        # Registered, AuthorizeCall is accepted in a line of its own. All others stand in one, of which a call is accepted
+        # every few rounds of the event loop: under overload the gate would wait behind whatever came before it.
+        gate = {"AuthorizeCall": handlers[SERVICE_NAME]["AuthorizeCall"]}
+        server.add_registered_method_handlers(SERVICE_NAME, gate)
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if options.reflection:
@@ -160,7 +167,9 @@ def _private_sockets() -> Iterator[None]:
         os.umask(before)
 
 
-def _handlers(dispatcher: Dispatcher, services: Services, admin: AdminServices) -> list[grpc.GenericRpcHandler]:
+def _handlers(
+    dispatcher: Dispatcher, services: Services, admin: AdminServices
+) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
     keys, media, administration = KeyServicer(services), MediaServicer(services.media), AdminServicer(admin)
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {name: {} for name in SERVICE_NAMES}
     # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
@@ -173,4 +182,4 @@ def _handlers(dispatcher: Dispatcher, services: Services, admin: AdminServices) 
             first = keys.emergency if name == "AuthorizeCall" else None
             handler = dispatcher.unary(method, getattr(keys, name), first)
         by_service[method.service][name] = handler
-    return [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()]
+    return by_service

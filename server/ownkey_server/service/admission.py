@@ -95,7 +95,7 @@ class AdmissionLimits:
     slow_of_tenant: int = 512
     waiting: int = 4096
     patience: Mapping[Priority, float] = field(default_factory=lambda: _by_priority(5.0, 1.0, 1.0, 1.0))
-    streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(256, 256, 192, 128))
+    streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(1000, 1000, 750, 500))
     stream_share: float = 0.5
 
 
