@@ -131,13 +131,14 @@ async def test_a_block_is_renewed_before_it_is_used_up(executor: ThreadPoolExecu
 
     budgets = KeyBudgets(reserve, executor, limit=10_000, block=100)
     await wrap(budgets)
-    waited = 0
-    for _ in range(1000):
-        if not budgets.take(KEY.name):
-            waited += 1
-            await budgets.renew(KEY)
-        await asyncio.sleep(0.001 if len(asked) % 2 else 0)
-    assert waited < 3
+    for blocks in range(2, 12):
+        for _ in range(100):
+            assert budgets.take(KEY.name), "a call had to wait for the database"
+            if len(asked) < blocks and not budgets._budgets[KEY.name].renewing:
+                continue  # more than half is left
+            async with asyncio.timeout(10):
+                while len(asked) < blocks:
+                    await asyncio.sleep(0.001)
 
 
 async def test_half_of_the_limit_is_told_once(executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture) -> None:
