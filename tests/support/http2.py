@@ -6,6 +6,7 @@ decides about every frame.
 
 from __future__ import annotations
 
+import base64
 import socket
 import struct
 import time
@@ -67,7 +68,8 @@ class Answer:
     @property
     def info(self) -> tuple[str, dict[str, str], bool]:
         """The reason and the metadata of the ErrorInfo, and whether RetryInfo came with it."""
-        status = status_pb2.Status.FromString(self.headers["grpc-status-details-bin"].encode("latin-1"))
+        packed = self.headers["grpc-status-details-bin"]
+        status = status_pb2.Status.FromString(base64.b64decode(packed + "=" * (-len(packed) % 4)))
         info, retry = error_details_pb2.ErrorInfo(), False
         for detail in status.details:
             detail.Unpack(info)

@@ -239,7 +239,8 @@ class StreamGuard:
         try:
             raw = await self._transport.read()
         except asyncio.CancelledError:
-            self._explain()
+            if self._was_ours():
+                raise self._told() from None
             raise
         finally:
             self._waited += self._clock() - self._since
@@ -261,7 +262,8 @@ class StreamGuard:
         try:
             await self._transport.write(message)
         except asyncio.CancelledError:
-            self._explain()
+            if self._was_ours():
+                raise self._told() from None
             raise
         finally:
             self._wait = _Wait.NOTHING
@@ -291,16 +293,26 @@ class StreamGuard:
 
     def _begin(self, wait: _Wait) -> None:
         if self._verdict:
-            raise self._verdict
+            raise self._told()
         self._wait = wait
         self._since = self._clock()
 
-    def _explain(self) -> None:
-        """Turn a cancellation of our own into its reason; one of somebody else stays what it is."""
-        if self._cancelled and self._verdict:
-            self._cancelled = False
-            if not self._task.uncancel():
-                raise self._verdict from None
+    def _was_ours(self) -> bool:
+        """Whether a cancellation was ours, and nobody else's too."""
+        if not self._cancelled:
+            return False
+        self._cancelled = False
+        return self._task.uncancel() == 0
+
+    def _told(self) -> StreamLimitReached:
+        """The verdict, which is then the caller's alone.
+
+        An error refers to the frames that it went through, and so to this guard and to the call. Kept here it would
+        close a circle, which holds the call and its messages until the garbage collector comes by.
+        """
+        verdict, self._verdict = self._verdict, None
+        assert verdict is not None  # noqa: S101 - only asked when there is one
+        return verdict
 
     def _count(self, size: int) -> None:
         limits = self._limits

@@ -16,6 +16,9 @@ MIB = 1024 * 1024
 
 # A ping too early is forgiven this often, until the connection carries data again.
 PING_STRIKES = 2
+# Calls that Core has taken in and that wait for the event loop. Beyond this Core cancels calls, whoever's they are; by
+# default it begins at 1000, by chance, and what a flood from a few connections makes wait is more than that.
+PENDING_CALLS = 10_000
 # Descriptors for what is no connection: the database, the audit trail, logs, tokens, threads' wake-ups.
 RESERVED_DESCRIPTORS = 512
 
@@ -94,6 +97,10 @@ def channel_options(limits: TransportLimits) -> list[tuple[str, int]]:
         # GRPC_ARG_MAX_CONCURRENT_STREAMS: also the defence against rapid reset (CVE-2023-44487). Core counts a stream
         # until the server is done with it, reset or not, and refuses what goes beyond before it costs anything.
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        # GRPC_ARG_SERVER_MAX_PENDING_REQUESTS, GRPC_ARG_SERVER_MAX_PENDING_REQUESTS_HARD_LIMIT: one number for both, so
+        # that honest calls wait for their turn, and are not cancelled at random, while somebody resets streams rapidly.
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         # GRPC_ARG_HTTP2_BDP_PROBE, GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES: a fixed window for each stream. With the
         # bandwidth probe, slow readers make the transport hold gigabytes.
         ("grpc.http2.bdp_probe", 0),

@@ -18,11 +18,12 @@ import pytest
 from h2.settings import SettingCodes
 
 from ownkey_server.limit_settings import LimitSettings
+from ownkey_server.rpc import transport
 from ownkey_server.rpc.transport import MIB, RESERVED_DESCRIPTORS, TransportLimits, channel_options
 from support.http2 import PREFACE, Connection, message
 
 T = TypeVar("T")
-UNARY, STREAM, REPEAT = "/test.Test/Unary", "/test.Test/Stream", "/test.Test/Repeat"
+UNARY, STREAM, REPEAT, HANG = (f"/test.Test/{name}" for name in ("Unary", "Stream", "Repeat", "Hang"))
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
@@ -42,7 +43,13 @@ async def serving(**changes: float) -> AsyncIterator[str]:
 
     limits = replace(TransportLimits(), **changes)  # type: ignore[arg-type]
     server = grpc.aio.server(options=channel_options(limits))
+
+    async def hang(raw: bytes, context: object) -> bytes:
+        time.sleep(float(raw))  # holds up the event loop, so that calls wait in Core
+        return raw
+
     handlers = {
+        "Hang": grpc.unary_unary_rpc_method_handler(hang),
         "Unary": grpc.unary_unary_rpc_method_handler(echo),
         "Stream": grpc.stream_stream_rpc_method_handler(echo_all),
         "Repeat": grpc.unary_unary_rpc_method_handler(repeat),
@@ -110,6 +117,27 @@ async def test_calls_beyond_the_limit_of_a_connection_are_refused() -> None:
     async with serving(max_concurrent_streams=7) as address:
         resets = await client(address, many)
     assert resets == [None] * 7 + [7] * 13  # REFUSED_STREAM
+
+
+async def test_calls_that_wait_for_a_busy_server_are_not_cancelled_below_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crowd(connection: Connection) -> set[int | None]:
+        opened(connection)
+        first = connection.open(HANG)
+        connection.send(first, message(b"1"), end=True)
+        streams = [connection.open(UNARY) for _ in range(60)]
+        for stream in streams:
+            connection.send(stream, message(b"x"), end=True)
+        connection.read_until(lambda: all(connection.answers[s].over for s in streams))
+        return {connection.answers[s].status for s in streams}
+
+    async with serving() as address:
+        assert await client(address, crowd) == {0}
+    # The argument works: with a limit of 20, calls are cancelled.
+    monkeypatch.setattr(transport, "PENDING_CALLS", 20)
+    async with serving() as address:
+        assert await client(address, crowd) == {0, grpc.StatusCode.CANCELLED.value[0]}
 
 
 async def test_connections_beyond_the_limit_are_closed_and_those_below_it_work() -> None:
