@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from ownkey_server.domain.audit import Caller
@@ -46,6 +47,7 @@ from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
+from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
@@ -56,7 +58,7 @@ from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options, require_known_callers
-from ownkey_server.storage import tenants_file, upgrade
+from ownkey_server.storage import key_usage, tenants_file, upgrade
 from ownkey_server.storage.audit_keeper import AuditKeeper
 from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
 from ownkey_server.storage.audit_sink import SinkError
@@ -235,7 +237,8 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             capacity=settings.storage.cached_tenants,
             max_age=settings.storage.view_max_age_seconds,
         )
-        ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds))
+        budgets = KeyBudgets(partial(key_usage.reserve, database), executor)
+        ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds), budgets)
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
         stack.callback(offices.shutdown, wait=False)
