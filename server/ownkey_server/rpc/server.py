@@ -85,8 +85,8 @@ class Server:
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
         )
-        # Registered, AuthorizeCall is accepted in a line of its own. All others stand in one, of which a call is accepted
-        # every few rounds of the event loop: under overload the gate would wait behind whatever came before it.
+        # Registered, AuthorizeCall is accepted in a line of its own. All others stand in one, of which the event loop
+        # takes one call in every few rounds: under overload the gate would wait behind whatever came before it.
         gate = {"AuthorizeCall": handlers[SERVICE_NAME]["AuthorizeCall"]}
         server.add_registered_method_handlers(SERVICE_NAME, gate)
         health = health_aio.HealthServicer()
