@@ -19,7 +19,7 @@ test: $(DEV)  ## Install what the tests need, and run them all
 	@tools/install_test_packages.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(DEV)  ## Check format, style, types, layers, protos, stubs, locks and the Dockerfile
+lint: $(DEV)  ## Check format, style, types, layers, protos, stubs, locks, the Dockerfile and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -27,11 +27,21 @@ lint: $(DEV)  ## Check format, style, types, layers, protos, stubs, locks and th
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
 	$(BIN)/hadolint Dockerfile
 	tools/check_generated.sh
+	$(BIN)/python tools/audit.py
 
 fix: $(DEV)  ## Mend what can be mended without thinking
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cd protos && ../$(BIN)/buf format -w
+
+audit: $(DEV)  ## Ask whether the locked dependencies have known vulnerabilities
+	$(BIN)/python tools/audit.py $(ARGS)
+
+sbom: $(DEV)  ## Write what a server consists of, as CycloneDX: build/sbom.json
+	@tools/sbom.sh
+
+fuzz: $(DEV)  ## Fuzz for longer: TIME=300 seconds a target, TARGET=name for one of them
+	$(BIN)/python -m pytest tests/fuzz -q $(ARGS)
 
 proto: $(DEV)  ## Generate the stubs and the server's contract from protos/
 	$(BIN)/python tools/generate_proto.py
@@ -62,4 +72,4 @@ $(DEV): $(SERVER) requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	@touch $@
 
-.PHONY: help demo test lint fix proto bench load lock clean
+.PHONY: help demo test lint fix audit sbom fuzz proto bench load lock clean

@@ -19,7 +19,9 @@ def write(folder: Path, text: str = TEMPLATE) -> Path:
 
 def test_the_template_says_what_the_defaults_are(tmp_path: Path) -> None:
     settings = load(write(tmp_path))
-    bare = load(write(tmp_path, '[server]\ndevelopment = true\n[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n'))
+    bare = load(
+        write(tmp_path, '[server]\ndevelopment = true\n[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n')
+    )
     assert settings == bare
 
 
