@@ -27,6 +27,7 @@ class LimitSettings(BaseModel):
     tenant_calls_per_second: float | None = Field(default=None, gt=0)
     burst_seconds: float = Field(default=2.0, gt=0, le=3600)
 
+    request_seconds: float = Field(default=30.0, gt=0)
     streams: int = Field(default=1000, ge=1)
     streams_per_caller: int = Field(default=500, ge=1)
     stream_seconds: float = Field(default=14_400.0, gt=0)

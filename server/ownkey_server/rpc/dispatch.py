@@ -75,14 +75,20 @@ class Dispatcher:
         """
         parser = self._parser(method)
 
-        async def handle(raw: bytes, context: Context) -> bytes:
+        # Served as a stream of one request: grpc.aio would otherwise read it before this sees the call, and wait for it,
+        # and hold what has come of it, for as long as the connection lives.
+        async def handle(_requests: object, context: Context) -> bytes:
             try:
-                if first is not None:
+                if first is None:
+                    principal = await self._known(context)
+                    raw = await self._gates.streams.only_request(context)
+                else:
+                    raw = await self._gates.streams.only_request(context)
                     known = await self._knows_its_tenant(raw, context, method)
                     answer = await first(raw, known=known)
                     if answer is not None:
                         return answer.SerializeToString()
-                principal = await self._known(context)
+                    principal = await self._known(context)
                 request = parser.parse(raw, method.request)
                 facts = method.facts(request)
                 call = await self._let_in(method, principal, facts, context)
@@ -91,7 +97,7 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 await self._refuse(method, context, error)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     def stream(self, method: Method, work: StreamMethod) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler of a method whose requests and answers are streams."""

@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from ownkey import container
 from ownkey.v1 import error_reason_pb2
 from ownkey_server.domain import errors
-from ownkey_server.rpc.stream_guard import StreamsBusy, StreamTooMuch, StreamTooSlow
+from ownkey_server.rpc.stream_guard import RequestMissing, StreamsBusy, StreamTooMuch, StreamTooSlow
 
 Reason: TypeAlias = error_reason_pb2.ErrorReason.ValueType
 ERROR_DOMAIN = "ownkey"
@@ -69,6 +69,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.InvalidRequest: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     InvalidRequests: Row(_INVALID, error_reason_pb2.ERROR_REASON_INVALID_FIELD),
     StreamProtocolError: Row(_INVALID, error_reason_pb2.ERROR_REASON_STREAM_PROTOCOL),
+    RequestMissing: Row(_INVALID, error_reason_pb2.ERROR_REASON_STREAM_PROTOCOL),
     StreamTooSlow: Row(grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",)),
     StreamTooMuch: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",)),
     StreamsBusy: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_STREAM_LIMIT, ("limit",), retry=True),

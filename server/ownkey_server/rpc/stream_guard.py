@@ -60,11 +60,19 @@ class StreamsBusy(StreamLimitReached):
     retry_seconds = RETRY_SECONDS
 
 
+class RequestMissing(OwnkeyError):
+    """A unary call came without its request."""
+
+    reason: ClassVar[str] = "STREAM_PROTOCOL"
+    refusal: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """Limits of streams; names as in the settings, ``[limits]``.
 
     Attributes:
+        request_seconds: The longest wait for the one request of a unary call.
         streams: In this process at once.
         streams_per_caller: Of one caller.
         stream_seconds: The longest that a stream may take.
@@ -78,6 +86,7 @@ class StreamLimits:
         buffered_bytes: What all streams together may hold: a frame each, and the messages in hand.
     """
 
+    request_seconds: float = 30.0
     streams: int = 1000
     streams_per_caller: int = 500
     stream_seconds: float = 14_400.0
@@ -130,6 +139,24 @@ class Streams:
     def guard(self, transport: Transport, caller: str) -> StreamGuard:
         """A guard for a new stream of the caller's, to be entered in the task that serves it."""
         return StreamGuard(self, transport, caller)
+
+    async def only_request(self, transport: Transport) -> bytes:
+        """The one request of a unary call.
+
+        Raises:
+            StreamTooSlow: It did not come, or not all of it.
+            RequestMissing: The client ended the call without one.
+        """
+        seconds = self.limits.request_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                raw = await transport.read()
+        except TimeoutError:
+            raise StreamTooSlow("request_seconds", f"the request did not come in {seconds:g} s") from None
+        if raw is grpc.aio.EOF:
+            raise RequestMissing("the call ended without a request")
+        request: bytes = raw
+        return request
 
     def add(self, caller: str) -> None:
         """Count one more stream.

@@ -19,6 +19,7 @@ connection_idle_seconds = 4
 ping_timeout_seconds = 3
 keepalive_seconds = 5
 stream_idle_seconds = 4
+request_seconds = 4
 stream_write_seconds = 1.5
 stream_seconds = 6
 stream_bytes = 8_388_608

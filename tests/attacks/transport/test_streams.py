@@ -15,6 +15,7 @@ from support.rpc import asset, pb
 from support.server import ServerProcess
 
 ENCRYPT, DECRYPT = "/ownkey.v1.KeyService/EncryptMedia", "/ownkey.v1.KeyService/DecryptMedia"
+GENERATE = "/ownkey.v1.KeyService/GenerateDataKey"
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 4, 8
 ENCRYPT_START = message(pb.EncryptMediaRequest(start=pb.EncryptMediaStart(asset=asset())).SerializeToString())
 DECRYPT_START = message(pb.DecryptMediaRequest(start=pb.DecryptMediaStart(asset=asset())).SerializeToString())
@@ -156,18 +157,23 @@ def test_a_stream_without_end_ends(
     assert process.resident() - before < 100 * MIB
 
 
-def test_messages_that_are_half_sent_are_held_for_no_longer_than_an_idle_stream(
-    victim: ServerProcess, process: Process
+@pytest.mark.parametrize(
+    ("path", "limit"), [(ENCRYPT, "limits.stream_idle_seconds"), (GENERATE, "limits.request_seconds")]
+)
+def test_messages_that_are_half_sent_are_not_held_for_long(
+    victim: ServerProcess, process: Process, path: str, limit: str
 ) -> None:
     before = process.resident()
     with honest_calls(victim.address) as honest, Connection(victim.address) as attacker:
         attacker.call("/ownkey.v1.KeyService/KeyStatus", b"")
-        streams = [attacker.open(ENCRYPT) for _ in range(20)]
+        streams = [attacker.open(path) for _ in range(20)]
         for stream in streams:
             attacker.send(stream, struct.pack(">BI", 0, 11 * MIB) + bytes(4 * MIB))
         most = process.resident() - before
         answers = [attacker.answers[stream] for stream in streams]
         assert attacker.read_until(lambda: all(answer.over for answer in answers)), answers
-        assert {answer.status for answer in answers} == {DEADLINE_EXCEEDED}
+        allowed = {limit, "limits.stream_min_bytes_per_second"}
+        assert all(why(answer)[:2] == (DEADLINE_EXCEEDED, "STREAM_LIMIT") for answer in answers)
+        assert {why(answer)[2] for answer in answers} <= allowed
         assert eventually(lambda: process.resident() - before < most / 2 + 20 * MIB)
     print(f"{most / MIB:.0f} MiB more at most, {(process.resident() - before) / MIB:.0f} in the end; {honest}")

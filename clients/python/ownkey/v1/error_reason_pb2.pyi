@@ -100,7 +100,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Retry later.
     """
     ERROR_REASON_STREAM_LIMIT: _ErrorReason.ValueType  # 32
-    """RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED (metadata: limit): a stream was too slow, too long, or one too many."""
+    """RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED, with RetryInfo where others were in the way (metadata: limit): a request or
+    a stream was too slow, too long, or one too many.
+    """
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION (metadata: resource, approval): a second person must approve the change. Repeat the same request with
     this id in note.approval once somebody has.
@@ -197,7 +199,9 @@ ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 31
 Retry later.
 """
 ERROR_REASON_STREAM_LIMIT: ErrorReason.ValueType  # 32
-"""RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED (metadata: limit): a stream was too slow, too long, or one too many."""
+"""RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED, with RetryInfo where others were in the way (metadata: limit): a request or
+a stream was too slow, too long, or one too many.
+"""
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION (metadata: resource, approval): a second person must approve the change. Repeat the same request with
 this id in note.approval once somebody has.
