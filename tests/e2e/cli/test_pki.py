@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -19,6 +20,7 @@ from support.server import OWNKEY
 
 COMMANDS = ("init", "issue", "revoke", "crl", "list")
 PATIENCE_SECONDS = 20.0
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "pki.md").read_text(encoding="utf-8")
 
 
 class Cli:
@@ -79,6 +81,8 @@ def test_a_server_speaks_mutual_tls_with_what_init_prints(cli: Cli) -> None:
         asking = ("admin", "tenant", "list", "--address", running.address)
         assert "acme" in cli.text(*asking, **admin)
         assert cli.fail(3, *asking, **nobody)["reason"] == "PERMISSION_DENIED"
+        servers = {name: path.replace("admin.", "server.") for name, path in admin.items()}
+        assert cli.run(*asking, **servers).returncode == 5, "a certificate for servers alone was taken for a client's"
         cli.text("pki", "revoke", "my lab", "admin")
         until = time.monotonic() + PATIENCE_SECONDS
         while cli.run(*asking, **admin).returncode == 0:
@@ -144,6 +148,30 @@ def test_people_are_told_the_same(cli: Cli) -> None:
     assert "not the one in keys.pem" in rows[1][2]
     assert "revoked" not in rows[2][2]
     assert "number 3" in cli.text("pki", "crl", "lab")
+
+
+def test_what_the_page_shows_works(cli: Cli) -> None:
+    shell = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    assert len(shell) == 1
+    path = f"{Path(OWNKEY).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", shell[0]],
+        check=True,
+        capture_output=True,
+        cwd=cli.folder,
+        env=cli.environment | {"PATH": path},
+    )
+    revoked = [one["name"] for one in cli.ok("pki", "list", "lab")["certificates"] if one["revoked"]]
+    assert revoked == ["recorder"]
+    example = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(example) == 1
+    (cli.folder / "python").mkdir()
+    subprocess.run([sys.executable, "-c", example[0]], check=True, capture_output=True, cwd=cli.folder / "python")
+    assert {one["name"] for one in cli.ok("pki", "list", "python/lab")["certificates"]} == {
+        "server",
+        "recorder",
+        "ended",
+    }
 
 
 def test_help_says_that_it_is_for_labs(cli: Cli) -> None:
