@@ -75,8 +75,8 @@ class Dispatcher:
         """
         parser = self._parser(method)
 
-        # Served as a stream of one request: grpc.aio would otherwise read it before this sees the call, and wait for it,
-        # and hold what has come of it, for as long as the connection lives.
+        # Served as a stream of one request: grpc.aio would otherwise read it before this sees the call, wait, and hold
+        # what has come of it, for as long as the connection lives.
         async def handle(_requests: object, context: Context) -> bytes:
             try:
                 if first is None:

@@ -83,7 +83,7 @@ def test_rapid_reset_costs_others_little(victim: ServerProcess, process: Process
                     attacker.socket.sendall(batch)
                 except OSError:
                     break  # cut off, for it answers no pings
-                while select.select([attacker.socket], [], [], 0)[0]:
+                if select.select([attacker.socket], [], [], 0)[0]:
                     received += len(attacker.socket.recv(MIB))
             sent.append(stream // 2)
             # Counted, and not parsed: a frame of RST_STREAM has 13 bytes, and hardly anything else comes.
