@@ -75,12 +75,11 @@ def test_a_hundred_readers_that_never_read_are_ended_and_their_memory_serves_the
     before = process.resident()
     with honest_calls(victim.address) as honest:
         first = never_read(victim, process, recording) - before
-        then = process.resident()
         # What the allocator keeps is used again; what a stream kept would be gone for ever.
-        second = never_read(victim, process, recording) - then
+        second = never_read(victim, process, recording) - before
     print(f"{first / MIB:.0f} MiB more at most, {second / MIB:.0f} the second time; {honest}")
     assert first < 450 * MIB
-    assert second < 150 * MIB
+    assert second < first + 150 * MIB
 
 
 def test_a_reader_that_takes_its_status_in_time_learns_why(victim: ServerProcess) -> None:
