@@ -41,7 +41,7 @@ sbom: $(DEV)  ## Write what a server consists of, as CycloneDX: build/sbom.json
 	@tools/sbom.sh
 
 fuzz: $(DEV)  ## Fuzz for longer: TIME=300 seconds a target, TARGET=name for one of them
-	$(BIN)/python -m pytest tests/fuzz -q $(ARGS)
+	$(BIN)/python tools/run_fuzz.py --seconds $(or $(TIME),300) $(TARGET)
 
 proto: $(DEV)  ## Generate the stubs and the server's contract from protos/
 	$(BIN)/python tools/generate_proto.py

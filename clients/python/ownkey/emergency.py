@@ -89,7 +89,7 @@ def _numbers(target: str, prefixes: list[str]) -> Iterator[str]:
     for text in {target, target[3:], target[4:], _STARS.split(target)[-1]} if target[:1] in "*#" else {target}:
         # An extension may follow the number after a pause, and a pause may follow the outside line.
         first, *others = (_digits(part) for part in _PAUSE.split(text))
-        candidates = {first, "".join((first, *others))}
+        candidates = {first, "".join((first, *(other.removeprefix("+") for other in others)))}
         if others and (not first or first in prefixes):
             candidates.add(others[0])
         for prefix in prefixes:

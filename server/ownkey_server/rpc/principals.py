@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from ownkey_server.access_settings import PRINCIPAL_PATTERN, CertificateRules
 from ownkey_server.domain.errors import Unauthenticated
@@ -30,13 +29,11 @@ def spiffe_principal(uris: Sequence[str], rules: CertificateRules) -> str | None
     if len(uris) != 1:
         raise Unauthenticated("the certificate has several URIs, where a SPIFFE id must be the only one")
     found = ids[0]
-    parts = urlsplit(found)
-    segments = parts.path.split("/")[1:]
-    whole = not (parts.query or parts.fragment or "@" in parts.netloc or ":" in parts.netloc)
+    domain, *segments = found.removeprefix(_SPIFFE).split("/")
     well_formed = all(_SEGMENT.fullmatch(one) and one.strip(".") for one in segments)
-    if not (whole and segments and well_formed and _TRUST_DOMAIN.fullmatch(parts.netloc)):
+    if not (segments and well_formed and _TRUST_DOMAIN.fullmatch(domain)):
         raise Unauthenticated(f"{found[:MAX_PRINCIPAL]!r} is no SPIFFE id of a workload")
-    if parts.netloc not in rules.spiffe_trust_domains:
+    if domain not in rules.spiffe_trust_domains:
         raise Unauthenticated(f"{found[:MAX_PRINCIPAL]!r} is of a trust domain that this server does not take")
     return require_principal(found)
 

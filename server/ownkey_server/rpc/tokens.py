@@ -83,7 +83,7 @@ class Tokens:
         return found.principal
 
     async def _verify(self, token: str) -> _Verified:
-        header, said = _unverified(token)
+        header, said = unverified(token)
         issuer = self._issuers.get(str(said.get("iss", "")))
         if issuer is None:
             raise Unauthenticated("the token is of an issuer that this server does not know")
@@ -135,7 +135,7 @@ class Tokens:
         return expires_at + LEEWAY_SECONDS
 
 
-def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """What the token says before anything of it was verified: only to find the key by."""
     try:
         header = jwt.get_unverified_header(token)

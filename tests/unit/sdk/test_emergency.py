@@ -83,6 +83,16 @@ def test_other_calls_are_not_emergencies(callee: str) -> None:
     assert not is_emergency(callee, ["US"], own_numbers=["7777"], outside_line_prefixes=["9"])
 
 
+@pytest.mark.parametrize("callee", ["9,+911", "+1,+911", "00,+1911", "+1p+911"])
+def test_a_country_after_a_pause_is_no_hindrance(callee: str) -> None:
+    assert is_emergency(callee, ["US"], outside_line_prefixes=["9"])
+
+
+@pytest.mark.parametrize("callee", ["00,+0", "e+00\x00Al,+e0", "+,+,+", "00p+p+1"])
+def test_signs_in_wrong_places_break_nothing(callee: str) -> None:
+    assert not is_emergency(callee, ["US"])
+
+
 def test_the_numbers_of_a_country_count_there_and_wherever_no_country_is_known() -> None:
     assert is_emergency("999", ["GB"])
     assert not is_emergency("999", ["US"])
