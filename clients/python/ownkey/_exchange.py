@@ -69,7 +69,7 @@ class Exchange(Generic[T]):
 
 
 def require_local(address: str) -> None:
-    """Make sure that nobody else can listen, since there is no TLS.
+    """Make sure that nobody else can listen: without credentials nothing is encrypted.
 
     Raises:
         InvalidRequest: The address is not this machine's, or nothing can listen there.
