@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.pki import Authority
 from support.server import ServerProcess
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "sdk.md"
@@ -19,12 +20,15 @@ def test_the_page_s_examples_run(
     monkeypatch.chdir(tmp_path)
     Path("call.wav").write_bytes(b"content" * 100_000)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
+    Authority(tmp_path).issue("recorder", uris=["spiffe://example.org/recorder"])
+    Path("ann.token").write_text("a.bearer.token\n", encoding="ascii")
     names: dict[str, Any] = {}
     for block in blocks:
         code = block.replace("127.0.0.1:7400", ownkey_server.address).replace(
             "Client()", f"Client({ownkey_server.address!r})"
         )
+        code = code.replace("/run/ann.token", "ann.token")
         exec(compile(code, str(PAGE), "exec"), names)  # our own page
         names["sealed"] = Path("call.wav.ownkey").read_bytes()
     assert names["again"].plaintext == names["key"].plaintext
