@@ -1,4 +1,4 @@
-"""Each claim of docs/security.md names tests that are there."""
+"""Each claim of docs/security.md and docs/cryptography.md names tests that are there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TEXT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+ALL = TEXT + (ROOT / "docs" / "cryptography.md").read_text(encoding="utf-8")
 FOLDERS = "|".join(sorted(one.name for one in TESTS.iterdir() if one.is_dir()))
-NAMED = sorted(set(re.findall(rf"`((?:{FOLDERS})(?:/[\w./]+)?(?:::\w+)?)`", TEXT)))
+NAMED = sorted(set(re.findall(rf"`((?:{FOLDERS})(?:/[\w./]+)?(?:::\w+)?)`", ALL)))
 
 
 @pytest.mark.parametrize("name", NAMED)
