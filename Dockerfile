@@ -24,7 +24,7 @@ ENV PATH=/opt/ownkey/bin:$PATH \
 USER 10001:10001
 # What must outlive a container goes here: point [storage] url (SQLite) and [audit] signing_key_file at this folder.
 WORKDIR /var/lib/ownkey
-# The server listens on loopback: share its network with the services that call it (--network, or the same pod).
+# With TLS, set server.health_listen to a loopback address: the check asks there, by the settings in OWNKEY_CONFIG.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-m", "ownkey_server.health"]
 ENTRYPOINT ["ownkey"]
 CMD ["serve"]

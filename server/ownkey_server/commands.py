@@ -116,7 +116,12 @@ def serve(config: Path, log_level: str, workers: int) -> None:
                 "--log-level",
                 log_level,
             )
-            plan = Plan(workers, settings.server.listen, command, patience, settings.server.token_listen or "")
+            others = {
+                f"OWNKEY_SERVER__{name.upper()}": listen
+                for name in ("token_listen", "health_listen")
+                if (listen := getattr(settings.server, name))
+            }
+            plan = Plan(workers, settings.server.listen, command, patience, others)
             asyncio.run(supervise_until_signal(plan, lambda: prepare(settings)))
             return
         take_from_environment(settings_module.secret_references(settings))

@@ -1,18 +1,20 @@
 """Ask a server on this machine whether it serves: ``python -m ownkey_server.health [ADDRESS]``. For container engines.
 
-Exit code 0 when it does, 1 when it does not or cannot be reached.
+It asks in clear, at ``server.health_listen`` of the settings, or at ``server.listen`` where that has no TLS. Exit code
+0 when it serves, 1 when it does not or cannot be reached.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ownkey_server.rpc.contract import SERVICE_NAME
-from ownkey_server.settings import ServerSettings
+from ownkey_server.settings import ServerSettings, SettingsError, load
 
 TIMEOUT_SECONDS = 2.0
 
@@ -28,10 +30,21 @@ def serving(address: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def address() -> str:
+    """Where to ask: by the settings, as ``ownkey serve`` finds them."""
+    try:
+        server = load(Path(os.environ.get("OWNKEY_CONFIG", "ownkey.toml"))).server
+    except SettingsError:
+        server = ServerSettings()
+        return os.environ.get("OWNKEY_SERVER__LISTEN", server.listen)
+    if server.tls and not server.health_listen:
+        print("server.health_listen is not set, and server.listen speaks TLS: nobody can ask", file=sys.stderr)
+    return server.health_listen or server.listen
+
+
 def main() -> int:
     """The command."""
-    default = os.environ.get("OWNKEY_SERVER__LISTEN", ServerSettings().listen)
-    return 0 if serving(sys.argv[1] if len(sys.argv) > 1 else default) else 1
+    return 0 if serving(sys.argv[1] if len(sys.argv) > 1 else address()) else 1
 
 
 if __name__ == "__main__":

@@ -363,6 +363,7 @@ def _options(settings: Settings, share_port: bool) -> ServerOptions:
     return ServerOptions(
         listen=settings.server.listen,
         token_listen=settings.server.token_listen or "",
+        health_listen=settings.server.health_listen or "",
         tls=settings.server.tls,
         reflection=settings.server.reflection,
         transport=transport_limits(

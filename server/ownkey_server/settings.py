@@ -84,6 +84,7 @@ class ServerSettings(_Section):
 
     listen: Annotated[str, AfterValidator(_require_address)] = "127.0.0.1:7400"
     token_listen: Annotated[str, AfterValidator(_require_address)] | None = None
+    health_listen: Annotated[str, AfterValidator(_require_address)] | None = None
     development: bool = False
     tls: TlsSettings | None = None
     reflection: bool = True
@@ -103,6 +104,8 @@ class ServerSettings(_Section):
             raise ValueError(f"{self.listen} is not on this machine alone: it needs [server.tls]; ownkey pki helps")
         if self.token_listen and self.tls is None:
             raise ValueError("token_listen needs [server.tls]: a token is not sent in clear")
+        if self.health_listen and not is_local(self.health_listen):
+            raise ValueError(f"health_listen: {self.health_listen} is not on this machine alone, and has no TLS")
         return self
 
 

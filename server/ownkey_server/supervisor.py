@@ -14,8 +14,8 @@ import signal
 import socket
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ownkey_server import shared_port, worker
 
@@ -27,7 +27,6 @@ PROVEN_AFTER_SECONDS = 10.0
 # What a worker may take to end beside the draining of its calls: closing key stores, leaving the interpreter.
 MARGIN_SECONDS = 5.0
 LISTEN_VARIABLE = "OWNKEY_SERVER__LISTEN"
-TOKEN_LISTEN_VARIABLE = "OWNKEY_SERVER__TOKEN_LISTEN"  # noqa: S105 - a variable's name
 
 
 class WorkersError(Exception):
@@ -41,7 +40,7 @@ class Plan:
     Attributes:
         workers: How many.
         listen: ``HOST:PORT``; port 0 takes a free one, the same for all workers.
-        token_listen: The same for callers with tokens alone; empty for nowhere.
+        others: Further addresses of the settings, by their variables, to be shared in the same way.
         command: Starts one worker, which learns from its environment that it is one.
         patience_seconds: A worker that was told to end and has not by then is killed.
     """
@@ -50,7 +49,7 @@ class Plan:
     listen: str
     command: Sequence[str]
     patience_seconds: float
-    token_listen: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backoff:
@@ -90,14 +89,16 @@ async def supervise_until_signal(plan: Plan, prepare: Callable[[], Awaitable[Non
         OSError: The address cannot be bound.
         WorkersError: The address is not one to share, or a worker ended before it served for the first time.
     """
-    if plan.listen.startswith("unix:"):
-        raise WorkersError(
-            f"several workers cannot share {plan.listen}: set server.listen to HOST:PORT, or leave --workers at 1"
-        )
+    for variable, listen in {LISTEN_VARIABLE: plan.listen, **plan.others}.items():
+        if listen.startswith("unix:"):
+            setting = variable.removeprefix("OWNKEY_").replace("__", ".").lower()
+            raise WorkersError(
+                f"several workers cannot share {listen}: set {setting} to HOST:PORT, or leave --workers at 1"
+            )
     with contextlib.ExitStack() as held:
         address = held.enter_context(shared_port.held(plan.listen))
-        if plan.token_listen:
-            plan = replace(plan, token_listen=held.enter_context(shared_port.held(plan.token_listen)))
+        others = {name: held.enter_context(shared_port.held(listen)) for name, listen in plan.others.items()}
+        plan = replace(plan, others=others)
         await prepare()
         with _stop_signals() as stop:
             await supervise(plan, address, stop)
@@ -185,9 +186,7 @@ class _Place:
 
     async def _start(self, descriptor: int) -> Process:
         # Whatever their case, these variables would be read as the addresses.
-        own = {LISTEN_VARIABLE: self._address}
-        if self._plan.token_listen:
-            own[TOKEN_LISTEN_VARIABLE] = self._plan.token_listen
+        own = {LISTEN_VARIABLE: self._address, **self._plan.others}
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in own}
         return await asyncio.create_subprocess_exec(
             *self._plan.command,

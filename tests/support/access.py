@@ -20,6 +20,7 @@ ADMIN = f"{DOMAIN}/admin"
 ACCESS = """
 tls = {{ certificate_file = "{certificate}", private_key_file = "{key}", client_ca_file = "{ca}", crl_file = "{crl}" }}
 token_listen = "localhost:0"
+health_listen = "unix:{health}"
 [identity.certificates]
 spiffe_trust_domains = ["example.org"]
 dns_suffixes = ["services.example.org"]
@@ -72,6 +73,7 @@ class Lab:
     def __init__(self, folder: Path, *, jwks: str = "", second_person: str = "", extra: str = "") -> None:
         self.folder = folder
         self.authority = Authority(folder / "pki")
+        self.health = folder / "health.sock"
         self.tokens = TokenIssuer(folder)
         self.admin = self.authority.issue("admin", uris=[ADMIN])
         at = self.authority.issue("server", hosts=["localhost"], addresses=["127.0.0.1"])
@@ -82,6 +84,7 @@ class Lab:
             crl=self.authority.crl,
             issuer=self.tokens.issuer,
             audience=self.tokens.audience,
+            health=self.health,
             jwks=jwks or f'jwks_file = "{self.tokens.jwks}"',
             second_person=second_person,
         )

@@ -39,6 +39,7 @@ class Authenticator:
         self._settings = settings
         self._development = development
         self._least = tls.minimum_version if tls else ""
+        self._enough = {b"TLSv1.3"} if self._least == "1.3" else {b"TLSv1.2", b"TLSv1.3"}
         self._certificates = Certificates(settings.certificates, tls, clock) if tls else None
         self._tokens = Tokens(settings.issuers, clock)
 
@@ -50,8 +51,8 @@ class Authenticator:
             ServiceImpaired: It cannot be told at the moment.
         """
         auth = context.auth_context()
-        if self._least == "1.3" and list(auth.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-            raise Unauthenticated("the connection is not of TLS 1.3")
+        if self._least and not self._enough.issuperset(auth.get("ssl_tls_version", (b"",))):
+            raise Unauthenticated(f"the connection is not of TLS {self._least}")
         carrier = self._certificates.principal(auth) if self._certificates and "x509_pem_cert" in auth else None
         if not self._tokens.taken and self._settings.sidecar is None:
             return carrier or self._nobody()

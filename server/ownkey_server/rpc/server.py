@@ -38,6 +38,7 @@ class ServerOptions:
     Attributes:
         listen: ``HOST:PORT`` or ``unix:PATH``; port 0 takes a free one.
         token_listen: The same for callers without certificates; empty for nowhere.
+        health_listen: Where the machine itself asks whether this serves, in clear; empty for nowhere.
         tls: How both speak TLS; None for not at all.
         transport: What the transport lets one peer take.
         share_port: Other processes of this user may listen on the same port, and each gets some of the connections.
@@ -45,6 +46,7 @@ class ServerOptions:
 
     listen: str
     token_listen: str
+    health_listen: str
     tls: TlsSettings | None
     reflection: bool
     transport: TransportLimits
@@ -106,6 +108,9 @@ class Server:
             token_address = ""
             if options.token_listen:
                 token_address = _listen(server, options.token_listen, options.tls, client_certificates=False)
+            if options.health_listen:
+                # Whoever comes this way is nobody: with TLS set, a call without it is not let in (identity.py).
+                _listen(server, options.health_listen, None, client_certificates=False)
             await server.start()
         for name in ("", *SERVICE_NAMES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)

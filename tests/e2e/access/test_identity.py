@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ownkey.v1 import role_pb2
+from ownkey_server import health
 from support.access import DOMAIN, Caller, Lab
 from support.pki import DAY, Authority, now
 from support.requests import EXPECTED, request
@@ -259,6 +260,17 @@ def test_nothing_is_served_in_clear_beside_tls(lab: Lab) -> None:
         with grpc.insecure_channel(address) as channel:
             answer = Caller(channel)("GetTenant", tenant="acme")
         assert answer.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_machine_may_ask_whether_it_serves_in_clear_and_nothing_else(lab: Lab, good: Caller) -> None:
+    assert health.serving(f"unix:{lab.health}")
+    with grpc.insecure_channel(f"unix:{lab.health}") as channel:
+        for token in (None, lab.tokens.token("ann")):
+            caller = Caller(channel, token)
+            for method in sorted(EXPECTED):
+                answer = caller.send(method, request(method, "acme"))
+                assert isinstance(answer, Failure), method
+                assert (answer.reason, "not of TLS" in answer.message) == ("UNAUTHENTICATED", True), answer
 
 
 def test_the_log_says_nothing_that_lets_somebody_in(lab: Lab, nobody: object) -> None:
