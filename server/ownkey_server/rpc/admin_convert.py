@@ -28,7 +28,7 @@ from ownkey_server.domain.tenants import CallDirection, GateMode, KeyLifecycle, 
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.service.administration.audit_trail import AuditRow
-from ownkey_server.service.administration.configuration import Step, StepKind
+from ownkey_server.service.administration.edits import Step, StepKind
 from ownkey_server.service.administration.simulation import SimulationReport
 from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable, Table, describe
 from ownkey_server.storage.grants import GrantTable

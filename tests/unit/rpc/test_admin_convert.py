@@ -14,7 +14,7 @@ from ownkey_server.domain.tenants import GateMode, KeyLifecycle
 from ownkey_server.rpc import admin_convert
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.service.administration.audit_trail import AuditRow
-from ownkey_server.service.administration.configuration import StepKind
+from ownkey_server.service.administration.edits import StepKind
 from ownkey_server.storage.documents import PolicyTable, RuleTable
 from ownkey_server.storage.records import PolicyVersion, Stamp, TenantRecord
 

@@ -7,64 +7,32 @@ name are left alone.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
-from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
-from ownkey_server.service.administration import groups, tenants
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica
+from ownkey_server.service.administration import tenants
 from ownkey_server.service.administration.desk import Act, Desk, Entry
+from ownkey_server.service.administration.edits import Edit, Edits, Step, table_of
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.documents import (
     GroupTable,
-    KeyPlace,
     KeyTable,
     PolicyTable,
-    Table,
     TenantsDocument,
     TenantTable,
-    plain,
 )
-from ownkey_server.storage.records import ANY_ETAG, KeyRecord, ReplicaRecord, TenantRecord
-from ownkey_server.storage.registry import PROVIDER, Change, Reader, required
+from ownkey_server.storage.records import TenantRecord
+from ownkey_server.storage.registry import Change, Reader
 from ownkey_server.storage.tenants_file import TenantsFileError
 
 _ALL = 1_000_000
 MAX_TENANTS = 1000
-
-
-class StepKind(StrEnum):
-    """What a step does; ``KEEP`` says what the document asks for, or leaves out, and is not done."""
-
-    ADD = "add"
-    CHANGE = "change"
-    REMOVE = "remove"
-    KEEP = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One difference between a document and what there is.
-
-    Attributes:
-        resource: Name of what differs.
-        field: Which part of it; empty for the whole.
-        note: Why, where that is not plain.
-    """
-
-    kind: StepKind
-    resource: str
-    field: str = ""
-    before: str = ""
-    after: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +48,6 @@ class Plan:
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Edit:
-    """A step, and how it is done.
-
-    Attributes:
-        proofs: Places that must prove themselves first, each as key, primary and place.
-        danger: Whether it may need a second person.
-    """
-
-    tenant: str
-    step: Step
-    do: Callable[[Change, Act], object] | None = None
-    proofs: tuple[tuple[str, Replica, Replica], ...] = ()
-    danger: Danger | None = None
-
-
 class Configuration:
     """Applies and exports documents.
 
@@ -105,7 +57,7 @@ class Configuration:
 
     def __init__(self, desk: Desk, keys: Keys, enrolment: Enrolment, kinds: Mapping[str, str]) -> None:
         self._desk = desk
-        self._keys = keys
+        self._edits = Edits(keys, desk.clock)
         self._enrolment = enrolment
         self._kinds = kinds
 
@@ -139,7 +91,9 @@ class Configuration:
 
     async def _apply(self, act: Act, document: str, dry_run: bool, etag: str, most: int | None) -> Plan:
         wanted = await self._desk.on_thread(lambda: _parsed(document, self._kinds, most))
-        seen, edits = await self._desk.read(lambda reader: (reader.revision(), list(self._edits(reader, wanted))))
+        seen, edits = await self._desk.read(
+            lambda reader: (reader.revision(), list(self._edits.between(reader, wanted)))
+        )
         if etag and etag != str(seen):
             raise EtagMismatch("tenants")
         proven = {proof for edit in edits for proof in edit.proofs}
@@ -153,7 +107,7 @@ class Configuration:
             untouched = change.number == seen + 1
             if etag and not untouched:
                 raise EtagMismatch("tenants")
-            again = edits if untouched else list(self._edits(change, wanted))
+            again = edits if untouched else list(self._edits.between(change, wanted))
             for edit in again:
                 if not proven.issuperset(edit.proofs):
                     raise ResourceInUse(edit.step.resource, "it was changed while the keys were tried: apply it again")
@@ -166,7 +120,7 @@ class Configuration:
 
         return await self._desk.change_many(act, "apply_tenants", work)
 
-    def _require_agreement(self, change: Change, act: Act, edits: Sequence[_Edit]) -> None:
+    def _require_agreement(self, change: Change, act: Act, edits: Sequence[Edit]) -> None:
         for danger in Danger:
             about = ", ".join(edit.step.resource for edit in edits if edit.danger is danger)
             if about:
@@ -184,7 +138,7 @@ class Configuration:
             provider = reader.key(PROVIDER_KEY_NAME)
             if provider is None:
                 raise ResourceNotFound(PROVIDER_KEY_NAME)
-            place = _table_of(provider.replicas[0].place)
+            place = table_of(provider.replicas[0].place)
             document = TenantsDocument(provider_key=place, tenants=[_tenant_table(reader, one) for one in records])
             return tenants_file.render(document)
 
@@ -195,100 +149,6 @@ class Configuration:
             await self._enrolment.prove(key, place)
         else:
             await self._enrolment.prove_replica(key, primary, place)
-
-    def _edits(self, reader: Reader, wanted: TenantsDocument) -> Iterator[_Edit]:
-        yield from self._provider_edits(reader, wanted.provider_key)
-        for table in wanted.tenants:
-            yield from self._tenant_edits(reader, table)
-
-    def _provider_edits(self, reader: Reader, wanted: KeyPlace) -> Iterator[_Edit]:
-        place, now = Replica(wanted.key_store, wanted.reference), self._desk.clock()
-        record = reader.key(PROVIDER_KEY_NAME)
-        if record is None:
-
-            def add(change: Change, _act: Act) -> None:
-                change.insert_key(PROVIDER_KEY_NAME, PROVIDER, KeyLifecycle.ACTIVE, [place], now)
-
-            step = Step(StepKind.ADD, PROVIDER_KEY_NAME, after=_json(wanted))
-            yield _Edit(PROVIDER, step, add, ((PROVIDER_KEY_NAME, place, place),))
-        elif record.replicas[0].place != place:
-            before = _json(_table_of(record.replicas[0].place))
-            note = "the provider's key stays: content depends on it"
-            yield _Edit(PROVIDER, Step(StepKind.KEEP, PROVIDER_KEY_NAME, "", before, _json(wanted), note))
-
-    def _tenant_edits(self, reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
-        tenant, name = wanted.id, tenants.name(wanted.id)
-        record = reader.tenant(tenant)
-        if record is None:
-            tenants.require_unused(reader, tenant)
-
-            def add(change: Change, _act: Act) -> None:
-                change.insert_tenant(tenant, wanted.display_name, wanted.enrolled_at, wanted.call_gate)
-
-            yield _Edit(tenant, Step(StepKind.ADD, name, after=wanted.display_name), add)
-        else:
-            yield from _changed_fields(record, wanted)
-        yield from self._key_edits(reader, wanted)
-        known = {group.id: group for group in reader.groups(tenant)} if record else {}
-        for group in wanted.groups:
-            yield from _group_edits(tenant, group, tuple(known[group.id].users) if group.id in known else None)
-        yield from _policy_edits(reader, record, wanted)
-        for left in known.keys() - {group.id for group in wanted.groups}:
-
-            def delete(change: Change, _act: Act, left: str = left) -> None:
-                found = required(change.group(tenant, left), groups.name(tenant, left))
-                change.delete_group(found, ANY_ETAG)
-
-            step = Step(StepKind.REMOVE, groups.name(tenant, left), before=", ".join(known[left].users))
-            yield _Edit(tenant, step, delete)
-        yield from _retirements(reader, wanted)
-
-    def _key_edits(self, reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
-        known = {key.id: key for key in reader.keys(wanted.id)}
-        now = self._desk.clock()
-        for table in wanted.keys:
-            resource = key_name(wanted.id, table.id)
-            places = [_place_of(table), *(_place_of(one) for one in table.replicas)]
-            record = known.get(table.id)
-            if record is None:
-                for place in places:
-                    self._keys.require_free(reader, wanted.id, resource, place)
-                yield _new_key(wanted.id, resource, table, places, now)
-                continue
-            if record.lifecycle is KeyLifecycle.REMOVED:
-                raise ResourceInUse(resource, "it was removed, and its id stays taken: take another")
-            yield from self._place_edits(reader, wanted.id, record, table, places, now)
-        for left in known.values():
-            if left.id not in {table.id for table in wanted.keys} and left.lifecycle is not KeyLifecycle.REMOVED:
-                note = f"it is not in the document; nothing takes it away but: ownkey admin key retire {left.id}"
-                yield _Edit(wanted.id, Step(StepKind.KEEP, left.name, before=left.lifecycle.value, note=note))
-
-    def _place_edits(
-        self,
-        reader: Reader,
-        tenant: str,
-        record: KeyRecord,
-        table: KeyTable,
-        places: list[Replica],
-        now: datetime,
-    ) -> Iterator[_Edit]:
-        before = [one.place for one in record.replicas]
-        if before != places:
-            new = [place for place in places if place not in before]
-            for place in new:
-                self._keys.require_free(reader, tenant, record.name, place)
-            verified = {one.place: one.verify_time for one in record.replicas}
-            after = [ReplicaRecord(place, verified.get(place, now)) for place in places]
-
-            def move(change: Change, _act: Act) -> None:
-                found = required(change.key(record.name), record.name)
-                change.update_key(found, ANY_ETAG, found.lifecycle, after)
-
-            step = Step(StepKind.CHANGE, record.name, "replicas", _shown(before), _shown(places))
-            yield _Edit(tenant, step, move, tuple((record.name, before[0], place) for place in new))
-        if record.lifecycle is not KeyLifecycle.ACTIVE and not table.retired:
-            proofs = tuple((record.name, places[0], place) for place in places)
-            yield _lifecycle_edit(tenant, record, KeyLifecycle.ACTIVE, proofs)
 
 
 def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> TenantsDocument:
@@ -301,94 +161,7 @@ def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> Tenant
     return wanted
 
 
-def _changed_fields(record: TenantRecord, wanted: TenantTable) -> Iterator[_Edit]:
-    tenant, name = wanted.id, tenants.name(wanted.id)
-    if record.enrolled_at != wanted.enrolled_at:
-        before, after = record.enrolled_at.isoformat(), wanted.enrolled_at.isoformat()
-        note = "the day of enrolment stays: policies count from it"
-        yield _Edit(tenant, Step(StepKind.KEEP, name, "enrolled_at", before, after, note))
-
-    def update(change: Change, _act: Act) -> None:
-        found = required(change.tenant(tenant), tenants.name(tenant))
-        change.update_tenant(found, ANY_ETAG, wanted.display_name, wanted.call_gate)
-
-    if record.display_name != wanted.display_name:
-        step = Step(StepKind.CHANGE, name, "display_name", record.display_name, wanted.display_name)
-        yield _Edit(tenant, step, update)
-    if record.call_gate != wanted.call_gate:
-        step = Step(StepKind.CHANGE, name, "call_gate", _json(record.call_gate), _json(wanted.call_gate))
-        danger = Danger.GATE_OFF if wanted.call_gate.gates_less_than(record.call_gate) else None
-        yield _Edit(tenant, step, update, danger=danger)
-
-
-def _new_key(tenant: str, resource: str, table: KeyTable, places: list[Replica], now: datetime) -> _Edit:
-    lifecycle = KeyLifecycle.RETIRED if table.retired else KeyLifecycle.ACTIVE
-
-    def add(change: Change, _act: Act) -> None:
-        change.insert_key(resource, tenant, lifecycle, places, now)
-
-    step = Step(StepKind.ADD, resource, after=_shown(places), note="retired" if table.retired else "")
-    return _Edit(tenant, step, add, tuple((resource, places[0], place) for place in places))
-
-
-def _group_edits(tenant: str, wanted: GroupTable, before: tuple[str, ...] | None) -> Iterator[_Edit]:
-    users = sorted(set(wanted.users))
-    resource = groups.name(tenant, wanted.id)
-    if before is None:
-
-        def add(change: Change, _act: Act) -> None:
-            change.insert_group(tenant, wanted.id, users)
-
-        yield _Edit(tenant, Step(StepKind.ADD, resource, after=", ".join(users)), add)
-    elif sorted(before) != users:
-
-        def update(change: Change, _act: Act) -> None:
-            found = required(change.group(tenant, wanted.id), resource)
-            change.update_group(found, ANY_ETAG, users)
-
-        yield _Edit(tenant, Step(StepKind.CHANGE, resource, "users", ", ".join(before), ", ".join(users)), update)
-
-
-def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTable) -> Iterator[_Edit]:
-    tenant = wanted.id
-    version = reader.policy_version(tenant, record.policy_version) if record else None
-    before = version.policy if version else PolicyTable()
-    if before == wanted.policy and (version is not None or wanted.policy == PolicyTable()):
-        return
-
-    def decide(change: Change, act: Act) -> None:
-        number = change.insert_policy(tenant, wanted.policy, act.author, act.reason or "applied from a document")
-        owner = required(change.tenant(tenant), tenants.name(tenant))
-        change.put_policy_in_force(owner, ANY_ETAG, number)
-
-    kind = StepKind.CHANGE if version else StepKind.ADD
-    old, new = (_lines(before) if version else {}), _lines(wanted.policy)
-    differing = [name for name in (*old, *(name for name in new if name not in old)) if old.get(name) != new.get(name)]
-    # Where only their order differs, all of them are shown.
-    shown = differing or list(new)
-    step = Step(kind, f"{tenants.name(tenant)}/policy", "", _said(old, shown), _said(new, shown))
-    yield _Edit(tenant, step, decide)
-
-
-def _retirements(reader: Reader, wanted: TenantTable) -> Iterator[_Edit]:
-    retired = {table.id for table in wanted.keys if table.retired}
-    for record in reader.keys(wanted.id):
-        if record.id in retired and record.lifecycle is KeyLifecycle.ACTIVE:
-            yield _lifecycle_edit(wanted.id, record, KeyLifecycle.RETIRED)
-
-
-def _lifecycle_edit(
-    tenant: str, record: KeyRecord, after: KeyLifecycle, proofs: tuple[tuple[str, Replica, Replica], ...] = ()
-) -> _Edit:
-    def change_it(change: Change, _act: Act) -> None:
-        found = required(change.key(record.name), record.name)
-        change.update_key(found, ANY_ETAG, after, found.replicas)
-
-    step = Step(StepKind.CHANGE, record.name, "lifecycle", record.lifecycle.value, after.value)
-    return _Edit(tenant, step, change_it, proofs)
-
-
-def _entries(edits: Sequence[_Edit]) -> list[Entry]:
+def _entries(edits: Sequence[Edit]) -> list[Entry]:
     """One entry of the trail for each tenant that something was done to."""
     said: dict[str, list[dict[str, Any]]] = {}
     for edit in edits:
@@ -414,7 +187,7 @@ def _tenant_table(reader: Reader, record: TenantRecord) -> TenantTable:
                     id=key.id,
                     key_store=first.store,
                     reference=first.reference,
-                    replicas=[_table_of(one) for one in others],
+                    replicas=[table_of(one) for one in others],
                     retired=key.lifecycle is not KeyLifecycle.ACTIVE,
                 )
             )
@@ -434,32 +207,3 @@ def _required_tenant(reader: Reader, tenant: str) -> TenantRecord:
     if record is None:
         raise ResourceNotFound(tenants.name(tenant))
     return record
-
-
-def _place_of(place: KeyPlace) -> Replica:
-    return Replica(place.key_store, place.reference)
-
-
-def _table_of(place: Replica) -> KeyPlace:
-    return KeyPlace(key_store=place.store, reference=place.reference)
-
-
-def _shown(places: Sequence[Replica]) -> str:
-    return ", ".join(f"{place.store}/{place.reference}" for place in places)
-
-
-def _lines(policy: PolicyTable) -> dict[str, str]:
-    """The default and each rule, as one reads them."""
-    rules = {}
-    for rule in policy.rules:
-        conditions = {name: value for name, value in plain(rule).items() if name not in ("name", "use")}
-        rules[f"rule {rule.name!r}"] = " ".join([rule.use, *([json.dumps(conditions)] if conditions else [])])
-    return {"default": policy.default, **rules}
-
-
-def _said(lines: Mapping[str, str], names: Sequence[str]) -> str:
-    return "; ".join(f"{name}: {lines[name]}" for name in names if name in lines)
-
-
-def _json(table: Table) -> str:
-    return json.dumps(plain(table), sort_keys=True)
