@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -304,10 +305,20 @@ def _names(references: list[str]) -> str:
     return ", ".join(references) or "none"
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Say nothing of key stores that are not for production: that belongs to a server that starts."""
+    log = logging.getLogger("ownkey_server")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[T]], secret: str | None = None) -> T:
     """Open one key store of the settings, work on it as its holder, and close it."""
-    # Its warning that it is not for production belongs to a server that starts, and not to each of these.
-    logging.getLogger("ownkey_server").setLevel(logging.ERROR)
     hardening.harden()
     settings = _load(config)
     if store not in settings.key_stores:
@@ -317,7 +328,8 @@ def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[T]],
         settings = _with_secret(settings, store, secret)
 
     async def run() -> T:
-        opened = open_key_stores(settings)[store]
+        with _without_warnings():
+            opened = open_key_stores(settings)[store]
         try:
             return await work(opened)
         finally:

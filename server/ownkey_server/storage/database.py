@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _sqlite(url: URL) -> Engine:
         # The driver must not begin transactions on its own: SQLAlchemy's documentation of SQLite has the recipe.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _keep_a_write_ahead_log(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # in WAL, only FULL makes each commit durable
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -174,6 +175,23 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _keep_a_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Have a write-ahead log, which stays once it is set.
+
+    Two that set it at once in a new database lock each other out, and for this SQLite waits for nobody.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _give_password(engine: Engine, source: SecretReference) -> None:

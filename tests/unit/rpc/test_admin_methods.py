@@ -15,7 +15,7 @@ from ownkey_server.rpc.admin_service import AdminServicer
 METHODS = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].methods
 NAMES = [method.name for method in METHODS]
 CHANGES = [name for name in NAMES if not re.match(r"Get|List|Export|Simulate", name)]
-END_TO_END = Path(__file__).resolve().parents[2] / "e2e" / "rpc"
+END_TO_END = Path(__file__).resolve().parents[2] / "e2e"
 
 
 def request_fields(name: str) -> dict[str, object]:
@@ -26,8 +26,13 @@ def request_fields(name: str) -> dict[str, object]:
 def test_a_method_has_a_servicer_a_call_of_the_sdk_and_a_test_through_grpc(name: str) -> None:
     assert inspect.iscoroutinefunction(getattr(AdminServicer, name))
     assert callable(getattr(AdminClient, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()))
-    tests = "".join(path.read_text(encoding="utf-8") for path in sorted(END_TO_END.glob("test_admin*.py")))
-    assert re.search(rf'admin\(\s*"{name}"|\(\s*"{name}", "[a-z_]+", \{{', tests), f"no test sees {name} succeed"
+    tests = "".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted([*END_TO_END.glob("rpc/test_admin*.py"), *END_TO_END.glob("access/test_second_person.py")])
+    )
+    assert re.search(rf'(?:admin|first|second)\(\s*"{name}"|\(\s*"{name}", "[a-z_]+", \{{', tests), (
+        f"no test sees {name} succeed"
+    )
 
 
 def test_the_servicer_has_nothing_that_the_contract_lacks() -> None:
