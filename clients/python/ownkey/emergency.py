@@ -16,7 +16,6 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 import phonenumbers
-from phonenumbers import shortnumberinfo
 
 # 3GPP TS 22.101 section 10.1: every mobile phone takes these for emergency calls, wherever it is.
 UNIVERSAL_NUMBERS = frozenset({"112", "911"})
@@ -132,4 +131,12 @@ def _is_emergency_number(digits: str, regions: frozenset[str]) -> bool:
 
 
 def _known(number: str, regions: frozenset[str]) -> bool:
-    return len(number) <= LONGEST and any(shortnumberinfo.is_emergency_number(number, region) for region in regions)
+    return len(number) <= LONGEST and _numbers_of(regions).fullmatch(number) is not None
+
+
+@lru_cache(maxsize=1024)
+def _numbers_of(regions: frozenset[str]) -> re.Pattern[str]:
+    """Every emergency number of the regions in one pattern: asked one by one, all countries take two milliseconds."""
+    descriptions = (phonenumbers.PhoneMetadata.short_metadata_for_region(region) for region in regions)
+    patterns = {one.emergency.national_number_pattern for one in descriptions if one and one.emergency}
+    return re.compile("|".join(f"(?:{pattern})" for pattern in sorted(filter(None, patterns))) or "(?!)")

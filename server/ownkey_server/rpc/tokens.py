@@ -124,7 +124,7 @@ class Tokens:
         try:
             expires_at, issued_at = float(claims["exp"]), float(claims["iat"])
             begins_at = float(claims.get("nbf", issued_at))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise Unauthenticated("the token's times are no numbers") from None
         if not now < expires_at + LEEWAY_SECONDS:
             raise Unauthenticated("the token has expired")

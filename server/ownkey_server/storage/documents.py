@@ -172,8 +172,15 @@ class CallGateTable(Table):
         """Whether some call that was gated before is not, or is gated less."""
         if before.mode is GateMode.OFF:
             return False
-        weaker = self.mode is GateMode.OFF or (before.mode is GateMode.REFUSE and self.mode is not GateMode.REFUSE)
-        return weaker or not set(before.directions) <= set(self.directions)
+        if self.mode is GateMode.OFF or (before.mode is GateMode.REFUSE and self.mode is not GateMode.REFUSE):
+            return True
+        # What always connects is not gated: more of it is less gating.
+        more = (
+            set(self.countries) - set(before.countries)
+            or set(self.emergency_numbers) - set(before.emergency_numbers)
+            or set(self.outside_line_prefixes) - set(before.outside_line_prefixes)
+        )
+        return bool(more) or not set(before.directions) <= set(self.directions)
 
     def to_json(self) -> str:
         """The gate as the database keeps it."""

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phonenumbers import PhoneMetadata
+from phonenumbers import PhoneMetadata, shortnumberinfo
 
+from ownkey import emergency
 from ownkey.emergency import COUNTRIES, is_emergency
 
 
@@ -124,3 +125,14 @@ def test_the_longest_number_in_the_data_is_as_long_as_is_assumed() -> None:
     lengths = [n for one in metadata if one and one.emergency for n in one.emergency.possible_length]
     assert max(lengths) == 6
     assert is_emergency("900353112", ["IE"], outside_line_prefixes=["9"])
+
+
+@pytest.mark.parametrize("country", sorted(COUNTRIES))
+def test_a_country_s_numbers_are_those_of_the_library(country: str) -> None:
+    numbers = [str(number).zfill(width) for width in (2, 3) for number in range(10**width)]
+    metadata = PhoneMetadata.short_metadata_for_region(country)
+    if metadata and metadata.emergency and metadata.emergency.example_number:
+        numbers.append(metadata.emergency.example_number)
+    here = frozenset([country])
+    for number in numbers:
+        assert emergency._known(number, here) == shortnumberinfo.is_emergency_number(number, country), number
