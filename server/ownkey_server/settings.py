@@ -89,7 +89,7 @@ class ServerSettings(_Section):
     tls: TlsSettings | None = None
     reflection: bool = True
     max_message_bytes: int = Field(default=12 * 1024 * 1024, ge=5 * 1024 * 1024, le=64 * 1024 * 1024)
-    max_concurrent_streams: int = Field(default=100, ge=1)
+    max_concurrent_streams: int = Field(default=64, ge=1)
     drain_seconds: float = Field(default=10.0, ge=0)
     lock_memory: bool = False
 

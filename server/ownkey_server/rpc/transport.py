@@ -43,7 +43,7 @@ class TransportLimits:
     """
 
     max_message_bytes: int = 12 * MIB
-    max_concurrent_streams: int = 250
+    max_concurrent_streams: int = 64
     max_connections: int = 12_000
     handshake_seconds: float = 10.0
     connection_idle_seconds: float = 300.0
