@@ -173,7 +173,7 @@ class ServiceImpaired(OwnkeyError):
 class ServiceUnavailable(OwnkeyError):
     """The service does not answer, or not in time."""
 
-    hint = "is the server running, and is the address right? `ownkey serve` starts one"
+    hint = "is the server running, is the address right, and does it want TLS (--tls-ca)? `ownkey serve` starts one"
 
 
 class ServiceFailed(OwnkeyError):

@@ -51,21 +51,24 @@ def recording(victim: ServerProcess) -> bytes:
 def never_read(victim: ServerProcess, process: Process, recording: bytes) -> int:
     """Begin a hundred streams and read none of them, until all have ended; gives the most memory seen meanwhile."""
     most = 0
-    with Connection(victim.address) as attacker:
-        assert attacker.call("/ownkey.v1.KeyService/KeyStatus", b"").over
-        # Room for the connection, and none for its streams beyond the first 64 KiB: they are never acknowledged.
-        attacker.h2.increment_flow_control_window(64 * MIB)
-        attacker.flush()
-        answers = []
+    with Connection(victim.address) as one, Connection(victim.address) as another:
+        for attacker in (one, another):
+            assert attacker.call("/ownkey.v1.KeyService/KeyStatus", b"").over
+            # Room for the connection, and none for its streams beyond the first 64 KiB: they are never acknowledged.
+            attacker.h2.increment_flow_control_window(64 * MIB)
+            attacker.flush()
+        answers: dict[Connection, list[Answer]] = {one: [], another: []}
         for number in range(100):
+            attacker = one if number < 50 else another
             stream = attacker.open(DECRYPT if number % 2 else ENCRYPT)
-            answers.append(attacker.answers[stream])
+            answers[attacker].append(attacker.answers[stream])
             content = recording if number % 2 else bytes(2 * MIB)
             attacker.send(stream, DECRYPT_START if number % 2 else ENCRYPT_START)
             attacker.send(stream, b"".join(chunk(content[at : at + MIB]) for at in range(0, len(content), MIB)))
             attacker.read(0.0001, acknowledge=False)
             most = max(most, process.resident())
-        assert attacker.read_until(lambda: all(answer.over for answer in answers), 20, acknowledge=False)
+        for attacker, own in answers.items():
+            assert attacker.read_until(lambda own=own: all(answer.over for answer in own), 20, acknowledge=False)
     return most
 
 

@@ -14,7 +14,12 @@ from support.access import Caller, Lab
 from support.rpc import Failure
 
 ALL_DANGERS = '"remove_key", "gate_off", "grant_role"'
-GATED = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_REFUSE, countries=["GB"])
+GATED = tenant_pb2.CallGate(
+    mode=tenant_pb2.CALL_GATE_MODE_REFUSE,
+    countries=["US", "DE"],
+    emergency_numbers=["7777"],
+    outside_line_prefixes=["9"],
+)
 OFF = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_OFF)
 
 
@@ -102,6 +107,15 @@ def test_a_key_is_removed_and_gating_is_switched_off_by_two(first: Caller, secon
     second("ApproveChange", approval=approval)
     removed = made(first, "RemoveKey", approval, tenant="acme", key=keys[0], etag="*")
     assert not isinstance(removed, Failure), removed
+
+
+def test_more_numbers_that_always_connect_are_less_gating(first: Caller) -> None:
+    assert not isinstance(made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED), Failure)
+    for field, entry in (("countries", "GB"), ("emergency_numbers", "5551234"), ("outside_line_prefixes", "555")):
+        more = tenant_pb2.CallGate()
+        more.CopyFrom(GATED)
+        getattr(more, field).append(entry)
+        assert asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=more), field
 
 
 def test_a_document_does_not_get_around_it(first: Caller) -> None:
