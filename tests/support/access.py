@@ -48,11 +48,19 @@ class Caller:
 
     def send(self, method: str, request: Any) -> Any:
         """The same for a request as it is, and for a stream that is this one request long."""
+        if method in ("EncryptMedia", "DecryptMedia"):
+            return self.send_all(method, iter([request]))
         stub = next(stub for stub in self._stubs if hasattr(stub, method))
         try:
-            if method in ("EncryptMedia", "DecryptMedia"):
-                return list(getattr(stub, method)(iter([request]), timeout=20, metadata=self._metadata))
             return getattr(stub, method)(request, timeout=20, metadata=self._metadata)
+        except grpc.RpcError as error:
+            return Failure.of(error)
+
+    def send_all(self, method: str, requests: Iterator[Any]) -> Any:
+        """Everything that a stream gives, or its failure."""
+        stub = next(stub for stub in self._stubs if hasattr(stub, method))
+        try:
+            return list(getattr(stub, method)(requests, timeout=30, metadata=self._metadata))
         except grpc.RpcError as error:
             return Failure.of(error)
 

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from ownkey.v1 import key_service_pb2
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, ServiceImpaired, Unauthenticated
-from ownkey_server.domain.roles import Facts
+from ownkey_server.domain.roles import Facts, Permit
 from ownkey_server.rpc import errors
 from ownkey_server.rpc.calls import Call, Context
 from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, RequestParser, load_contract
@@ -111,6 +111,7 @@ class Dispatcher:
                     first = await requests.first()
                     facts = method.facts(first)
                     call = await self._let_in(method, principal, facts, context)
+                    requests.decide_anew(lambda: self._still_may(method, principal, facts, context))
                     with self._gates.admission.stream(method.urgency(first), facts.tenant):
                         await work(first, requests, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
@@ -130,14 +131,24 @@ class Dispatcher:
         return principal
 
     async def _let_in(self, method: Method, principal: str, facts: Facts, context: Context) -> Call:
-        try:
-            permit = await self._gates.authorizer.require(principal, method.name, facts)
-        except PermissionDenied as error:
-            self._gates.refusals.note(Caller(principal, context.peer()), method.name, error, facts.tenant)
-            raise
+        permit = await self._permitted(method, principal, facts, context)
         # Only now: what somebody else asks for in a tenant's name must not use up what the tenant may ask.
         self._gates.rates.take("", facts.tenant)
         return Call(context, method.name, principal, permit)
+
+    async def _permitted(self, method: Method, principal: str, facts: Facts, context: Context) -> Permit:
+        try:
+            return await self._gates.authorizer.require(principal, method.name, facts)
+        except PermissionDenied as error:
+            self._gates.refusals.note(Caller(principal, context.peer()), method.name, error, facts.tenant)
+            raise
+
+    async def _still_may(self, method: Method, principal: str, facts: Facts, context: Context) -> None:
+        """Make sure that a stream's caller is still who it was, and may still do this."""
+        now = await self._gates.authenticator.principal(context)
+        if now != principal:
+            raise Unauthenticated("the caller is another than the one who began the stream")
+        await self._permitted(method, principal, facts, context)
 
     async def _knows_its_tenant(self, raw: bytes, context: Context, method: Method) -> bool:
         """Whether what is answered may depend on the tenant that is named. In doubt it may: a life may depend on it."""

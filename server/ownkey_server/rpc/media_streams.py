@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
@@ -25,6 +27,8 @@ DecryptRequests: TypeAlias = "Requests[key_service_pb2.DecryptMediaRequest]"
 
 # As in the contract, for messages that are read without it.
 MAX_CHUNK = 4 * 1024 * 1024
+# How long a stream goes on when its caller's certificate, token or role was taken away.
+DECIDED_SECONDS = 5.0
 
 
 class MediaServicer:
@@ -137,6 +141,13 @@ class Requests(Generic[R]):
         self._guard = guard
         self._parser = parser
         self._type: type[R] = request_type
+        self._still_allowed: Callable[[], Awaitable[None]] | None = None
+        self._decided_until = 0.0
+
+    def decide_anew(self, still_allowed: Callable[[], Awaitable[None]]) -> None:
+        """From now on, ask from time to time whether the caller may still do this; what is raised ends the stream."""
+        self._still_allowed = still_allowed
+        self._decided_until = time.monotonic() + DECIDED_SECONDS
 
     async def first(self) -> R:
         """The first request, which is a start."""
@@ -151,6 +162,9 @@ class Requests(Generic[R]):
     async def chunk(self) -> Buffer | None:
         """The next chunk; None when the client has sent its last."""
         raw = await self._guard.read()
+        if self._still_allowed is not None and time.monotonic() >= self._decided_until:
+            await self._still_allowed()
+            self._decided_until = time.monotonic() + DECIDED_SECONDS
         if raw is grpc.aio.EOF:
             return None
         chunk: Buffer | None = chunk_of(raw)

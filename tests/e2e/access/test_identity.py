@@ -6,6 +6,7 @@ import base64
 import json
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,8 +18,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ownkey.v1 import role_pb2
+from ownkey.v1 import key_service_pb2, role_pb2
 from ownkey_server import health
+from ownkey_server.rpc.media_streams import DECIDED_SECONDS
 from support.access import DOMAIN, Caller, Lab
 from support.pki import DAY, Authority, now
 from support.requests import EXPECTED, request
@@ -197,6 +199,43 @@ def test_a_certificate_is_revoked_on_a_living_connection(lab: Lab) -> None:
     lab.authority.revoke(issued)
     until(lambda: getattr(caller("GetTenant", tenant="acme"), "reason", "") == "UNAUTHENTICATED")
     assert "was revoked" in caller("GetTenant", tenant="acme").message
+
+
+def _endless(caller: Caller) -> tuple[Failure, float]:
+    """A recording that ends only when the server ends it: why, and after how long."""
+    began = time.monotonic()
+
+    def requests() -> Iterator[object]:
+        yield request("EncryptMedia", "acme")
+        while time.monotonic() - began < PATIENCE + 10:
+            yield key_service_pb2.EncryptMediaRequest(chunk=bytes(4096))
+            time.sleep(0.05)
+
+    ended = caller.send_all("EncryptMedia", requests())
+    assert isinstance(ended, Failure), "it went on to its end"
+    return ended, time.monotonic() - began
+
+
+@pytest.mark.parametrize("what", ["role", "certificate"])
+def test_a_stream_ends_when_its_caller_s_role_or_certificate_is_taken_away(lab: Lab, what: str) -> None:
+    name = f"recording-{what}"
+    issued = lab.authority.issue(name, uris=[f"{DOMAIN}/{name}"])
+    lab.grant(f"{DOMAIN}/{name}", role_pb2.RoleGrant(role=role_pb2.ROLE_RECORDER, tenant="acme"))
+    caller = lab.by_certificate(issued)
+
+    def take_away() -> None:
+        if what == "certificate":
+            lab.authority.revoke(issued)
+        else:
+            administrator = lab.by_certificate(lab.admin)
+            administrator("UpdateServicePrincipal", service_principal=f"{DOMAIN}/{name}", etag="*")
+
+    soon = threading.Timer(1.0, take_away)
+    soon.start()
+    ended, seconds = _endless(caller)
+    soon.join()
+    assert ended.reason == ("UNAUTHENTICATED" if what == "certificate" else "PERMISSION_DENIED"), ended
+    assert 1.0 < seconds < 1.0 + 2 * DECIDED_SECONDS + 2
 
 
 def test_a_certificate_that_expires_on_a_living_connection_counts_no_more(lab: Lab) -> None:
