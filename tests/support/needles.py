@@ -19,7 +19,9 @@ def encodings(secret: bytes) -> dict[str, bytes]:
         "HEX": secret.hex().upper().encode(),
         "hex with spaces": secret.hex(" ").encode(),
         "hex with colons": secret.hex(":").encode(),
-        "repr": repr(secret)[2:-1].encode(),
+        # Which one repr chooses depends on the quotes in all of what it shows.
+        "repr": _repr(secret).replace("\\'", "'").encode(),
+        "repr, with quotes escaped": _repr(secret).encode(),
         "octal, as protobuf prints bytes": "".join(_octal(number) for number in numbers).encode(),
         "a list of numbers": str(numbers)[1:-1].encode(),
         "percent": urllib.parse.quote(secret, safe="").encode(),
@@ -46,6 +48,11 @@ def _needles(secret: bytes) -> Iterable[tuple[bytes, str]]:
     for part in {secret[:WINDOW], secret[-WINDOW:]}:
         for way, needle in encodings(part).items():
             yield needle, way
+
+
+def _repr(secret: bytes) -> str:
+    # Both quotes in front: repr then escapes every single one.
+    return repr(b"'\"" + secret)[len("b'\\'\"") : -1]
 
 
 def _octal(number: int) -> str:

@@ -122,7 +122,7 @@ async def play(folder: Path, softhsm: SoftHsm, postgres: PostgresServer | None) 
                 _look_back(scene, server.address)
                 await _break_the_database(scene, rpc, server.address, role)
             os.kill(server.pid, signal.SIGABRT)
-            server.wait()
+            assert server.wait() == -signal.SIGABRT
         _collect(scene, role)
     finally:
         softhsm.delete_token(token)
