@@ -74,7 +74,8 @@ def test_each_secret_would_be_found_in_each_heap_in_each_way_that_it_may_be_writ
     # And one that was cut short.
     name, secret = next(iter(scene.secrets.items()))
     for part in (secret[:14], secret[-14:]):
-        assert leaks({name: secret}, {"heap": b"x" + part.hex().encode()}) == [f"{name} is in heap (hex)"]
+        # Hex that happens to have no letters is found as either.
+        assert f"{name} is in heap (hex)" in leaks({name: secret}, {"heap": b"x" + part.hex().encode()})
 
 
 async def test_no_secret_is_in_the_repr_of_any_object_nor_in_any_error(
