@@ -42,7 +42,8 @@ def test_it_was_worth_looking(scene: Scene) -> None:
     log = scene.heaps["the server's output"]
     for told in (
         b"DEBUG",  # debug logging
-        b"Fatal Python error: ",  # the crash; gRPC's threads may write between this and its name
+        b"Fatal Python error: ",  # the crash; gRPC's threads may write between this and its name,
+        b"Aborted",  # which is this
         b"Traceback (most recent call last)",  # a fault of our own
         b"grpc",
     ):
@@ -71,11 +72,20 @@ def test_each_secret_would_be_found_in_each_heap_in_each_way_that_it_may_be_writ
                 expected.add(f"{name} is in {heap} ({way})")
         planted += content
         assert expected <= set(leaks(scene.secrets, {heap: bytes(planted)}))
-    # And one that was cut short.
-    name, secret = next(iter(scene.secrets.items()))
-    for part in (secret[:14], secret[-14:]):
-        # Hex that happens to have no letters is found as either.
-        assert f"{name} is in heap (hex)" in leaks({name: secret}, {"heap": b"x" + part.hex().encode()})
+
+
+@pytest.mark.parametrize("part", [slice(None, 14), slice(-14, None)], ids=["beginning", "end"])
+def test_a_secret_that_was_cut_short_would_be_found(part: slice) -> None:
+    secret = bytes(range(0xA0, 0xC0))
+    assert leaks({"it": secret}, {"heap": b"x" + secret[part].hex().encode()}) == ["it is in heap (hex)"]
+
+
+@pytest.mark.parametrize("beside", [b"", b"'", b'"', b"'\""], ids=["alone", "single", "double", "both"])
+@pytest.mark.parametrize("quote", [b"'", b'"', b"\\'"], ids=["single", "double", "escaped"])
+def test_a_secret_with_a_quote_would_be_found_in_a_repr(quote: bytes, beside: bytes) -> None:
+    """Whether repr escapes a quote depends on everything else that it shows."""
+    secret = b"\xa0\xa1\xa2\xa3" + quote + bytes(range(0xB0, 0xC8)) + quote + b"\xa4\xa5\xa6\xa7"
+    assert leaks({"it": secret}, {"heap": repr(beside + secret).encode()})
 
 
 async def test_no_secret_is_in_the_repr_of_any_object_nor_in_any_error(
