@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SERVER := $(VENV)/.server
 DEV := $(VENV)/.dev
+EMULATORS := $(VENV)/.emulators
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -15,7 +16,7 @@ help:  ## List what can be made
 demo: $(SERVER)  ## Run the main job and show it; FILE=call.wav takes your own recording
 	@$(BIN)/python tools/demo.py $(if $(FILE),--file "$(FILE)")
 
-test: $(DEV)  ## Install what the tests need, and run them all
+test: $(DEV) $(EMULATORS)  ## Install what the tests need, and run them all
 	@tools/install_test_packages.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -70,6 +71,13 @@ $(SERVER): $(VENV)/bin/python requirements/server.txt pyproject.toml
 $(DEV): $(SERVER) requirements/dev.txt
 	@echo "installing the development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# An environment of their own: they pin other versions of what the tests use.
+$(EMULATORS): $(VENV)/bin/python requirements/emulators.txt
+	@echo "installing AWS emulators into $(VENV)/emulators"
+	@tools/make_venv.sh "$(PYTHON)" "$(VENV)/emulators"
+	@$(VENV)/emulators/bin/python -m pip install --quiet --require-hashes -r requirements/emulators.txt
 	@touch $@
 
 .PHONY: help demo test lint fix audit sbom fuzz proto bench load lock clean

@@ -9,3 +9,4 @@ compile() {
 compile pyproject.toml --extra server --group build --output-file requirements/server.txt
 compile pyproject.toml --extra server --group build --group dev \
     --constraint requirements/server.txt --output-file requirements/dev.txt
+compile requirements/emulators.in --output-file requirements/emulators.txt

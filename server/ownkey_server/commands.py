@@ -27,7 +27,7 @@ from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.rpc.reloading import UnusableFile
 from ownkey_server.rpc.tls import require_tls_1_3
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
-from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
+from ownkey_server.settings import AwsKmsSettings, EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
 from ownkey_server.storage.audit_signing import SigningKeyError
 from ownkey_server.storage.audit_sink import SinkError
@@ -242,7 +242,7 @@ _secret_option = click.option(
 @click.pass_obj
 def create(shared: Shared, reference: str, store: str, secret: str | None, config: Path) -> None:
     """Make the key REFERENCE: 256-bit AES, never overwritten; in a token, never to be exported."""
-    _work_on(config, store, lambda opened: opened.create(reference), secret)
+    _work_on(config, store, lambda opened: _require_maker(opened, store).create(reference), secret)
     shared.output.answer({"made": reference, "key_store": store}, {"made": f"key {reference!r} in key store {store!r}"})
 
 
@@ -317,7 +317,7 @@ def _without_warnings() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _work_on(config: Path, store: str, work: Callable[[KeyMaker], Awaitable[T]], secret: str | None = None) -> T:
+def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]], secret: str | None = None) -> T:
     """Open one key store of the settings, work on it as its holder, and close it."""
     hardening.harden()
     settings = _load(config)
@@ -357,9 +357,17 @@ def _with_secret(settings: Settings, store: str, where: str) -> Settings:
         source = ask(where, lambda: _prompted(section))
     except ReferenceInvalid as error:
         raise click.UsageError(f"--secret {error}, or {PROMPT}") from None
+    if isinstance(section, AwsKmsSettings):
+        raise click.UsageError(f"--secret is not for key store {store!r}: AWS's own configuration has its credentials")
     name = "passphrase" if isinstance(section, EmbeddedSettings) else "pin"
     changed = section.model_copy(update={name: source})
     return settings.model_copy(update={"key_stores": {**settings.key_stores, store: changed}})
+
+
+def _require_maker(store: KeyStore, name: str) -> KeyMaker:
+    if not isinstance(store, KeyMaker):
+        raise click.ClickException(f"key store {name!r} makes no keys: its holder makes them, in AWS KMS")
+    return store
 
 
 def _require_embedded(store: KeyStore, name: str) -> EmbeddedKeyStore:

@@ -19,7 +19,7 @@ from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
-from ownkey_server.keystores.base import KeyMaker
+from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.admin_service import AdminServices
@@ -83,7 +83,7 @@ class Core:
     database: Database
     executor: ThreadPoolExecutor
     signer: Signer
-    stores: Mapping[str, KeyMaker]
+    stores: Mapping[str, KeyStore]
     board: StatusBoard
     ring: KeyRing
     directory: Directory
@@ -177,7 +177,7 @@ async def serve(settings: Settings, *, share_port: bool = False, on_serving: Cal
         await stop.wait()
 
 
-def open_key_stores(settings: Settings) -> Mapping[str, KeyMaker]:
+def open_key_stores(settings: Settings) -> Mapping[str, KeyStore]:
     """The key stores of the settings, by name."""
     modules = catalog.Modules()
     return {

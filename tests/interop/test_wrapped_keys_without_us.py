@@ -43,7 +43,7 @@ async def check_gcm(store: KeyStore, kek: bytes, provider_id: str) -> None:
 
     iv = os.urandom(12)
     theirs = EncryptedDataKey(provider_id, KEY.encode() + SIZES + iv, AESGCM(kek).encrypt(iv, DATA_KEY, AAD))
-    assert (await store.unwrap(KEY, theirs, CONTEXT, 10.0)).reveal() == DATA_KEY
+    assert (await store.unwrap(KEY, theirs, CONTEXT, 10.0)).plaintext.reveal() == DATA_KEY
 
 
 async def test_the_embedded_store_wraps_as_raw_aes_keyrings_do(tmp_path: Path) -> None:
@@ -89,4 +89,4 @@ async def check_key_wrap(store: KeyStore, kek: bytes) -> None:
     assert aes_key_unwrap(kek, wrapped.ciphertext) == both
 
     theirs = EncryptedDataKey("ownkey-pkcs11-kw", KEY.encode(), aes_key_wrap(kek, both))
-    assert (await store.unwrap(KEY, theirs, CONTEXT, 10.0)).reveal() == DATA_KEY
+    assert (await store.unwrap(KEY, theirs, CONTEXT, 10.0)).plaintext.reveal() == DATA_KEY

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from ownkey_server.domain.policy import Policy
 
+TENANTS = "tenants/"
 PROVIDER_KEY_NAME = "provider/keys/main"
 
 
@@ -43,6 +44,11 @@ class Replica:
     store: str
     reference: str
 
+    @property
+    def name(self) -> str:
+        """What status, errors and the audit trail call it: the store, and the region where there are several."""
+        return place_name(self.store, self.reference)
+
 
 @dataclass(frozen=True, slots=True)
 class CustomerKey:
@@ -58,6 +64,11 @@ class CustomerKey:
     lifecycle: KeyLifecycle = KeyLifecycle.ACTIVE
 
     @property
+    def tenant(self) -> str:
+        """Id of the tenant whose key it is; empty for the provider's."""
+        return tenant_of(self.name)
+
+    @property
     def primary(self) -> Replica:
         """The place that is tried first."""
         return self.replicas[0]
@@ -65,7 +76,18 @@ class CustomerKey:
 
 def key_name(tenant: str, key_id: str) -> str:
     """The name of a tenant's key."""
-    return f"tenants/{tenant}/keys/{key_id}"
+    return f"{TENANTS}{tenant}/keys/{key_id}"
+
+
+def tenant_of(key: str) -> str:
+    """Id of the tenant that a key is of, by the key's name; empty for the provider's."""
+    return key.split("/", 2)[1] if key.startswith(TENANTS) else ""
+
+
+def place_name(store: str, reference: str) -> str:
+    """The name of a place of a key: ``aws/eu-west-1`` for an ARN, whose store serves every region; else the store's."""
+    parts = reference.split(":", 4)
+    return f"{store}/{parts[3]}" if parts[0] == "arn" and len(parts) == 5 else store
 
 
 class GateMode(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.key_state import KeyState
@@ -15,10 +15,23 @@ DATA_KEY_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDataKey:
-    """A fresh data key, once in clear and once wrapped."""
+    """A fresh data key, once in clear and once wrapped.
+
+    Attributes:
+        request_id: The store's own id of the operation, by which its holder's log has it; empty where it gives none.
+    """
 
     plaintext: SecretBytes
     wrapped: EncryptedDataKey
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnwrappedDataKey:
+    """A data key in clear again; ``request_id`` as in :class:`GeneratedDataKey`."""
+
+    plaintext: SecretBytes
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ class KeyStore(Protocol):
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
-    ) -> SecretBytes:
+    ) -> UnwrappedDataKey:
         """The data key again; :class:`CiphertextInvalid` unless key, context and bytes are those of the wrap."""
         ...
 
@@ -84,6 +97,21 @@ class KeyStore(Protocol):
         ...
 
 
+@runtime_checkable
+class TenantScoped(Protocol):
+    """A key store that uses keys in each tenant's name: by credentials, and within bounds, of the tenant's own."""
+
+    def for_tenant(self, tenant: str, *, background: bool = False) -> KeyStore:
+        """The store as it serves one tenant; the provider when ``tenant`` is empty.
+
+        Args:
+            tenant: In whose name keys are used.
+            background: Whether nobody waits for what is asked, so that it comes after all that somebody waits for.
+        """
+        ...
+
+
+@runtime_checkable
 class KeyMaker(KeyStore, Protocol):
     """A key store in which keys can be made from here, by its holder."""
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ownkey_server.domain.errors import KeyMisconfigured
-from ownkey_server.keystores.base import KeyMaker
+from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.keystores.pin import Pin
 from ownkey_server.secret_sources import SecretReference
@@ -46,7 +47,7 @@ class Pkcs11Options:
     mechanism: str = "auto"
 
 
-KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options
+KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options | AwsKmsOptions
 
 
 class Modules:
@@ -70,7 +71,7 @@ class Modules:
         return self._modules[path]
 
 
-def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> KeyMaker:
+def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> KeyStore:
     """The key store that the options describe. Nothing is asked of it yet.
 
     Raises:
@@ -92,3 +93,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
                 pin=Pin(options.pin),
                 mechanism=options.mechanism,
             )
+        case AwsKmsOptions():
+            from ownkey_server.keystores.aws_kms import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load
+
+            return AwsKmsKeyStore(name, options)

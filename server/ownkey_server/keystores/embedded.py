@@ -38,7 +38,7 @@ from ownkey.container import (
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyRevoked, KeyUnreachable
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, UnwrappedDataKey
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
 from ownkey_server.keystores.sealed_directory import (
     REFERENCE,
@@ -187,7 +187,7 @@ class EmbeddedKeyStore:
         wrapped: EncryptedDataKey,
         context: Mapping[str, str],
         timeout: float,  # noqa: ARG002
-    ) -> SecretBytes:
+    ) -> UnwrappedDataKey:
         """The data key again."""
         try:
             cipher = self._cipher(reference)
@@ -198,7 +198,7 @@ class EmbeddedKeyStore:
         if wrapped.provider_id != PROVIDER_ID or iv is None or not whole:
             raise CiphertextInvalid(self._name, reference, "the wrapped key was not made by this key")
         try:
-            return SecretBytes(cipher.decrypt(iv, wrapped.ciphertext, serialize_context(context)))
+            return UnwrappedDataKey(SecretBytes(cipher.decrypt(iv, wrapped.ciphertext, serialize_context(context))))
         except InvalidTag:
             cause = "wrong key, wrong encryption context, or changed bytes"
             raise CiphertextInvalid(self._name, reference, cause) from None

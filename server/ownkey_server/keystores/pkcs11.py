@@ -22,7 +22,7 @@ from pkcs11 import exceptions as p11
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info, serialize_context
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyStoreThrottled, KeyUnreachable
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription
+from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, UnwrappedDataKey
 from ownkey_server.keystores.pin import Pin
 from ownkey_server.keystores.pkcs11_answers import WHOLE_TOKEN, Answers
 from ownkey_server.keystores.pkcs11_module import ModuleBusy, ModuleStuck, Pkcs11Module
@@ -117,15 +117,15 @@ class Pkcs11KeyStore:
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
-    ) -> SecretBytes:
+    ) -> UnwrappedDataKey:
         """The data key again."""
         whole = len(wrapped.ciphertext) == LENGTH_OF.get(wrapped.provider_id)
         if not (whole and self.recognizes(reference, wrapped)):
             raise CiphertextInvalid(self._name, reference, "the wrapped key was not made by this key")
         aad = serialize_context(context)
 
-        def work() -> SecretBytes:
-            opened = SecretBytes(self._token.unwrap(reference, wrapped, aad))
+        def work() -> UnwrappedDataKey:
+            opened = UnwrappedDataKey(SecretBytes(self._token.unwrap(reference, wrapped, aad)))
             self._answers.note_success(reference, wrapped.provider_id)
             return opened
 

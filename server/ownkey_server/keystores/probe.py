@@ -6,6 +6,7 @@ A description that only wraps would miss a right to unwrap that was withdrawn.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyState
@@ -15,20 +16,22 @@ from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyDescription, KeySto
 PROBE_CONTEXT = {"ownkey:probe": "describe"}
 
 
-async def use_both_ways(store: KeyStore, reference: str, timeout: float) -> KeyDescription:
-    """Wrap and unwrap throw-away bytes, and say what happened.
+async def use_both_ways(
+    store: KeyStore, reference: str, timeout: float, context: Mapping[str, str] = PROBE_CONTEXT
+) -> KeyDescription:
+    """Wrap and unwrap throw-away bytes under ``context``, and say what happened.
 
     ``UNKNOWN`` means that the store was too busy to try.
     """
     deadline = time.monotonic() + timeout
     try:
-        made = await store.generate_data_key(reference, PROBE_CONTEXT, timeout)
-        opened = await store.unwrap(reference, made.wrapped, PROBE_CONTEXT, max(0.0, deadline - time.monotonic()))
+        made = await store.generate_data_key(reference, context, timeout)
+        opened = await store.unwrap(reference, made.wrapped, context, max(0.0, deadline - time.monotonic()))
     except CiphertextInvalid:
         return KeyDescription(KeyState.MISCONFIGURED, "it does not open what it has just wrapped")
     except KeyStoreError as error:
         return KeyDescription(STATE_OF_ERROR[type(error)] or KeyState.UNKNOWN, error.cause)
-    if opened.reveal() != made.plaintext.reveal():
+    if opened.plaintext.reveal() != made.plaintext.reveal():
         return KeyDescription(KeyState.MISCONFIGURED, "it opens what it has just wrapped to other bytes")
     return KeyDescription(KeyState.AVAILABLE)
 

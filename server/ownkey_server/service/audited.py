@@ -35,6 +35,7 @@ class Audited:
         ruling: What policy decided.
         key: Name of the key concerned, when it is another than the ruling's.
         replica: Where it was used.
+        backend_request_id: By which the key store's own log has the use.
         context: The encryption context.
     """
 
@@ -47,6 +48,7 @@ class Audited:
         self.ruling: Ruling | None = None
         self.key = ""
         self.replica = ""
+        self.backend_request_id = ""
         self.context: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -82,6 +84,7 @@ class Audited:
             tenant=self.asset.tenant,
             key=self.key or (ruling.key.name if ruling and ruling.key else ""),
             replica=self.replica,
+            backend_request_id=self.backend_request_id,
             asset=self.asset,
             context=_bounded(self.context),
             decision=decision.outcome.effect.value if decision else "",

@@ -92,6 +92,7 @@ class DataKeys:
                 context = use.context = encryption_context.build(asset, group, now, extra)
                 generated = await self._ring.generate(key, context, remaining)
                 plaintext, use.replica = generated.value.plaintext, generated.replica
+                use.backend_request_id = generated.value.request_id
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
@@ -151,7 +152,8 @@ class DataKeys:
                 use.key = key.name
                 _require_name(named_key, key, tenant.id)
                 opened = await self._ring.unwrap(key, entry, context, remaining)
-                plaintext, use.replica = opened.value, opened.replica
+                plaintext, use.replica = opened.value.plaintext, opened.replica
+                use.backend_request_id = opened.value.request_id
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()

@@ -79,7 +79,7 @@ class KeyBudgets:
         if not await self._renewed(key.name, self._block, self._limit):
             place = key.primary
             cause = f"it has wrapped {self._limit} times, which is as often as is safe: enrol another key"
-            raise KeyExhausted(place.store, place.reference, cause)
+            raise KeyExhausted(place.name, place.reference, cause)
 
     async def take_probe(self, key: CustomerKey) -> bool:
         """Count a probe of a key; False when it may not be made, or whether it may is not known."""

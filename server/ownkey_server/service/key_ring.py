@@ -20,9 +20,8 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
 )
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore
+from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore, TenantScoped, UnwrappedDataKey
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.status_board import StatusBoard
 
@@ -57,6 +56,7 @@ class KeyRing:
     ) -> None:
         self._budgets = budgets
         self._stores = stores
+        self._scoped = {name: store for name, store in stores.items() if isinstance(store, TenantScoped)}
         self._board = board
         self._clock = clock
         self._timeout = timeout.total_seconds()
@@ -81,16 +81,14 @@ class KeyRing:
             DatabaseUnavailable: It is not known whether the key may wrap once more.
         """
         if not key.lifecycle.wraps:
-            raise KeyMisconfigured(
-                key.primary.store, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing"
-            )
+            raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
 
         if self._budgets is not None and not self._budgets.take(key.name):
             await self._budgets.renew(key)
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
             try:
-                return await self._store(place).generate_data_key(place.reference, context, limit)
+                return await self._store(key.tenant, place).generate_data_key(place.reference, context, limit)
             except KeyStoreError as error:
                 self._board.saw_error(key.name, error, self._clock())
                 raise
@@ -99,12 +97,12 @@ class KeyRing:
 
     async def unwrap(
         self, key: CustomerKey, wrapped: EncryptedDataKey, context: Mapping[str, str], remaining: float | None
-    ) -> Use[SecretBytes]:
+    ) -> Use[UnwrappedDataKey]:
         """The data key that was wrapped under ``key``; arguments and errors as for :meth:`generate`."""
 
-        async def ask(place: Replica, limit: float) -> SecretBytes:
+        async def ask(place: Replica, limit: float) -> UnwrappedDataKey:
             try:
-                return await self._store(place).unwrap(place.reference, wrapped, context, limit)
+                return await self._store(key.tenant, place).unwrap(place.reference, wrapped, context, limit)
             except KeyUnreachable as error:
                 self._board.saw_error(key.name, error, self._clock())
                 raise
@@ -123,17 +121,19 @@ class KeyRing:
         for place in key.replicas:
             await self._probe_at(key, place)
 
-    async def describe(self, place: Replica) -> KeyDescription:
-        """What a key store says of a key that need not be anybody's yet."""
-        return await self._store(place).describe(place.reference, self._timeout)
+    async def describe(self, tenant: str, place: Replica) -> KeyDescription:
+        """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
+        return await self._store(tenant, place).describe(place.reference, self._timeout)
 
-    async def wrap_at(self, place: Replica, context: Mapping[str, str]) -> GeneratedDataKey:
-        """A fresh data key, wrapped at one place."""
-        return await self._store(place).generate_data_key(place.reference, context, self._timeout)
+    async def wrap_at(self, tenant: str, place: Replica, context: Mapping[str, str]) -> GeneratedDataKey:
+        """A fresh data key, wrapped at one place, in a tenant's name."""
+        return await self._store(tenant, place).generate_data_key(place.reference, context, self._timeout)
 
-    async def unwrap_at(self, place: Replica, wrapped: EncryptedDataKey, context: Mapping[str, str]) -> SecretBytes:
-        """A data key, opened at one place."""
-        return await self._store(place).unwrap(place.reference, wrapped, context, self._timeout)
+    async def unwrap_at(
+        self, tenant: str, place: Replica, wrapped: EncryptedDataKey, context: Mapping[str, str]
+    ) -> UnwrappedDataKey:
+        """A data key, opened at one place, in a tenant's name."""
+        return await self._store(tenant, place).unwrap(place.reference, wrapped, context, self._timeout)
 
     def find(
         self, tenant: Tenant, provider_key: CustomerKey, entries: Sequence[EncryptedDataKey]
@@ -170,25 +170,28 @@ class KeyRing:
             except (KeyUnreachable, KeyStoreThrottled, KeyMisconfigured) as error:
                 first = first or error
                 continue
-            self._board.saw(key.name, place.store, KeyState.AVAILABLE, "", self._clock())
-            return Use(value, place.store)
+            self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock())
+            return Use(value, place.name)
         raise first or KeyMisconfigured("", key.name, "it has no replica")
 
     async def _probe_at(self, key: CustomerKey, place: Replica) -> None:
         if self._budgets is not None and not await self._budgets.take_probe(key):
             return
         try:
-            description = await self.describe(place)
+            description = await self.describe(key.tenant, place)
         except KeyMisconfigured as error:
             self._board.saw_error(key.name, error, self._clock())
             return
         if description.state is not KeyState.UNKNOWN:
-            self._board.saw(key.name, place.store, description.state, description.cause, self._clock())
+            self._board.saw(key.name, place.name, description.state, description.cause, self._clock())
 
-    def _store(self, place: Replica) -> KeyStore:
+    def _store(self, tenant: str, place: Replica) -> KeyStore:
+        scoped = self._scoped.get(place.store)
+        if scoped is not None:
+            return scoped.for_tenant(tenant)
         store = self._stores.get(place.store)
         if store is None:
-            raise KeyMisconfigured(place.store, place.reference, "this server's settings have no such key store")
+            raise KeyMisconfigured(place.name, place.reference, "this server's settings have no such key store")
         return store
 
     def _recognizes(self, place: Replica, entry: EncryptedDataKey) -> bool:

@@ -61,7 +61,7 @@ class KeyStatus:
         return [self._report(key, now) for key in keys]
 
     def _report(self, key: CustomerKey, now: datetime) -> KeyReport:
-        replicas = [(one.store, self._board.of_replica(key.name, one.store, now)) for one in key.replicas]
+        replicas = [(one.name, self._board.of_replica(key.name, one.name, now)) for one in key.replicas]
         return KeyReport(
             key, _finding(self._board.of(key, now), now), tuple((name, _finding(one, now)) for name, one in replicas)
         )

@@ -72,7 +72,7 @@ class Probes:
 
     def _fresh(self, key: CustomerKey) -> bool:
         now = self._clock()
-        seen = [self._board.of_replica(key.name, place.store, now) for place in key.replicas]
+        seen = [self._board.of_replica(key.name, place.name, now) for place in key.replicas]
         return all(one is not None and now - one.observed_at < self._interval for one in seen)
 
     def _begin(self, key: CustomerKey) -> asyncio.Task[None]:

@@ -67,4 +67,4 @@ class StatusBoard:
 
     def of(self, key: CustomerKey, now: datetime) -> KeyEvidence | None:
         """What is known of the key as a whole; None when there is nothing."""
-        return combine([(one.store, self.of_replica(key.name, one.store, now)) for one in key.replicas])
+        return combine([(one.name, self.of_replica(key.name, one.name, now)) for one in key.replicas])

@@ -133,7 +133,7 @@ async def test_an_exchanged_file_is_another_key(store: EmbeddedKeyStore, directo
     with pytest.raises(CiphertextInvalid):
         await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)
     path.write_bytes(old)
-    assert (await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)).reveal() == made.plaintext.reveal()
+    assert (await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)).plaintext.reveal() == made.plaintext.reveal()
 
 
 async def test_a_file_that_is_gone_is_an_outage_only_if_it_was_there(store: EmbeddedKeyStore, directory: Path) -> None:

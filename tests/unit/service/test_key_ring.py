@@ -10,7 +10,7 @@ from ownkey_server.domain import errors
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription
+from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, UnwrappedDataKey
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 
@@ -44,11 +44,11 @@ class Store:
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
-    ) -> SecretBytes:
+    ) -> UnwrappedDataKey:
         self.timeouts.append(timeout)
         if self.failure:
             raise self.failure(self.name, reference, "as the test says")
-        return SecretBytes(bytes(32))
+        return UnwrappedDataKey(SecretBytes(bytes(32)))
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         return True

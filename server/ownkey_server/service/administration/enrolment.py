@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import Replica
+from ownkey_server.domain.tenants import Replica, tenant_of
 from ownkey_server.service.key_ring import KeyRing
 
 ENROLMENT_CONTEXT = {"ownkey:probe": "enrolment"}
@@ -20,19 +20,19 @@ class Enrolment:
         """Make sure that the key wraps, and opens what it has wrapped.
 
         Args:
-            key: Name of the customer key, for the error.
+            key: Name of the customer key: it is tried in its tenant's name.
             place: Where it is.
 
         Raises:
             EnrolmentFailed: It does not. The message says what was seen.
         """
         self._require_store(key, place)
-        description = await self._ring.describe(place)
+        description = await self._ring.describe(tenant_of(key), place)
         if description.state is KeyState.UNKNOWN:
-            raise EnrolmentFailed(key, place.store, place.reference, "the key store was too busy to try it: try again")
+            raise EnrolmentFailed(key, place.name, place.reference, "the key store was too busy to try it: try again")
         if description.state is not KeyState.AVAILABLE:
             cause = f"it is {description.state}: {description.cause}"
-            raise EnrolmentFailed(key, place.store, place.reference, cause)
+            raise EnrolmentFailed(key, place.name, place.reference, cause)
 
     async def prove_replica(self, key: str, primary: Replica, place: Replica) -> None:
         """Make sure that a replica is the very key of the primary: each opens what the other has wrapped.
@@ -46,17 +46,17 @@ class Enrolment:
 
     async def _prove_pair(self, key: str, maker: Replica, opener: Replica) -> None:
         try:
-            made = await self._ring.wrap_at(maker, ENROLMENT_CONTEXT)
+            made = await self._ring.wrap_at(tenant_of(key), maker, ENROLMENT_CONTEXT)
         except KeyStoreError as error:
-            raise EnrolmentFailed(key, maker.store, maker.reference, error.cause) from error
+            raise EnrolmentFailed(key, maker.name, maker.reference, error.cause) from error
         try:
-            opened = await self._ring.unwrap_at(opener, made.wrapped, ENROLMENT_CONTEXT)
+            opened = await self._ring.unwrap_at(tenant_of(key), opener, made.wrapped, ENROLMENT_CONTEXT)
         except KeyStoreError as error:
             cause = f"it does not open what {maker.reference!r} of {maker.store!r} has wrapped ({error.cause})"
-            raise EnrolmentFailed(key, opener.store, opener.reference, f"{cause}: it is another key") from error
-        if opened.reveal() != made.plaintext.reveal():
+            raise EnrolmentFailed(key, opener.name, opener.reference, f"{cause}: it is another key") from error
+        if opened.plaintext.reveal() != made.plaintext.reveal():
             cause = f"it opens what {maker.reference!r} of {maker.store!r} has wrapped to other bytes"
-            raise EnrolmentFailed(key, opener.store, opener.reference, cause)
+            raise EnrolmentFailed(key, opener.name, opener.reference, cause)
 
     def _require_store(self, key: str, place: Replica) -> None:
         if place.store not in self._ring.store_names:

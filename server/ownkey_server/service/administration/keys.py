@@ -94,8 +94,8 @@ class Keys:
             before: KeyRecord = required(change.key(resource), resource)
             if self._primary(before) != primary:
                 raise ResourceInUse(resource, "its primary was changed while the replica was tried: try again")
-            if any(one.place.store == place.store for one in before.replicas):
-                raise ResourceInUse(resource, f"it has a replica in key store {place.store!r} already")
+            if any(one.place.name == place.name for one in before.replicas):
+                raise ResourceInUse(resource, f"it has a replica in {place.name!r} already")
             self.require_free(change, tenant, resource, place)
             after = (*before.replicas, ReplicaRecord(place, now))
             change.update_key(before, etag, before.lifecycle, after)
@@ -104,11 +104,11 @@ class Keys:
         changed: KeyRecord = await self._desk.change(act, "add_replica", tenant, resource, work)
         return changed
 
-    async def remove_replica(self, act: Act, tenant: str, key: str, etag: str, store: str) -> KeyRecord:
+    async def remove_replica(self, act: Act, tenant: str, key: str, etag: str, place: str) -> KeyRecord:
         """Take a place away from a key. Without its primary, the next place is the primary.
 
         Raises:
-            ResourceNotFound: There is no such key, or it has no replica in that key store.
+            ResourceNotFound: There is no such key, or it has no replica of that name.
             ResourceInUse: It is the only one.
             EtagMismatch: The key was changed since it was read.
         """
@@ -116,9 +116,9 @@ class Keys:
 
         def work(change: Change) -> Done:
             before: KeyRecord = required(change.key(resource), resource)
-            after = [one for one in before.replicas if one.place.store != store]
+            after = [one for one in before.replicas if one.place.name != place]
             if len(after) == len(before.replicas):
-                required(None, f"{resource}/replicas/{store}")
+                required(None, f"{resource}/replicas/{place}")
             if not after:
                 raise ResourceInUse(resource, "it is the key's only replica; retire and remove the key instead")
             change.update_key(before, etag, before.lifecycle, after)
