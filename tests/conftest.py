@@ -33,14 +33,8 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def vectors_dir() -> Path:
-    """The folder of public test vectors; its README says where each suite comes from."""
-    folder = Path(os.environ.get("OWNKEY_VECTORS", ROOT.parent / "shared" / "vectors"))
-    if not folder.is_dir():
-        reason = f"public test vectors are not at {folder}: set OWNKEY_VECTORS to their folder"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return folder
+    """The folder of test vectors; its README says where each suite comes from."""
+    return ROOT / "tests" / "vectors"
 
 
 @pytest.fixture(scope="session")
