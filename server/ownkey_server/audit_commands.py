@@ -28,7 +28,7 @@ from ownkey_server.storage.audit_signing import SigningKeyError, Verifier, load_
 from ownkey_server.storage.audit_sink import SinkError
 from ownkey_server.storage.audit_verify import Progress, Report, no_progress, verify
 from ownkey_server.storage.audit_verify_directory import verify_directory
-from ownkey_server.storage.database import Database
+from ownkey_server.storage.database import Database, parse_url
 from ownkey_server.storage.upgrade import SchemaMismatch
 
 FOLLOW_SECONDS = 1.0
@@ -220,6 +220,10 @@ def _load(config: Path) -> Settings:
 
 @contextlib.contextmanager
 def _open(settings: Settings) -> Iterator[Database]:
+    url = parse_url(settings.storage.url)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        # A command that reads must not make one: the next one would find it empty, and say so.
+        raise click.ClickException(f"there is no database at {url.database}: is --config right?")
     database = Database(settings.storage.url, password=settings.storage.password)
     try:
         upgrade.require_newest(database)

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ownkey import Asset, Client
 from support import server
-from support.server import OWNKEY, ServerProcess
+from support.server import OWNKEY, ServerProcess, wait_until
 
 TWO = ("--workers", "2")
 CHANNELS = 40  # that all go to the same one of two workers happens once in 2 ** 39 times
@@ -37,15 +37,6 @@ def log_of(running: ServerProcess) -> str:
 def pids(running: ServerProcess) -> list[int]:
     """Of all workers that ever served, in the order in which they did."""
     return [int(pid) for pid in re.findall(r"is ready \(pid (\d+)\)", log_of(running))]
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    tick = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        tick.wait(0.02)
-    pytest.fail(f"it did not happen that {what}")
 
 
 def is_running(pid: int) -> bool:

@@ -6,7 +6,8 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -47,6 +48,16 @@ async def in_process(folder: Path, **options: str) -> AsyncIterator[str]:
     loaded = settings.load(write_settings(folder, **options))
     async with running_server(loaded) as server:
         yield server.address
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition, and fail when it does not come about within 20 seconds or so."""
+    tick = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        tick.wait(0.02)
+    raise AssertionError(f"it did not happen that {what}")
 
 
 class ServerProcess:

@@ -236,3 +236,12 @@ def test_a_directory_that_holds_nothing_is_no_good_trail(folder: Path, trail: Tr
     done = run(folder, "verify", "--directory", str(folder / "not-mounted"))
     assert done.exit_code == 1
     assert "holds no segment and no checkpoint" in done.output
+
+
+@pytest.mark.parametrize("command", ["tail", "verify", "export"])
+def test_a_command_that_reads_makes_no_database(folder: Path, command: str) -> None:
+    load_or_make_signer(folder / "audit-signing.pem")
+    done = run(folder, command)
+    assert done.exit_code == 1
+    assert f"there is no database at {folder / 'ownkey.db'}: is --config right?" in done.output
+    assert not (folder / "ownkey.db").exists()
