@@ -155,8 +155,8 @@ def _cause(error: exc.SQLAlchemyError) -> str:
 
 def _sqlite(url: URL) -> Engine:
     # Made here, if it is not there: who used which key when is not for everybody on the machine. One that is there is
-    # never opened: closing it again would end every lock that SQLite holds on it in this process (POSIX, fcntl), and the
-    # next process that leaves the database would delete the log that this one writes to.
+    # never opened: closing it again would end every lock that SQLite holds on it in this process (POSIX, fcntl), and
+    # the next process that leaves the database would delete the log that this one writes to.
     with contextlib.suppress(OSError):
         os.close(os.open(str(url.database), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     engine = sa.create_engine(url, connect_args={"timeout": PATIENCE, "check_same_thread": False})

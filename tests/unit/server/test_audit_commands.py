@@ -204,6 +204,7 @@ def test_a_database_without_tables_and_keys_that_are_not_there(folder: Path) -> 
     assert done.exit_code == 1
     assert "the public key cannot be read" in done.output
     load_or_make_signer(folder / "audit-signing.pem")
+    Database(f"sqlite:///{folder / 'ownkey.db'}").close()
     for command in ("verify", "export", "tail", "checkpoint", "keep"):
         done = run(folder, command)
         assert done.exit_code == 1
