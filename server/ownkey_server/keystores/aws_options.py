@@ -16,13 +16,14 @@ class AwsKmsOptions:
         role_name: Name of the role, in the account of each key, that is assumed to use the key, with an external id
             of the tenant's own; None to use keys as whoever the credentials are.
         external_id_prefix: What external ids begin with: ``PREFIX-TENANT``.
+        session_tags: Tag the sessions of roles with the tenant; their trust policies must allow ``sts:TagSession``.
         regions: The only regions in which keys are used; empty for all.
         endpoint_url: Where KMS is, for emulators and VPC endpoints; ``{region}`` stands for the key's region.
         endpoint_urls: The same for single regions, before ``endpoint_url``.
         sts_endpoint_url: Where STS is.
         use_fips: Use the FIPS endpoints.
         canary_key: ARN of a key of the provider's own, by which our own identity is proven.
-        concurrency: Calls of one tenant at once.
+        concurrency: Calls of one tenant at once in one region.
         threads: Calls of all tenants at once.
         calls_per_second: Calls of one tenant, with a burst of twice as many; None without limit.
         connect_timeout: Seconds for a connection.
@@ -32,6 +33,7 @@ class AwsKmsOptions:
     profile: str | None = None
     role_name: str | None = None
     external_id_prefix: str = "ownkey"
+    session_tags: bool = True
     regions: tuple[str, ...] = ()
     endpoint_url: str | None = None
     endpoint_urls: Mapping[str, str] = field(default_factory=dict)

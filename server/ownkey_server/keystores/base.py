@@ -41,10 +41,12 @@ class KeyDescription:
     Attributes:
         state: ``UNKNOWN`` only when the store was too busy to try.
         cause: Why it is not available; empty when it is.
+        note: What its holder should know of it all the same, such as a date on which it ends.
     """
 
     state: KeyState
     cause: str = ""
+    note: str = ""
 
 
 class KeyStore(Protocol):
@@ -107,6 +109,28 @@ class TenantScoped(Protocol):
         Args:
             tenant: In whose name keys are used.
             background: Whether nobody waits for what is asked, so that it comes after all that somebody waits for.
+        """
+        ...
+
+
+@runtime_checkable
+class ReWrapper(Protocol):
+    """A key store that moves a wrapped data key from one of its keys to another, in clear nowhere else."""
+
+    async def rewrap(
+        self,
+        source_reference: str,
+        wrapped: EncryptedDataKey,
+        source_context: Mapping[str, str],
+        target_reference: str,
+        target_context: Mapping[str, str],
+        timeout: float,
+    ) -> EncryptedDataKey:
+        """The data key, wrapped by the target key under its context.
+
+        Raises:
+            OperationUnsupported: The store cannot do it with these two keys: unwrap and wrap instead.
+            KeyStoreError: Of the key that is at fault, as for :meth:`KeyStore.unwrap` and :meth:`KeyStore.wrap`.
         """
         ...
 

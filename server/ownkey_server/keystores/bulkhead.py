@@ -1,7 +1,11 @@
-"""Threads for libraries that block: bounded for all, and for each tenant, so that one who hangs holds up nobody else.
+"""Threads for libraries that block: bounded for all, and for each share, so that one who hangs holds up nobody else.
 
-A call that was given up goes on in its thread until the library comes back, and keeps its tenant's place until then:
-what hangs is never started more often than the tenant may.
+A call that was given up goes on in its thread until the library comes back, and keeps its place until then: what hangs
+is never started more often than it may.
+
+A share gets another thread only while it has fewer than there are free ones (Choudhury and Hahne's dynamic threshold).
+So a share may be large while others are idle, and shrinks for all as the threads fill: however many shares hang, one
+with nothing under way finds a thread, until as many hang as there are threads.
 """
 
 from __future__ import annotations
@@ -19,11 +23,15 @@ T = TypeVar("T")
 
 
 class NoPlace(Exception):
-    """No thread became free in time: the caller's tenant, or all together, have as many calls under way as they may."""
+    """No thread became free in time: the caller's share, or all together, have as many calls under way as they may."""
 
 
 class NoAnswer(Exception):
     """The call was begun, and did not come back in time."""
+
+
+class Closed(Exception):
+    """Nothing is begun any more."""
 
 
 @dataclass(order=True, slots=True)
@@ -33,7 +41,7 @@ class _Waiter:
 
 
 class Threads:
-    """The threads that all tenants share.
+    """The threads that all shares have together. Belongs to one event loop.
 
     Args:
         most: How many there are.
@@ -43,31 +51,70 @@ class Threads:
         self.most = most
         self.executor = ThreadPoolExecutor(most, name)
         self.busy = 0
+        self.closed = False
+        # In the order in which they are looked at: whoever was served goes to the end.
+        self._waiting: dict[Bulkhead, None] = {}
+
+    @property
+    def free(self) -> int:
+        """How many are idle."""
+        return self.most - self.busy
 
     def close(self) -> None:
-        """Start nothing more. What runs ends by itself."""
+        """Start nothing more, and let those who wait know. What runs ends by itself."""
+        self.closed = True
         self.executor.shutdown(wait=False, cancel_futures=True)
+        for bulkhead in tuple(self._waiting):
+            bulkhead.turn_away()
+        self._waiting.clear()
+
+    def wait_for(self, bulkhead: Bulkhead) -> None:
+        """Remember that a share has somebody waiting."""
+        self._waiting.setdefault(bulkhead)
+
+    def wake(self) -> None:
+        """Give what is free to those who wait, whoever's they are: one each in turn, and live work first."""
+        for background in (False, True):
+            served = True
+            while served and self.free > 0:
+                served = False
+                for bulkhead in tuple(self._waiting):
+                    if bulkhead.serve(background=background):
+                        served = True
+                        del self._waiting[bulkhead]
+                        if bulkhead.waits:
+                            self._waiting[bulkhead] = None
+                    elif not bulkhead.waits:
+                        del self._waiting[bulkhead]
 
 
 class Bulkhead:
-    """A tenant's share of the threads. Belongs to one event loop.
+    """A share of the threads. Belongs to one event loop.
 
     Args:
         threads: Those that it is a share of.
-        most: How many of them this tenant may have at once.
+        most: How many of them it may have at once; background work, half of that.
     """
 
     def __init__(self, threads: Threads, most: int) -> None:
         self._threads = threads
         self._most = most
+        self._most_in_background = (most + 1) // 2
         self._busy = 0
         self._waiting: list[_Waiter] = []
         self._arrivals = itertools.count()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of the tenant's is under way or waits."""
+        """Whether nothing is under way or waits."""
         return self._busy == 0 and not self._waiting
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody waits for a place."""
+        while self._waiting and self._waiting[0].turn.done():  # it gave up
+            heapq.heappop(self._waiting)
+        return bool(self._waiting)
 
     async def run(self, work: Callable[[float], T], timeout: float, *, background: bool = False) -> T:
         """What ``work`` gives, in a thread.
@@ -80,39 +127,62 @@ class Bulkhead:
         Raises:
             NoPlace: Nothing was begun.
             NoAnswer: It did not come back in time.
+            Closed: The threads were closed before it began.
         """
         deadline = time.monotonic() + timeout
         await self._enter(timeout, background=background)
         loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._threads.executor, work, deadline)
-        running.add_done_callback(self._leave)
         try:
-            return await asyncio.wait_for(asyncio.shield(running), max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            if running.done() and not running.cancelled() and running.exception() is not None:
-                raise  # the work's own
-            raise NoAnswer from None
+            running = loop.run_in_executor(self._threads.executor, work, deadline)
+        except RuntimeError:  # closed since
+            self._give_back()
+            raise Closed from None
+        running.add_done_callback(self._leave)
+        done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            raise NoAnswer
+        if running.cancelled():
+            raise Closed
+        return running.result()
+
+    def serve(self, *, background: bool) -> bool:
+        """Let in the next who waits, if it is of this kind and there is a place for it."""
+        if not self.waits or self._waiting[0].rank[0] is not background or not self._has_place(background=background):
+            return False
+        self._take()
+        heapq.heappop(self._waiting).turn.set_result(None)
+        return True
+
+    def turn_away(self) -> None:
+        """Tell all who wait that nothing is begun any more."""
+        while self.waits:
+            heapq.heappop(self._waiting).turn.set_exception(Closed())
 
     async def _enter(self, timeout: float, *, background: bool) -> None:
-        if self._free and not self._waiting:
-            self._take()
-            return
+        if self._threads.closed:
+            raise Closed
         if timeout <= 0:
             raise NoPlace
+        if not self.waits and self._has_place(background=background):
+            self._take()
+            return
         waiter = _Waiter((background, next(self._arrivals)), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting, waiter)
+        self._threads.wait_for(self)
+        self._threads.wake()  # live work does not wait because background work does
         try:
             await asyncio.wait_for(waiter.turn, timeout)
         except TimeoutError:
-            raise NoPlace from None
+            if not _was_let_in(waiter):
+                raise NoPlace from None
         except asyncio.CancelledError:
-            if waiter.turn.done() and not waiter.turn.cancelled():
+            if _was_let_in(waiter):
                 self._give_back()
             raise
 
-    @property
-    def _free(self) -> bool:
-        return self._busy < self._most and self._threads.busy < self._threads.most
+    def _has_place(self, *, background: bool) -> bool:
+        most = self._most_in_background if background else self._most
+        return self._busy < min(most, self._threads.free)
 
     def _take(self) -> None:
         self._busy += 1
@@ -126,8 +196,9 @@ class Bulkhead:
     def _give_back(self) -> None:
         self._busy -= 1
         self._threads.busy -= 1
-        while self._waiting and self._free:
-            waiter = heapq.heappop(self._waiting)
-            if not waiter.turn.done():
-                self._take()
-                waiter.turn.set_result(None)
+        self._threads.wake()
+
+
+def _was_let_in(waiter: _Waiter) -> bool:
+    turn = waiter.turn
+    return turn.done() and not turn.cancelled() and turn.exception() is None
