@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ownkey_server.keystores.aws_options import AwsKmsOptions
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
+from support.aws_subjects import FakeSubject, MinistackSubject, MotoSubject, ministack_server, moto_server
 from support.key_stores import EmbeddedSubject, Pkcs11Subject, SealedSubject, Subject
 
 MakeSubject = Callable[[Path, pytest.FixtureRequest], Subject]
@@ -22,17 +24,29 @@ SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
     "embedded-sealed": (EmbeddedOptions, lambda folder, request: SealedSubject(folder)),
     "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
     "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
+    "aws-kms-fake": (AwsKmsOptions, lambda folder, request: FakeSubject()),
+    "aws-kms-moto": (AwsKmsOptions, lambda folder, request: MotoSubject(request.getfixturevalue("moto"))),
+    "aws-kms-ministack": (
+        AwsKmsOptions,
+        lambda folder, request: MinistackSubject(request.getfixturevalue("ministack")),
+    ),
 }
-CANNOT = {"embedded": EmbeddedSubject.cannot, "embedded-sealed": SealedSubject.cannot}
+CANNOT = {
+    "embedded": EmbeddedSubject.cannot,
+    "embedded-sealed": SealedSubject.cannot,
+    "aws-kms-fake": FakeSubject.cannot,
+    "aws-kms-moto": MotoSubject.cannot,
+    "aws-kms-ministack": MinistackSubject.cannot,
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what a kind of key store cannot do by its nature: ``cannot`` in its subject says why."""
     left_out = []
     for item in items:
-        needed = item.get_closest_marker("needs")
+        needed = {marker.args[0] for marker in item.iter_markers("needs")}
         kind = item.callspec.params.get("subject") if isinstance(item, pytest.Function) and needed else None
-        if needed and needed.args[0] in CANNOT.get(str(kind), {}):
+        if needed & CANNOT.get(str(kind), {}).keys():
             left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -44,6 +58,20 @@ def kinds_under_contract() -> frozenset[type]:
     return frozenset(options for options, _ in SUBJECTS.values())
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[int]:
+    """The port of moto."""
+    with moto_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of ministack."""
+    with ministack_server(tmp_path_factory.mktemp("ministack")) as port:
+        yield port
+
+
 @pytest.fixture(params=SUBJECTS)
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     _, make = SUBJECTS[request.param]
@@ -51,6 +79,24 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     await made.make_keys()
     yield made
     made.clean_up()
+
+
+@pytest.fixture
+def key(subject: Subject) -> str:
+    """What a key in the store is called."""
+    return subject.key
+
+
+@pytest.fixture
+def other_key(subject: Subject) -> str:
+    """What another key in the store is called."""
+    return subject.other_key
+
+
+@pytest.fixture
+def missing(subject: Subject) -> str:
+    """The name of a key that there never was."""
+    return subject.missing
 
 
 @pytest.fixture

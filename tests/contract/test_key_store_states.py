@@ -15,7 +15,10 @@ from support.key_stores import CONTEXT, TIMEOUT, Subject, answers, both_ways, un
 # Revoked, and given back
 
 
-async def test_a_key_that_its_holder_disabled_is_revoked_both_ways(subject: Subject, store: KeyStore, key: str, other_key: str) -> None:
+@pytest.mark.needs("revoke")
+async def test_a_key_that_its_holder_disabled_is_revoked_both_ways(
+    subject: Subject, store: KeyStore, key: str, other_key: str
+) -> None:
     uses = await both_ways(store, key)
     subject.revoke()
     for use in uses:
@@ -26,6 +29,7 @@ async def test_a_key_that_its_holder_disabled_is_revoked_both_ways(subject: Subj
     assert await answers(store, other_key)
 
 
+@pytest.mark.needs("revoke")
 async def test_a_key_given_back_works_again_without_a_restart(subject: Subject, store: KeyStore, key: str) -> None:
     uses = await both_ways(store, key)
     subject.revoke()
@@ -44,6 +48,7 @@ async def test_a_key_that_only_wraps_is_not_available(subject: Subject, store: K
 
 
 @pytest.mark.needs("forbid_opening")
+@pytest.mark.needs("never_worked")
 async def test_a_key_that_never_opened_anything_is_misconfigured(subject: Subject, store: KeyStore, key: str) -> None:
     subject.forbid_opening()
     assert (await store.describe(key, TIMEOUT)).state is KeyState.MISCONFIGURED
@@ -73,7 +78,9 @@ async def test_it_comes_back_from_an_outage_without_a_restart(subject: Subject, 
         await use()
 
 
-async def test_an_outage_under_load_ends_in_clean_errors_and_then_in_answers(subject: Subject, store: KeyStore, key: str) -> None:
+async def test_an_outage_under_load_ends_in_clean_errors_and_then_in_answers(
+    subject: Subject, store: KeyStore, key: str
+) -> None:
     uses = await both_ways(store, key)
 
     async def load() -> list[object]:
@@ -90,7 +97,10 @@ async def test_an_outage_under_load_ends_in_clean_errors_and_then_in_answers(sub
     assert not [r for r in await load() if isinstance(r, BaseException)]
 
 
-async def test_a_revocation_during_an_outage_shows_when_the_outage_ends(subject: Subject, store: KeyStore, key: str) -> None:
+@pytest.mark.needs("revoke")
+async def test_a_revocation_during_an_outage_shows_when_the_outage_ends(
+    subject: Subject, store: KeyStore, key: str
+) -> None:
     assert await answers(store, key)
     subject.revoke()
     subject.break_off()
@@ -158,14 +168,17 @@ async def test_a_strange_name_is_misconfigured_and_harmless(store: KeyStore, ref
     assert await answers(store, key)
 
 
+@pytest.mark.needs("create")
 async def test_a_key_made_later_is_found_without_a_restart(subject: Subject, store: KeyStore) -> None:
     assert (await store.describe("later", TIMEOUT)).state is KeyState.MISCONFIGURED
     holder = subject.open("holder")
+    assert isinstance(holder, KeyMaker)
     await holder.create("later")
     await holder.close()
     await until(lambda: answers(store, "later"))
 
 
+@pytest.mark.needs("create")
 async def test_no_key_is_ever_overwritten(subject: Subject, store: KeyMaker, key: str) -> None:
     made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
     with pytest.raises(KeyStoreError):

@@ -46,20 +46,24 @@ _serial = itertools.count()
 
 
 class Subject(Protocol):
-    """One kind of key store with the keys ``KEY`` and ``OTHER_KEY`` in it, and its holder at hand."""
+    """One kind of key store with two keys in it, and its holder at hand."""
 
     options: KeyStoreOptions
+    # What its keys are called: two that there are, and one that there never was.
+    key: str
+    other_key: str
+    missing: str
     # What this kind cannot do, by the name of the method, and why.
     cannot: Mapping[str, str]
 
-    def open(self, name: str = "subject") -> KeyMaker:
-        """Another key store object on the same keys."""
+    def open(self, name: str = "subject") -> KeyStore:
+        """Another key store object on the same keys; a :class:`KeyMaker` where keys can be made."""
         ...
 
     async def make_keys(self) -> None: ...
 
     def revoke(self) -> None:
-        """A deliberate act of the holder on ``KEY``."""
+        """A deliberate act of the holder on ``key``."""
         ...
 
     def restore(self) -> None:
@@ -75,7 +79,7 @@ class Subject(Protocol):
         ...
 
     def forbid_opening(self) -> None:
-        """Let ``KEY`` still wrap, and no longer unwrap."""
+        """Let ``key`` still wrap, and no longer unwrap."""
         ...
 
     def hang(self) -> contextlib.AbstractAsyncContextManager[None]:
@@ -89,7 +93,11 @@ class Subject(Protocol):
     def clean_up(self) -> None: ...
 
 
-class EmbeddedSubject:
+class _Named:
+    key, other_key, missing = KEY, OTHER_KEY, "never-made"
+
+
+class EmbeddedSubject(_Named):
     """Keys in files."""
 
     cannot: Mapping[str, str] = {
@@ -154,7 +162,7 @@ class SealedSubject(EmbeddedSubject):
         return [key.hex(), PASSPHRASE]
 
 
-class Pkcs11Subject:
+class Pkcs11Subject(_Named):
     """Keys in a token of SoftHSM; every act of the holder is another process's."""
 
     cannot: Mapping[str, str] = {}
