@@ -18,6 +18,7 @@ import click
 from ownkey.cli.main import Shared, output_options
 from ownkey_server import hardening
 from ownkey_server import settings as settings_module
+from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyStoreError, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
@@ -27,7 +28,7 @@ from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.rpc.reloading import UnusableFile
 from ownkey_server.rpc.tls import require_tls_1_3
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
-from ownkey_server.settings import AwsKmsSettings, EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
+from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
 from ownkey_server.storage.audit_signing import SigningKeyError
 from ownkey_server.storage.audit_sink import SinkError

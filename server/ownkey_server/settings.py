@@ -22,14 +22,13 @@ from pydantic import (
     Field,
     InstanceOf,
     PlainSerializer,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from ownkey_server.access_settings import AuthorizationSettings, IdentitySettings, TlsSettings
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
@@ -213,26 +212,6 @@ class Pkcs11Settings(_Section):
         return self.pin or SecretReference.file(self.pin_file or Path())
 
 
-class AwsKmsSettings(_Section):
-    """Keys in AWS KMS, in customers' accounts or our own."""
-
-    kind: Literal["aws_kms"]
-    profile: str | None = Field(default=None, min_length=1, max_length=128)
-    role_name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_+=,.@/-]{1,512}$")] | None = None
-    external_id_prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_+=,.@:/-]{2,128}$")] = "ownkey"
-    regions: list[str] = []
-    endpoint_url: str | None = None
-    endpoint_urls: dict[str, str] = {}
-    sts_endpoint_url: str | None = None
-    use_fips: bool = False
-    canary_key: str | None = None
-    tenant_concurrency: int = Field(default=8, ge=1, le=256)
-    threads: int = Field(default=64, ge=1, le=1024)
-    tenant_calls_per_second: float | None = Field(default=None, gt=0)
-    connect_timeout_seconds: float = Field(default=1.0, gt=0, le=60)
-    read_timeout_seconds: float = Field(default=2.0, gt=0, le=60)
-
-
 KeyStoreSettings = Annotated[EmbeddedSettings | Pkcs11Settings | AwsKmsSettings, Field(discriminator="kind")]
 
 
@@ -327,22 +306,7 @@ def key_store_options(section: EmbeddedSettings | Pkcs11Settings | AwsKmsSetting
         case Pkcs11Settings():
             return Pkcs11Options(section.module, section.token_label, section.pin_source, section.mechanism)
         case AwsKmsSettings():
-            return AwsKmsOptions(
-                profile=section.profile,
-                role_name=section.role_name,
-                external_id_prefix=section.external_id_prefix,
-                regions=tuple(section.regions),
-                endpoint_url=section.endpoint_url,
-                endpoint_urls=section.endpoint_urls,
-                sts_endpoint_url=section.sts_endpoint_url,
-                use_fips=section.use_fips,
-                canary_key=section.canary_key,
-                concurrency=section.tenant_concurrency,
-                threads=section.threads,
-                calls_per_second=section.tenant_calls_per_second,
-                connect_timeout=section.connect_timeout_seconds,
-                read_timeout=section.read_timeout_seconds,
-            )
+            return section.options()
 
 
 def secret_references(part: object) -> Iterator[SecretReference]:

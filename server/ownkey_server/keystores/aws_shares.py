@@ -112,7 +112,6 @@ class Shares:
 
     def _make_room(self) -> None:
         if len(self._shares) >= self._most:
-            oldest = tuple(itertools.islice(self._shares.items(), _LOOKED_AT))
-            for tenant, share in oldest:
-                if share.idle:
+            for tenant, share in tuple(itertools.islice(self._shares.items(), _LOOKED_AT)):
+                if share.idle and len(self._shares) >= self._most:
                     del self._shares[tenant]

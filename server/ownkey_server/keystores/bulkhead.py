@@ -3,9 +3,9 @@
 A call that was given up goes on in its thread until the library comes back, and keeps its place until then: what hangs
 is never started more often than it may.
 
-A share gets another thread only while it has fewer than there are free ones (Choudhury and Hahne's dynamic threshold).
-So a share may be large while others are idle, and shrinks for all as the threads fill: however many shares hang, one
-with nothing under way finds a thread, until as many hang as there are threads.
+What a share may have shrinks as others fill the threads: all of its own while they are idle, and one thread when they
+have half of all. So the other half is for those who have nothing under way: one of them finds a thread at once, until
+half as many shares hang as there are threads.
 """
 
 from __future__ import annotations
@@ -181,8 +181,11 @@ class Bulkhead:
             raise
 
     def _has_place(self, *, background: bool) -> bool:
-        most = self._most_in_background if background else self._most
-        return self._busy < min(most, self._threads.free)
+        if self._threads.free <= 0:
+            return False
+        everything, others = self._threads.most, self._threads.busy - self._busy
+        most = 1 + (self._most - 1) * max(0, everything - 2 * others) // everything
+        return self._busy < (min(most, self._most_in_background) if background else most)
 
     def _take(self) -> None:
         self._busy += 1

@@ -87,6 +87,13 @@ class Reader:
         )
         return self._connection.execute(query).scalar_one_or_none()
 
+    def places_called(self, ending: str) -> list[tuple[str, Replica]]:
+        """The places whose references end so, whoever's they are, each with the name of its key."""
+        query = sa.select(REPLICAS.c.key, REPLICAS.c.store, REPLICAS.c.reference).where(
+            REPLICAS.c.reference.endswith(ending, autoescape=True)
+        )
+        return [(key, Replica(store, reference)) for key, store, reference in self._connection.execute(query)]
+
     def group(self, tenant: str, group: str) -> GroupRecord | None:
         """A group, if there is one."""
         found = self._groups(sa.and_(GROUPS.c.tenant == tenant, GROUPS.c.id == group), 1)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
+from ownkey_server.keystores.aws_arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
+
+AWS_KMS = "aws_kms"
 
 
 class Keys:
@@ -182,7 +185,7 @@ class Keys:
         Raises:
             ResourceInUse: It is not so.
         """
-        owner = reader.key_at(place)
+        owner = reader.key_at(place) or self._owner_of_arn(reader, resource, place)
         if owner:
             mine = owner == resource or owner.startswith(f"tenants/{tenant}/")
             # Which other tenant's it is says who else there is.
@@ -235,6 +238,23 @@ class Keys:
         except EnrolmentFailed as error:
             await self._desk.refuse(act, what, tenant, resource, error)
             raise
+
+    def _owner_of_arn(self, reader: Reader, resource: str, place: Replica) -> str | None:
+        """Whose key an ARN is already: by another store, or as a related key of a multi-Region key.
+
+        Several stores may be ways to one key in AWS, and related keys open each other's wrapped keys.
+        """
+        if self._kind(place) != AWS_KMS:
+            return None
+        try:
+            arn = KeyArn.parse(place.reference)
+        except ArnInvalid:
+            return None  # it will not prove itself
+        for owner, other in reader.places_called(f":{arn.account}:key/{arn.key_id}"):
+            same = self._kind(other) == AWS_KMS and KeyArn.parse(other.reference).is_same_key(arn)
+            if same and (owner != resource or other.reference == place.reference):
+                return owner
+        return None
 
     def _primary(self, record: KeyRecord) -> Replica:
         if not record.replicas:

@@ -1,0 +1,36 @@
+"""A fake of AWS KMS, and stores on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
+from ownkey_server.keystores.aws_options import AwsKmsOptions
+from support.aws_subjects import dummy_credentials
+from support.fake_kms import FakeKms
+
+OpenAws = Callable[..., AwsKmsKeyStore]
+
+
+@pytest.fixture
+def kms() -> Iterator[FakeKms]:
+    """A fake of AWS KMS of this test's own."""
+    with dummy_credentials(), FakeKms() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def open_aws(kms: FakeKms) -> AsyncIterator[OpenAws]:
+    """Opens stores on the fake, with what options a test wants."""
+    opened: list[AwsKmsKeyStore] = []
+
+    def open_store(**options: object) -> AwsKmsKeyStore:
+        given = {"endpoint_url": kms.url, "sts_endpoint_url": kms.url, **options}
+        opened.append(AwsKmsKeyStore("aws", AwsKmsOptions(**given)))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        await store.close()

@@ -1,0 +1,207 @@
+"""Every error of AWS has one meaning: a test for each row of the table, on a server that answers that error."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import botocore.exceptions
+import botocore.session
+import pytest
+from botocore.parsers import ResponseParserError
+
+from ownkey_server.domain.errors import KeyStoreError, KeyUnreachable
+from ownkey_server.keystores import aws_errors
+from ownkey_server.keystores.aws_arn import KeyArn
+from ownkey_server.keystores.aws_errors import CODES, EXCEPTIONS, MESSAGES, STATES, Row, When
+from ownkey_server.keystores.aws_judge import Failure, Judge
+from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
+from ownkey_server.keystores.aws_material import Materials
+from support.fake_kms import FakeKms
+from support.key_stores import CONTEXT, TIMEOUT
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "aws.md"
+PROXY = "The external key store proxy "
+# What AWS says, from its page "Troubleshooting external key stores".
+SAID = {
+    "denied access to the operation": PROXY
+    + "denied access to the operation. Verify that the user and the external key"
+    " are both authorized for this operation, and try the request again.",
+    "external key is not enabled": PROXY
+    + "rejected the request because the external key is not enabled in the external"
+    " key manager.",
+    "could not find the external key": PROXY + "rejected the request because it could not find the external key.",
+    "external key does not support": PROXY + "rejected the request because the external key does not support the"
+    " requested operation.",
+    "could not authenticate": PROXY + "rejected the request because it could not authenticate AWS KMS. Verify the"
+    " credentials for your external key store and update if necessary.",
+    "invalid uri path": PROXY + "rejected the request because of an invalid URI path.",
+    "very high request rate": PROXY + "rejected the request due to a very high request rate.",
+    "did not respond": "AWS KMS rejected the request because the external key store proxy did not respond in time.",
+    "cannot communicate with the external key manager": PROXY
+    + "rejected the request because it cannot communicate with"
+    " the external key manager.",
+    "communicate with the external key store proxy": "AWS KMS cannot communicate with the external key store proxy.",
+    "unhealthy state": PROXY + "is in an unhealthy state.",
+    "cannot interpret the response": "AWS KMS cannot interpret the response from the external key store proxy.",
+    "does not support the requested": PROXY + "rejected the request because it does not support the requested"
+    " cryptographic operation.",
+    "additional authenticated data is corrupted": PROXY + "rejected the request because the specified ciphertext or"
+    " additional authenticated data is corrupted, missing, or otherwise invalid.",
+    "or the encryption context, is corrupted": "The ciphertext that the external key store proxy submitted for"
+    " decryption, or the encryption context, is corrupted, missing, or otherwise invalid.",
+}
+
+
+def name(row: Row) -> str:
+    return f"{row.sign} {row.when}".strip()
+
+
+async def refusal(store: AwsKmsKeyStore, key: str, tenant: str = "acme") -> KeyStoreError:
+    with pytest.raises(KeyStoreError) as caught:
+        await store.for_tenant(tenant).generate_data_key(key, CONTEXT, TIMEOUT)
+    return caught.value
+
+
+def assert_is(error: KeyStoreError, row: Row, key: str) -> None:
+    assert (type(error), error.cause) == (row.kind, row.cause)
+    assert (error.replica, error.key) == (f"aws/{KeyArn.parse(key).region}", key)
+
+
+@pytest.mark.parametrize("row", [row for row in CODES if row.when is When.ALWAYS], ids=name)
+async def test_a_code(kms: FakeKms, open_aws, row: Row) -> None:
+    key = kms.create_key()
+    kms.fail("GenerateDataKey", row.sign, f"vendor's text about {key}")
+    assert_is(await refusal(open_aws(), key), row, key)
+    assert kms.counts["GenerateDataKey"] == 1 + row.again
+
+
+@pytest.mark.parametrize("row", [row for row in CODES if row.sign == "NotFoundException"], ids=name)
+async def test_a_key_that_is_not_there(kms: FakeKms, open_aws, row: Row) -> None:
+    key, store = kms.create_key(), open_aws()
+    if row.when is When.WORKED:
+        await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    kms.delete(key)
+    assert_is(await refusal(store, key), row, key)
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in CODES if r.sign in aws_errors.DENIALS and r.when is not When.ASKING], ids=name
+)
+async def test_a_denial(kms: FakeKms, open_aws, row: Row) -> None:
+    key, canary = kms.create_key(), kms.create_key("us-east-1", account="999988887777")
+    of_role = row.sign == "AccessDenied"
+    if row.when is When.CANARY_DENIED:
+        kms.set_policy(canary, {"Statement": []})
+    elif row.when is When.CANARY_SILENT:
+        kms.fail("GenerateDataKey", "KMSInternalException", key=canary)
+    kms.fail("AssumeRole" if of_role else "GenerateDataKey", row.sign, key=None if of_role else key)
+    store = open_aws(canary_key=None if row.when is When.NO_CANARY else canary, role_name="ownkey" if of_role else None)
+    assert_is(await refusal(store, key), row, key)
+
+
+@pytest.mark.parametrize("row", [r for r in CODES if r.when is When.ASKING], ids=name)
+def test_our_own_web_identity_is_our_own_fault(row: Row) -> None:
+    error = botocore.exceptions.ClientError({"Error": {"Code": row.sign}}, "AssumeRoleWithWebIdentity")
+    assert judged(error) is row
+
+
+def judged(error: Exception) -> Row:
+    key = KeyArn("aws", "eu-west-1", "111122223333", "1234abcd-12ab-34cd-56ef-1234567890ab")
+    now = time.monotonic()
+    return Judge(None, Materials()).row(Failure("aws/eu-west-1", key, "acme", None, error, now, now + 5))
+
+
+@pytest.mark.parametrize("may_describe", [True, False], ids=["described", "by message"])
+@pytest.mark.parametrize("row", STATES, ids=name)
+async def test_a_key_state(kms: FakeKms, open_aws, row: Row, may_describe: bool) -> None:
+    key, store = kms.create_key(origin="EXTERNAL"), open_aws()
+    kms.import_material(key, valid_to=time.time() + (3600 if row.when is not When.EXPIRED else 0.3))
+    if row.when in {When.EXPIRED, When.DELETED} or row.sign in {"Disabled", "Updating"}:
+        await store.for_tenant("acme").describe(key, TIMEOUT)
+    if not may_describe:
+        kms.fail("DescribeKey", "AccessDeniedException")
+    if row.when is When.EXPIRED:
+        while kms.key(key).state != "PendingImport":
+            kms.key(key).expire()
+    else:
+        kms.set_state(key, row.sign)
+    if row.sign in {"Updating", "Disabled"}:  # these do not refuse so: a change of state in between does
+        kms.fail("GenerateDataKey", "KMSInvalidStateException", f"{key} is updating." if row.sign == "Updating" else "")
+        if row.sign == "Disabled" and not may_describe:
+            assert type(await refusal(store, key)) is KeyUnreachable  # nothing says why
+            return
+    assert_is(await refusal(store, key), row, key)
+
+
+@pytest.mark.parametrize("row", MESSAGES, ids=name)
+async def test_words_of_an_external_key_store(kms: FakeKms, open_aws, row: Row) -> None:
+    key = kms.create_key()
+    kms.xks(key, SAID[row.sign])
+    assert_is(await refusal(open_aws(), key), row, key)
+    assert kms.counts["DescribeKey"] == 0
+
+
+@pytest.mark.parametrize("row", EXCEPTIONS, ids=name)
+def test_an_exception_of_the_library(row: Row) -> None:
+    kind = getattr(botocore.exceptions, row.sign, ResponseParserError)
+    assert kind.__name__ == row.sign
+    error = kind.__new__(kind)
+    Exception.__init__(error, "vendor's text")
+    assert judged(error) is row if isinstance(error, botocore.exceptions.BotoCoreError) else True
+    assert aws_errors.by_exception(error) is row
+
+
+def test_every_exception_of_the_library_means_no_revocation() -> None:
+    for kind in vars(botocore.exceptions).values():
+        if isinstance(kind, type) and issubclass(kind, botocore.exceptions.BotoCoreError):
+            row = aws_errors.by_exception(kind.__new__(kind))
+            assert row.kind.reason != "KEY_REVOKED", kind
+
+
+@pytest.mark.parametrize("code", ["NobodyKnowsException", "500", ""])
+async def test_what_nobody_knows_is_an_outage(kms: FakeKms, open_aws, code: str) -> None:
+    key = kms.create_key()
+    kms.fail("GenerateDataKey", code or "418")
+    assert_is(await refusal(open_aws(), key), aws_errors.OTHER_CODE, key)
+
+
+async def test_an_invalid_state_without_a_reason_is_an_outage(kms: FakeKms, open_aws) -> None:
+    key = kms.create_key()
+    kms.fail("GenerateDataKey", "KMSInvalidStateException", "something with the cluster of the CloudHSM")
+    assert_is(await refusal(open_aws(), key), aws_errors.OTHER_MESSAGE, key)
+
+
+@pytest.mark.parametrize("operation", ["GenerateDataKey", "Decrypt", "Encrypt", "ReEncrypt", "DescribeKey"])
+def test_every_error_that_awss_model_names_has_a_row(operation: str) -> None:
+    session = botocore.session.Session()
+    model = session.get_service_model("kms").operation_model(operation)
+    known = {row.sign for row in CODES} | {aws_errors.INVALID_STATE}
+    assert {shape.name for shape in model.error_shapes} <= known
+
+
+def test_every_error_of_assume_role_has_a_row() -> None:
+    session = botocore.session.Session()
+    model = session.get_service_model("sts").operation_model("AssumeRole")
+    assert {shape.metadata["error"]["code"] for shape in model.error_shapes} <= {row.sign for row in CODES}
+
+
+def test_no_row_is_there_twice_and_every_cause_is_short() -> None:
+    for rows in (CODES, STATES, MESSAGES, EXCEPTIONS):
+        assert len({(row.sign, row.when) for row in rows}) == len(rows)
+        for row in rows:
+            assert 5 < len(row.cause) <= 100, row
+            assert "Exception" not in row.cause, row
+
+
+def test_the_page_has_exactly_these_rows() -> None:
+    others = (aws_errors.OTHER_CODE, aws_errors.OTHER_MESSAGE, aws_errors.OTHER_EXCEPTION)
+    wanted = {line(row) for row in (*CODES, *STATES, *MESSAGES, *EXCEPTIONS, *others)}
+    on_page = set(re.findall(r"(?m)^\| .* \| `(?:Key|Ciphertext|Operation)\w+` \| .* \|$", PAGE.read_text("utf-8")))
+    assert on_page == wanted
+
+
+def line(row: Row) -> str:
+    sign = row.sign if row.sign.startswith("any other") else f"`{row.sign}`"
+    return f"| {sign} | {row.when} | `{row.kind.__name__}` | {row.cause} |"
