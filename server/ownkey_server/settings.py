@@ -37,7 +37,19 @@ from ownkey_server.storage.database import parse_url, relative_to
 ENVIRONMENT_PREFIX = "OWNKEY_"
 SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization", "limits")
 # Settings whose value is not repeated in an error, whatever is wrong with it: the last part of their names.
-_NEVER_SHOWN = frozenset({"pin", "pin_file", "passphrase", "signing_key_passphrase", "password", "url", "storage"})
+_NEVER_SHOWN = frozenset(
+    {
+        "pin",
+        "pin_file",
+        "passphrase",
+        "signing_key_passphrase",
+        "password",
+        "url",
+        "storage",
+        "endpoint_url",
+        "sts_endpoint_url",
+    }
+)
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
@@ -343,7 +355,7 @@ def _describe(error: Any) -> str:
         message = "there is no such setting"
     given = error.get("input")
     shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
-    if location[-1:] and location[-1] in _NEVER_SHOWN:
+    if location[-1:] and (location[-1] in _NEVER_SHOWN or "endpoint_urls" in location):
         shown = ""  # it may be the secret itself, or hold the password that it is refused for
     return f"{place}: {message}{shown}"
 

@@ -44,6 +44,8 @@ def test_what_is_written_is_read(database: Database) -> None:
         tenant, key = reader.tenant("acme"), reader.key("tenants/acme/keys/main")
         group, policy = reader.group("acme", "finance"), reader.policy_version("acme", 1)
         assert reader.key_at(MAIN) == "tenants/acme/keys/main"
+        assert reader.places_called(MAIN.reference[-3:]) == [("tenants/acme/keys/main", MAIN)]
+        assert reader.places_called("%") == []
     assert tenant is not None
     assert key is not None
     assert group is not None
