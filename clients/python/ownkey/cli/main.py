@@ -43,6 +43,7 @@ COMMANDS = {
     "keystore": "ownkey_server.commands:keystore",
     "db": "ownkey_server.commands:db",
     "audit": "ownkey_server.audit_commands:audit",
+    "aws": "ownkey_server.aws_commands:aws",
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130
