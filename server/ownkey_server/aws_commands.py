@@ -1,4 +1,4 @@
-"""``ownkey aws``: what a customer's AWS account needs for their key, and whether it is right. Needs no running server."""
+"""``ownkey aws``: what a customer's AWS account needs for their key, and whether it is right. No server runs for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+from botocore.exceptions import BotoCoreError
 
 from ownkey.cli.main import Shared, output_options
-from ownkey.cli.options import tenant_option
+from ownkey.cli.options import optional_tenant_option, tenant_option
+from ownkey.cli.output import OTHER_ERROR, printable
+from ownkey_server import hardening
+from ownkey_server import settings as settings_module
+from ownkey_server.domain.clock import system_clock
 from ownkey_server.keystores import aws_policies, aws_templates
+from ownkey_server.keystores.aws_findings import Finding, Outcome
+from ownkey_server.keystores.aws_options import AwsKmsOptions
 from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, PrincipalArn, account_root, role_arn
 from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, Scope, ScopeInvalid
+from ownkey_server.settings import AwsKmsSettings, SettingsError
 from ownkey_server.storage.documents import ID_PATTERN
 
 DEFAULT_ROLE = "ownkey"
+_ENDLESS = 10_000
+COLOURS = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red"}
 
 _role_option = click.option(
     "--role-name",
@@ -128,6 +138,52 @@ def key_policy_command(
         click.echo(f"ownkey: note: {text}", err=True)
 
 
+@aws.command("verify")
+@click.argument("arns", nargs=-1, required=True, metavar="ARN...")
+@click.option("--store", help="The key store's name in the settings.  [default: the only one of kind aws_kms]")
+@optional_tenant_option
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("ownkey.toml"),
+    envvar="OWNKEY_CONFIG",
+    show_default=True,
+    show_envvar=True,
+    help="The settings file.",
+)
+@output_options
+@click.pass_context
+def verify_command(context: click.Context, arns: tuple[str, ...], store: str | None, tenant: str, config: Path) -> None:
+    """Check that keys are what ownkey needs, and say what to mend. Give a key's ARN in each of its regions.
+
+    Uses the credentials and the role that the key store's settings name, on throw-away bytes, and changes nothing. Ends
+    with exit code 1 when a check fails; warnings are let pass.
+    """
+    shared = context.ensure_object(Shared)
+    with _usage():
+        if tenant:
+            _require_tenant(tenant)
+    hardening.harden()
+    name, options = _aws_store(config, store)
+    from ownkey_server.keystores.aws_reach import SettingsReach  # noqa: PLC0415 - boto3 takes a while to load
+    from ownkey_server.keystores.aws_verify import Verification  # noqa: PLC0415
+
+    try:
+        reach = SettingsReach(name, options, tenant)
+    except BotoCoreError as error:
+        raise click.ClickException(f"key store {name!r}: {error}") from error
+    verification = Verification(reach, system_clock, regions=options.regions, tenant=tenant)
+    findings = list(verification.check(arns))
+    counts = {outcome.value: sum(one.outcome is outcome for one in findings) for outcome in Outcome}
+    if shared.as_json:
+        shared.output.answer({"ok": not counts["fail"], **counts, "key_store": name, "findings": findings})
+    else:
+        show_findings(findings)
+        click.echo(", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
+    if counts["fail"]:
+        context.exit(OTHER_ERROR)
+
+
 @aws.command("template")
 @tenant_option
 @click.option(
@@ -214,6 +270,43 @@ def template_command(
             f"CloudFormation makes a key in the stack's own region alone: for {', '.join(replicas)} print"
             " the same with --part replica"
         )
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """A line for each finding; on a terminal in its colours and width, elsewhere as long as it is."""
+    from rich.console import Console  # noqa: PLC0415 - only people need it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("where", "check", ""):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what was seen, and what to do", overflow="fold")
+    for one in findings:
+        told = printable(one.seen) + (f" -> {printable(one.advice)}" if one.advice else "")
+        outcome = Text(one.outcome.value, style=COLOURS[one.outcome])
+        table.add_row(Text(printable(one.place)), Text(one.check), outcome, Text(told))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_ENDLESS)
+    console.print(table)
+
+
+def _aws_store(config: Path, store: str | None) -> tuple[str, AwsKmsOptions]:
+    try:
+        settings = settings_module.load(config)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    found = {name: one for name, one in settings.key_stores.items() if isinstance(one, AwsKmsSettings)}
+    there_are = f"{config} has {', '.join(found) or 'none'} of kind aws_kms"
+    if store is None and len(found) != 1:
+        raise click.UsageError(f"say --store NAME: {there_are}")
+    name = store or next(iter(found))
+    if name not in found:
+        raise click.UsageError(f"there is no key store {name!r} of kind aws_kms: {there_are}")
+    options = settings_module.key_store_options(found[name])
+    assert isinstance(options, AwsKmsOptions)  # noqa: S101
+    return name, options
 
 
 def _principals(

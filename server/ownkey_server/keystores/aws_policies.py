@@ -58,9 +58,7 @@ class PrincipalArn:
                 hint = "; this is a session: name its role"
             elif text == "*" or text.endswith(":root") or _ACCOUNT.fullmatch(text):
                 hint = "; a whole account, or everybody, would be far more than is needed"
-            raise PolicyInvalid(
-                f"{text!r} is no role and no user, such as arn:aws:iam::111122223333:role/ownkey{hint}"
-            )
+            raise PolicyInvalid(f"{text!r} is no role and no user, such as arn:aws:iam::111122223333:role/ownkey{hint}")
         return cls(text, parts["partition"], parts["account"])
 
 
@@ -217,7 +215,11 @@ def to_json(document: Document | Sequence[Statement]) -> str:
 
 
 def _statement(
-    access: Access, sid: str, effect: str, actions: Sequence[str], conditions: Mapping[str, Mapping[str, Any]] | None = None
+    access: Access,
+    sid: str,
+    effect: str,
+    actions: Sequence[str],
+    conditions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Statement:
     equal: dict[str, Any] = dict((conditions or {}).get("StringEquals", {}))
     if access.caller_account:

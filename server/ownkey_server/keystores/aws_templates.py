@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.keystores.aws_policies import (
     Access,
     Document,
@@ -101,6 +102,11 @@ class Plan:
         return f"ownkey-{self.tenant}"
 
     @property
+    def session_tags(self) -> dict[str, str]:
+        """How ownkey tags its sessions of the role."""
+        return {TENANT: self.tenant}
+
+    @property
     def regions(self) -> tuple[str, ...]:
         """All of them, the primary's first."""
         return (self.region, *self.replicas)
@@ -116,7 +122,7 @@ def cloudformation(plan: Plan) -> str:
         plan,
         key_policy=_yaml(key_policy(access)),
         use_policy=_yaml(use_policy(access, keys)),
-        trust_policy=_yaml(trust_policy(plan.provider, plan.external_id)),
+        trust_policy=_yaml(trust_policy(plan.provider, plan.external_id, plan.session_tags)),
         alarm=_alarm_yaml(plan),
     )
 
@@ -159,7 +165,7 @@ def terraform(plan: Plan) -> str:
         plan,
         key_policy=_hcl(key_policy(access), 2),
         use_policy=_hcl(use_policy(access, keys), 2),
-        trust_policy=_hcl(trust_policy(plan.provider, plan.external_id), 2),
+        trust_policy=_hcl(trust_policy(plan.provider, plan.external_id, plan.session_tags), 2),
         event_names=_hcl(list(EVENTS), 2),
         alarm="".join(places),
         key_arns=f"[{', '.join(arns)}]",

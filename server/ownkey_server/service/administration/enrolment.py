@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import Replica, tenant_of
@@ -45,12 +46,15 @@ class Enrolment:
             await self._prove_pair(key, maker, opener)
 
     async def _prove_pair(self, key: str, maker: Replica, opener: Replica) -> None:
+        tenant = tenant_of(key)
+        # The policy of a customer's key may let us in for the tenant's own context alone.
+        context = {**ENROLMENT_CONTEXT, **({TENANT: tenant} if tenant else {})}
         try:
-            made = await self._ring.wrap_at(tenant_of(key), maker, ENROLMENT_CONTEXT)
+            made = await self._ring.wrap_at(tenant, maker, context)
         except KeyStoreError as error:
             raise EnrolmentFailed(key, maker.name, maker.reference, error.cause) from error
         try:
-            opened = await self._ring.unwrap_at(tenant_of(key), opener, made.wrapped, ENROLMENT_CONTEXT)
+            opened = await self._ring.unwrap_at(tenant, opener, made.wrapped, context)
         except KeyStoreError as error:
             cause = f"it does not open what {maker.reference!r} of {maker.store!r} has wrapped ({error.cause})"
             raise EnrolmentFailed(key, opener.name, opener.reference, f"{cause}: it is another key") from error

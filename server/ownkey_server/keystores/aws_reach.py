@@ -1,0 +1,87 @@
+"""How `ownkey aws verify` reaches keys: by the credentials of the key store's settings, in a tenant's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from ownkey_server.domain.errors import KeyMisconfigured
+from ownkey_server.keystores.aws_arn import KeyArn
+from ownkey_server.keystores.aws_options import AwsKmsOptions
+
+_SESSION_SECONDS = 900
+
+
+class SettingsReach:
+    """Clients as the key store makes them, for one person who waits: made anew for each run of a command.
+
+    Args:
+        tenant: In whose name roles are assumed.
+    """
+
+    def __init__(self, name: str, options: AwsKmsOptions, tenant: str) -> None:
+        self._name = name
+        self._options = options
+        self._tenant = tenant
+        self._own = boto3.session.Session(profile_name=options.profile)
+        self._sessions: dict[str, Any] = {}
+
+    @property
+    def external_id(self) -> str:
+        """What the role's trust policy must ask for."""
+        return f"{self._options.external_id_prefix}-{self._tenant}"
+
+    def kms(self, arn: KeyArn) -> Any:
+        """A client of KMS in the key's region."""
+        endpoint = self._options.endpoint_urls.get(arn.region, self._options.endpoint_url)
+        return self._client(self._session(arn), "kms", arn.region, endpoint)
+
+    def identity(self, arn: KeyArn) -> Mapping[str, Any]:
+        """GetCallerIdentity by the credentials with which the key is used."""
+        sts = self._client(self._session(arn), "sts", arn.region, self._options.sts_endpoint_url)
+        answer: Mapping[str, Any] = sts.get_caller_identity()
+        return answer
+
+    def account_of_access(self, arn: KeyArn) -> str:
+        """How one gets in, in words."""
+        if self._options.role_name is None:
+            return "by the key policy alone: no role is assumed"
+        return f"by role {self._options.role_name} of account {arn.account}, external id {self.external_id}"
+
+    def _session(self, arn: KeyArn) -> Any:
+        if self._options.role_name is None:
+            return self._own
+        role = f"arn:{arn.partition}:iam::{arn.account}:role/{self._options.role_name}"
+        if role not in self._sessions:
+            if not self._tenant:
+                cause = "the role's external id is made of the tenant's id: say --tenant"
+                raise KeyMisconfigured(self._name, str(arn), cause)
+            sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
+            made = sts.assume_role(
+                RoleArn=role,
+                RoleSessionName=f"ownkey-verify-{self._tenant}"[:64],
+                ExternalId=self.external_id,
+                DurationSeconds=_SESSION_SECONDS,
+                Tags=[{"Key": "ownkey:tenant", "Value": self._tenant}],
+            )["Credentials"]
+            self._sessions[role] = boto3.session.Session(
+                made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]
+            )
+        return self._sessions[role]
+
+    def _client(self, session: Any, service: str, region: str, endpoint: str | None) -> Any:
+        return session.client(
+            service,
+            region_name=region,
+            endpoint_url=endpoint.replace("{region}", region) if endpoint else None,
+            config=Config(
+                connect_timeout=self._options.connect_timeout,
+                read_timeout=self._options.read_timeout,
+                retries={"mode": "standard", "total_max_attempts": 2},
+                use_fips_endpoint=self._options.use_fips or None,
+                user_agent_extra="ownkey",
+            ),
+        )
