@@ -287,9 +287,14 @@ def show_findings(findings: Sequence[Finding]) -> None:
         outcome = Text(one.outcome.value, style=COLOURS[one.outcome])
         table.add_row(Text(printable(one.place)), Text(one.check), outcome, Text(told))
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_ENDLESS)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    endless = Console(highlight=False, width=_ENDLESS)
+    with endless.capture() as lines:
+        endless.print(table)
+    for line in lines.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _aws_store(config: Path, store: str | None) -> tuple[str, AwsKmsOptions]:
@@ -381,3 +386,5 @@ def _write_new(path: Path, text: str) -> None:
             file.write(text)
     except FileExistsError:
         raise click.ClickException(f"{path} is there already; choose another file") from None
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error

@@ -140,14 +140,12 @@ def test_bare_kms_opens_a_wrapped_key_under_its_context_and_no_other(site: Site,
     context = dict(made.encryption_context)
     opened = site.kms.decrypt(KeyId=site.arn, CiphertextBlob=entry.ciphertext, EncryptionContext=context)
     assert opened["Plaintext"] == made.plaintext
+    other = {**context, "ownkey:asset-id": "call-8"}
     with pytest.raises(ClientError, match="InvalidCiphertextException"):
-        other = {**context, "ownkey:asset-id": "call-8"}
         site.kms.decrypt(KeyId=site.arn, CiphertextBlob=entry.ciphertext, EncryptionContext=other)
 
 
-def test_the_pages_program_opens_a_recording_without_ownkey(
-    site: Site, client: ownkey.Client, tmp_path: Path
-) -> None:
+def test_the_pages_program_opens_a_recording_without_ownkey(site: Site, client: ownkey.Client, tmp_path: Path) -> None:
     """Runs the program that docs/aws-onboarding.md prints, word for word: no line of it is ours."""
     [program] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert "import ownkey" not in program

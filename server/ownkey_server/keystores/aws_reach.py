@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -11,6 +10,7 @@ from botocore.config import Config
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.aws_arn import KeyArn
 from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws_verify import Identity, principal_of
 
 _SESSION_SECONDS = 900
 
@@ -39,22 +39,23 @@ class SettingsReach:
         endpoint = self._options.endpoint_urls.get(arn.region, self._options.endpoint_url)
         return self._client(self._session(arn), "kms", arn.region, endpoint)
 
-    def identity(self, arn: KeyArn) -> Mapping[str, Any]:
-        """GetCallerIdentity by the credentials with which the key is used."""
+    def identity(self, arn: KeyArn) -> Identity:
+        """As whom the key is used."""
         sts = self._client(self._session(arn), "sts", arn.region, self._options.sts_endpoint_url)
-        answer: Mapping[str, Any] = sts.get_caller_identity()
-        return answer
+        caller = str(sts.get_caller_identity()["Arn"])
+        role = self._role(arn)
+        if role is None:
+            return Identity(caller, principal_of(caller), "by the key policy alone: no role is assumed")
+        return Identity(caller, role, f"by role {role}, external id {self.external_id}")
 
-    def account_of_access(self, arn: KeyArn) -> str:
-        """How one gets in, in words."""
-        if self._options.role_name is None:
-            return "by the key policy alone: no role is assumed"
-        return f"by role {self._options.role_name} of account {arn.account}, external id {self.external_id}"
+    def _role(self, arn: KeyArn) -> str | None:
+        name = self._options.role_name
+        return f"arn:{arn.partition}:iam::{arn.account}:role/{name}" if name else None
 
     def _session(self, arn: KeyArn) -> Any:
-        if self._options.role_name is None:
+        role = self._role(arn)
+        if role is None:
             return self._own
-        role = f"arn:{arn.partition}:iam::{arn.account}:role/{self._options.role_name}"
         if role not in self._sessions:
             if not self._tenant:
                 cause = "the role's external id is made of the tenant's id: say --tenant"

@@ -6,6 +6,7 @@ prints. What is put into a text was checked first, so that no value can end a st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import string
@@ -31,6 +32,7 @@ _PATH = re.compile(r"/(?:[\w+=,.@-]+/){0,8}", re.ASCII)
 _ALIAS = re.compile(r"alias/(?!aws/)[a-zA-Z0-9/_-]{1,249}")
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII)
+_LONGEST_NAME = 48
 # Whatever may take the key away, or give it to somebody. Reads are not among them.
 EVENTS = (
     "CancelKeyDeletion",
@@ -98,8 +100,11 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What stacks, topics and rules are called."""
-        return f"ownkey-{self.tenant}"
+        """What stacks, topics and rules are called: with what follows it, within the 64 characters of a rule's name."""
+        tenant = self.tenant
+        if len(tenant) > _LONGEST_NAME:
+            tenant = f"{tenant[: _LONGEST_NAME - 9]}-{hashlib.sha256(tenant.encode()).hexdigest()[:8]}"
+        return f"ownkey-{tenant}"
 
     @property
     def session_tags(self) -> dict[str, str]:

@@ -42,19 +42,30 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are to a key.
+
+    Attributes:
+        caller: What STS calls us (GetCallerIdentity).
+        principal: The role or user that a policy names; None when that is not known for certain.
+        how: How we became it, in words.
+    """
+
+    caller: str
+    principal: str | None
+    how: str
+
+
 class Reach(Protocol):
-    """How keys are reached: by which credentials, and as whom."""
+    """How keys are reached: by which credentials, and as whom. What AWS refuses, its errors say."""
 
     def kms(self, arn: KeyArn) -> Any:
         """A client of KMS in the key's region, by the credentials that the key store would use."""
         ...
 
-    def identity(self, arn: KeyArn) -> Mapping[str, Any]:
-        """What STS says about those credentials (GetCallerIdentity)."""
-        ...
-
-    def account_of_access(self, arn: KeyArn) -> str:
-        """How one gets in, in words: the role and the external id, or the credentials themselves."""
+    def identity(self, arn: KeyArn) -> Identity:
+        """As whom it is used."""
         ...
 
 
@@ -106,7 +117,7 @@ class Verification:
             )
             return
         try:
-            principal = yield from self._identity(arn)
+            identity = self._reach.identity(arn)
             kms = self._reach.kms(arn)
         except (ClientError, BotoCoreError, KeyStoreError) as error:
             yield Finding(
@@ -117,17 +128,12 @@ class Verification:
                 "check the credentials, the role's trust policy and external id",
             )
             return
+        yield Finding(region, "access", Outcome.PASS, f"as {identity.caller}; {identity.how}")
         described = yield from self._describe(arn, kms, given)
         yield from self._rotation(arn, kms, described)
-        yield from self._policy(arn, kms, principal)
+        yield from self._policy(arn, kms, identity.principal)
         usable = yield from self._use(arn, kms)
         places.append(_Place(arn, kms, usable))
-
-    def _identity(self, arn: KeyArn) -> Telling[str | None]:
-        how = self._reach.account_of_access(arn)
-        told = self._reach.identity(arn)
-        yield Finding(arn.region, "access", Outcome.PASS, f"as {told['Arn']}; {how}")
-        return principal_of(told["Arn"])
 
     def _describe(self, arn: KeyArn, kms: Any, given: Sequence[KeyArn]) -> Telling[Mapping[str, Any]]:
         try:
@@ -179,6 +185,9 @@ class Verification:
         check = "rotation"
         if key.get("Origin", "AWS_KMS") != "AWS_KMS":
             yield Finding(arn.region, check, Outcome.PASS, "not automatic for this origin; on demand, by the customer")
+            return
+        if key.get("MultiRegionConfiguration", {}).get("MultiRegionKeyType") == "REPLICA":
+            yield Finding(arn.region, check, Outcome.PASS, "as the primary key's: related keys share it")
             return
         try:
             told = kms.get_key_rotation_status(KeyId=str(arn))

@@ -1,0 +1,150 @@
+"""Templates: linted as those who use them would, deployed on an emulator, and their policies the printed ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cfnlint.api import ManualArgs, lint
+
+from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, account_root, key_policy, role_arn, trust_policy
+from ownkey_server.keystores.aws_templates import EVENTS, Plan, cloudformation, cloudformation_replica, terraform
+from support import ministack
+
+PROVIDER = "arn:aws:iam::444455556666:role/ownkey"
+PLAN = Plan("acme", PROVIDER, "eu-west-1", ("us-east-1", "eu-central-1"), "ownkey", "ownkey-acme", "alias/ownkey-acme")
+PLANS = [
+    PLAN,
+    replace(PLAN, email="keys@example.org"),
+    replace(PLAN, role_name="service/ownkey", tenant="a" * 63, external_id="p:" + "a" * 63),
+    replace(PLAN, replicas=()),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_cfn_lint_finds_nothing(plan: Plan) -> None:
+    texts = [cloudformation(plan), *([cloudformation_replica(plan)] if plan.replicas else [])]
+    for text in texts:
+        for region in plan.regions:
+            assert lint(text, config=ManualArgs(regions=[region], include_checks=["I"])) == [], text
+        assert "@@" not in text
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_terraform_is_in_its_own_format(plan: Plan, tmp_path: Path) -> None:
+    text = terraform(plan)
+    assert "@@" not in text
+    assert text.count("{") == text.count("}")
+    assert text.count('resource "aws_kms_replica_key"') == text.count("  alias  =") == len(plan.replicas)
+    assert text.count('resource "aws_sns_topic" ') == len(plan.regions)
+    assert len(re.findall(r"prevent_destroy = true", text)) == len(plan.regions)
+    tool = shutil.which("terraform")
+    if tool:  # it parses, too; without it, the rest of this test is what is known
+        (tmp_path / "main.tf").write_text(text, encoding="utf-8")
+        command = [tool, "fmt", "-check", "-diff", "-no-color", "main.tf"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"TF_CLI_CONFIG_FILE": "/dev/null"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_formats_hold_the_policy_that_is_printed() -> None:
+    access = Access("acme", "ROOT", ("ROLE",), inspects=True)
+    for text, root, role in (
+        (cloudformation(PLAN), '{"Fn::Sub":"arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}', "${Role.Arn}"),
+        (terraform(PLAN), '"${local.root}"', "${aws_iam_role.ownkey.arn}"),
+    ):
+        packed = re.sub(r"\s+", "", text).replace(root, '"ROOT"')
+        packed = packed.replace('{"Fn::Sub":' + f'"{role}"' + "}", '"ROLE"').replace(f'"{role}"', '"ROLE"')
+        for statement in key_policy(access)["Statement"]:
+            assert re.sub(r"\s+", "", json.dumps(statement)) in packed
+        for statement in trust_policy(PROVIDER, "ownkey-acme", {"ownkey:tenant": "acme"})["Statement"]:
+            assert re.sub(r"\s+", "", json.dumps(statement)) in packed
+        for event in EVENTS:
+            assert event in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"provider": "arn:aws:iam::444455556666:root"}, "whole account"),
+        ({"region": "europe"}, "no region"),
+        ({"replicas": ("us-east-1", "us-east-1")}, "named twice"),
+        ({"replicas": ("eu-west-1",)}, "named twice"),
+        ({"role_name": 'a"b'}, "no role name"),
+        ({"role_name": "a b/c"}, "no role path"),
+        ({"alias": "ownkey"}, "no alias"),
+        ({"alias": "alias/aws/kms"}, "no alias"),
+        ({"external_id": "${x}"}, "no external id"),
+        ({"email": 'a@b.c"\n'}, "no e-mail"),
+    ],
+)
+def test_what_could_end_a_string_or_mean_another_thing_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(PolicyInvalid, match=says):
+        replace(PLAN, **changes)
+
+
+def test_no_replica_no_stack_of_a_replica() -> None:
+    with pytest.raises(PolicyInvalid, match="no replica"):
+        cloudformation_replica(replace(PLAN, replicas=()))
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ministack.server(tmp_path_factory.mktemp("ministack")) as endpoint:
+        yield endpoint
+
+
+def client(endpoint: str, service: str, region: str) -> Any:
+    return boto3.client(
+        service,
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def deploy(endpoint: str, region: str, name: str, text: str, **parameters: str) -> dict[str, str]:
+    """Deploy a stack; gives its outputs."""
+    stacks = client(endpoint, "cloudformation", region)
+    stacks.create_stack(
+        StackName=name,
+        TemplateBody=text,
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        [stack] = stacks.describe_stacks(StackName=name)["Stacks"]
+        if not stack["StackStatus"].endswith("IN_PROGRESS") or time.monotonic() > deadline:
+            break
+    events = stacks.describe_stack_events(StackName=name)["StackEvents"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE", events
+    return {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}
+
+
+def test_the_stack_makes_a_key_with_the_printed_policy_a_role_and_an_alarm(emulator: str) -> None:
+    made = deploy(emulator, "eu-west-1", "ownkey-acme", cloudformation(replace(PLAN, email="keys@example.org")))
+    kms = client(emulator, "kms", "eu-west-1")
+    key = kms.describe_key(KeyId=made["KeyArn"])["KeyMetadata"]
+    account = made["KeyArn"].split(":")[4]
+    assert (key["MultiRegion"], key["KeySpec"], key["KeyUsage"]) == (True, "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+    access = Access("acme", account_root(account), (role_arn(account, "ownkey"),), inspects=True)
+    assert json.loads(kms.get_key_policy(KeyId=made["KeyArn"], PolicyName="default")["Policy"]) == key_policy(access)
+    assert kms.describe_key(KeyId="alias/ownkey-acme")["KeyMetadata"]["Arn"] == made["KeyArn"]
+    role = client(emulator, "iam", "eu-west-1").get_role(RoleName="ownkey")["Role"]
+    assert role["Arn"] == made["RoleArn"]
+    assert role["AssumeRolePolicyDocument"] == trust_policy(PROVIDER, "ownkey-acme", {"ownkey:tenant": "acme"})
+    rules = {one["Name"]: one for one in client(emulator, "events", "eu-west-1").list_rules()["Rules"]}
+    for name in ("ownkey-acme-changed", "ownkey-acme-gone"):
+        assert made["KeyArn"] in rules[name]["EventPattern"]
