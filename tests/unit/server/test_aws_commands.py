@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from ownkey.cli.main import Shared
 from ownkey_server import hardening
 from ownkey_server.aws_commands import aws
 from ownkey_server.keystores.aws_policies import Access, account_root, key_policy, role_arn, trust_policy
-from ownkey_server.keystores.aws_scopes import Scope
+from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, Scope
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "aws-onboarding.md"
 ROLE = role_arn(ACCOUNT, "ownkey")
 ACCESS = Access("acme", account_root(ACCOUNT), (ROLE,), inspects=True)
 THEIRS = ("--tenant", "acme", "--role-account", ACCOUNT)
@@ -152,6 +155,19 @@ def test_a_plan_that_cannot_be_is_refused(arguments: tuple[str, ...], says: str)
     done = run(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert says in done.stderr
+
+
+def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `ownkey aws key-policy` and `template` of docs/aws-onboarding.md, as it stands there."""
+    monkeypatch.chdir(tmp_path)
+    page = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    shown = re.findall(r"^ownkey aws ((?:key-policy|template) [^>\n]*)", page, re.MULTILINE)
+    assert len(shown) == 8
+    for line in shown:
+        done = run(*shlex.split(line))
+        assert done.exit_code == 0, (line, done.stderr)
+    for name in BRANCH_BY_DEFAULT:
+        assert f"`{name}`" in page
 
 
 class Account:
