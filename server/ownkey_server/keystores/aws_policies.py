@@ -134,7 +134,7 @@ def key_policy(access: Access, revoked: Sequence[Scope] = ()) -> Document:
         *(revoke_statement(access.principals, scope) for scope in dict.fromkeys(revoked)),
     ]
     document = {"Version": _VERSION, "Id": f"ownkey-{access.tenant}", "Statement": statements}
-    length = len(json.dumps(document, separators=(",", ":")))
+    length = len(to_json(document))
     if length > LONGEST_KEY_POLICY:
         raise PolicyInvalid(
             f"the policy would have {length} bytes, and AWS KMS takes {LONGEST_KEY_POLICY}: revoke by wider scopes"

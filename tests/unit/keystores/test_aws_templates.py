@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from cfnlint.api import ManualArgs, lint
 
 from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, account_root, key_policy, role_arn, trust_policy
@@ -148,3 +149,38 @@ def test_the_stack_makes_a_key_with_the_printed_policy_a_role_and_an_alarm(emula
     rules = {one["Name"]: one for one in client(emulator, "events", "eu-west-1").list_rules()["Rules"]}
     for name in ("ownkey-acme-changed", "ownkey-acme-gone"):
         assert made["KeyArn"] in rules[name]["EventPattern"]
+
+
+def test_only_the_provider_with_the_tenants_external_id_gets_the_stacks_role(tmp_path: Path) -> None:
+    """On an emulator that asks IAM: each caller may assume roles as far as they are concerned."""
+    free = {"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"], "Resource": "*"}
+    with ministack.server(tmp_path, auth=True) as endpoint:
+        iam = client(endpoint, "iam", "eu-west-1")
+        arns, keys = {}, {}
+        for name in ("provider", "stranger"):
+            arns[name] = iam.create_user(UserName=name)["User"]["Arn"]
+            keys[name] = iam.create_access_key(UserName=name)["AccessKey"]
+            policy = json.dumps({"Version": "2012-10-17", "Statement": [free]})
+            iam.put_user_policy(UserName=name, PolicyName="roles", PolicyDocument=policy)
+        text = cloudformation(replace(PLAN, provider=arns["provider"]))
+        role = deploy(endpoint, "eu-west-1", "ownkey-acme", text)["RoleArn"]
+
+        def assumes(who: str, **more: Any) -> str:
+            sts = boto3.client(
+                "sts",
+                region_name="eu-west-1",
+                endpoint_url=endpoint,
+                aws_access_key_id=keys[who]["AccessKeyId"],
+                aws_secret_access_key=keys[who]["SecretAccessKey"],
+            )
+            tags = [{"Key": "ownkey:tenant", "Value": "acme"}]
+            try:
+                sts.assume_role(RoleArn=role, RoleSessionName="ownkey-acme", Tags=tags, **more)
+            except ClientError as error:
+                return str(error.response["Error"]["Code"])
+            return "assumed"
+
+        assert assumes("provider", ExternalId="ownkey-acme") == "assumed"
+        assert assumes("provider", ExternalId="ownkey-umbrella") == "AccessDenied"
+        assert assumes("provider") == "AccessDenied"
+        assert assumes("stranger", ExternalId="ownkey-acme") == "AccessDenied"
