@@ -45,19 +45,18 @@ class Finding:
     advice: str = ""
 
 
-def read_policy(
-    place: str, policy: Mapping[str, Any], *, account: str, principal: str | None, tenant: str
-) -> Iterator[Finding]:
+def read_policy(place: str, policy: object, *, account: str, principal: str | None, tenant: str) -> Iterator[Finding]:
     """What a key policy promises, read by its statements.
 
     Args:
         place: The region whose policy it is.
-        policy: The document.
+        policy: The document, whatever it holds: AWS has judged its form.
         account: The account of the key.
         principal: ARN of the role or user that we are to the key; None when that is not known.
         tenant: Whose contexts must be asked for; empty for any.
     """
-    statements = [one for one in _list(policy.get("Statement", [])) if isinstance(one, Mapping)]
+    told = _list(policy.get("Statement", [])) if isinstance(policy, Mapping) else []
+    statements = [one for one in told if isinstance(one, Mapping)]
     yield _administered(place, statements, account)
     yield _everybody(place, statements)
     if principal is not None:
@@ -89,7 +88,7 @@ def _everybody(place: str, statements: Sequence[Mapping[str, Any]]) -> Finding:
     for one in statements:
         if one.get("Effect") != "Allow" or not ("*" in _principals(one) or "NotPrincipal" in one):
             continue
-        names = [name.lower() for pairs in one.get("Condition", {}).values() for name in pairs]
+        names = [name.lower() for operator in _mapping(one.get("Condition")) for name in _pairs(one, operator)]
         if not any(name in _NARROWING for name in names):
             return Finding(
                 place,
@@ -143,7 +142,7 @@ def _conditioned(place: str, statements: Sequence[Mapping[str, Any]], principal:
 
 
 def _asks(statement: Mapping[str, Any], operator: str, tenant: str) -> bool:
-    pairs = {name.lower(): value for name, value in statement.get("Condition", {}).get(operator, {}).items()}
+    pairs = {name.lower(): value for name, value in _pairs(statement, operator).items()}
     values = _list(pairs.get(TENANT_CONDITION.lower(), []))
     return values == [tenant] if tenant else bool(values)
 
@@ -168,6 +167,14 @@ def _principals(statement: Mapping[str, Any]) -> list[str]:
 
 def _is_account(principal: str, account: str) -> bool:
     return principal == account or re.fullmatch(rf"arn:aws[a-z-]*:iam::{account}:root", principal) is not None
+
+
+def _pairs(statement: Mapping[str, Any], operator: str) -> Mapping[str, Any]:
+    return _mapping(_mapping(statement.get("Condition")).get(operator))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> list[Any]:
