@@ -61,9 +61,10 @@ class AwsKmsKeyStore:
     Args:
         name: The store's name in the settings.
         options: How KMS is reached.
+        clock: The time of day, in seconds, by which imported material ends.
     """
 
-    def __init__(self, name: str, options: AwsKmsOptions) -> None:
+    def __init__(self, name: str, options: AwsKmsOptions, clock: Callable[[], float] = time.time) -> None:
         self._access = Access(options)
         threads = Threads(options.threads, f"kms-{name}")
         patience = min(_PATIENCE_SECONDS, options.read_timeout)
@@ -71,7 +72,7 @@ class AwsKmsKeyStore:
         def share() -> TenantShare:
             return TenantShare(threads, options.concurrency, options.calls_per_second, patience)
 
-        materials = Materials()
+        materials = Materials(clock)
         judge = Judge(_canary(options, self._access), materials)
         self._parts = _Parts(name, options, threads, Shares(share), Calls(self._access, judge), materials)
         self._provider = _TenantStore(self._parts, "", background=False)

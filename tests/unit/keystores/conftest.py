@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -26,9 +27,9 @@ async def open_aws(kms: FakeKms) -> AsyncIterator[OpenAws]:
     """Opens stores on the fake, with what options a test wants."""
     opened: list[AwsKmsKeyStore] = []
 
-    def open_store(**options: object) -> AwsKmsKeyStore:
+    def open_store(clock: Callable[[], float] = time.time, **options: object) -> AwsKmsKeyStore:
         given = {"endpoint_url": kms.url, "sts_endpoint_url": kms.url, **options}
-        opened.append(AwsKmsKeyStore("aws", AwsKmsOptions(**given)))  # type: ignore[arg-type]
+        opened.append(AwsKmsKeyStore("aws", AwsKmsOptions(**given), clock))  # type: ignore[arg-type]
         return opened[-1]
 
     yield open_store
