@@ -15,13 +15,14 @@ from ownkey.cli.options import optional_tenant_option, tenant_option
 from ownkey.cli.output import OTHER_ERROR, printable
 from ownkey_server import hardening
 from ownkey_server import settings as settings_module
+from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.keystores import aws_policies, aws_templates
 from ownkey_server.keystores.aws_findings import Finding, Outcome
 from ownkey_server.keystores.aws_options import AwsKmsOptions
 from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, PrincipalArn, account_root, role_arn
 from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, Scope, ScopeInvalid
-from ownkey_server.settings import AwsKmsSettings, SettingsError
+from ownkey_server.settings import SettingsError
 from ownkey_server.storage.documents import ID_PATTERN
 
 DEFAULT_ROLE = "ownkey"
