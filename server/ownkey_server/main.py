@@ -238,7 +238,9 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             max_age=settings.storage.view_max_age_seconds,
         )
         budgets = KeyBudgets(partial(key_usage.reserve, database), executor)
-        ring = KeyRing(stores, board, clock, timedelta(seconds=settings.keys.timeout_seconds), budgets)
+        timeout = timedelta(seconds=settings.keys.timeout_seconds)
+        ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge)
+        stack.push_async_callback(ring.close)
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
         stack.callback(offices.shutdown, wait=False)

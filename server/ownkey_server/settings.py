@@ -186,6 +186,7 @@ class KeySettings(_Section):
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     probe_interval_seconds: float = Field(default=10.0, gt=0)
     evidence_max_age_seconds: float = Field(default=60.0, gt=0)
+    hedge: bool = False
 
 
 class CallGateSettings(_Section):

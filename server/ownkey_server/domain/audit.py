@@ -56,11 +56,13 @@ class Caller:
         principal: The authenticated identity; ``unauthenticated`` where the listener takes callers without one.
         peer: Where the call came from, as the transport says.
         request_id: The caller's own id of the request, or empty.
+        background: Whether nobody waits for the answer. Not part of the trail: it decides about turns alone.
     """
 
     principal: str = "unauthenticated"
     peer: str = ""
     request_id: str = ""
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,13 @@ class KeyEvidence:
         state: What the evidence says.
         cause: Why, in a few words; empty for ``AVAILABLE``.
         observed_at: When it was seen (UTC).
+        revoked_at: When it was last found taken away, if nothing has shown since that it works again (UTC).
     """
 
     state: KeyState
     cause: str
     observed_at: datetime
+    revoked_at: datetime | None = None
 
 
 STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
@@ -71,14 +73,14 @@ def combine(replicas: Sequence[tuple[str, KeyEvidence | None]]) -> KeyEvidence |
     """What the evidence about each replica says of the key, walking them as a use of the key does.
 
     Replicas that are merely out of order are passed over; one that was revoked ends the walk, for nobody goes around a
-    revocation.
+    revocation, and an outage that comes after it does not undo it.
 
     Args:
         replicas: The name of each replica and what was last seen of it, in order of preference.
     """
     seen = [(name, evidence) for name, evidence in replicas if evidence is not None]
     for _, evidence in seen:
-        if evidence.state is KeyState.REVOKED:
+        if evidence.state is KeyState.REVOKED or evidence.revoked_at is not None:
             return evidence
         if evidence.state is KeyState.AVAILABLE:
             failing = [(name, other) for name, other in seen if other.state is not KeyState.AVAILABLE]

@@ -82,6 +82,11 @@ class AwsKmsKeyStore:
         """The store's name in the settings."""
         return self._parts.name
 
+    @property
+    def counts_wraps(self) -> bool:
+        """Whether a key may wrap only so often: KMS encrypts each time under a key that it derives afresh."""
+        return False
+
     def for_tenant(self, tenant: str, *, background: bool = False) -> KeyStore:
         """The store as it serves one tenant."""
         return _TenantStore(self._parts, tenant, background=background)
@@ -141,6 +146,10 @@ class _TenantStore:
     @property
     def name(self) -> str:
         return self._parts.name
+
+    @property
+    def counts_wraps(self) -> bool:
+        return False
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         order = self._order(reference)

@@ -66,6 +66,11 @@ class KeyStore(Protocol):
         """The store's name in the settings; the replica's name in status and errors."""
         ...
 
+    @property
+    def counts_wraps(self) -> bool:
+        """Whether a key may wrap only so often, as one must that wraps each time under itself with a random nonce."""
+        ...
+
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         """Make 32 random bytes and wrap them, in the store where it can."""
         ...

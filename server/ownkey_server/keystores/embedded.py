@@ -116,6 +116,11 @@ class EmbeddedKeyStore:
         return self._name
 
     @property
+    def counts_wraps(self) -> bool:
+        """Whether a key may wrap only so often: AES-GCM with random nonces under the key itself."""
+        return True
+
+    @property
     def is_new(self) -> bool:
         """Whether no key was ever made here.
 

@@ -85,6 +85,11 @@ class Pkcs11KeyStore:
         """The store's name in the settings."""
         return self._name
 
+    @property
+    def counts_wraps(self) -> bool:
+        """Whether a key may wrap only so often: where the token has it, by AES-GCM with random nonces under the key."""
+        return True
+
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         """Make 32 random bytes in the token, where it has a generator, and wrap them."""
         aad = serialize_context(context)

@@ -25,16 +25,18 @@ class Call:
         method: The method's name.
         principal: Who calls.
         permit: What the caller was allowed to see.
+        background: Whether nobody waits for the answer.
     """
 
     context: Context
     method: str
     principal: str
     permit: Permit
+    background: bool = False
 
     def caller(self, request_id: str) -> Caller:
         """Who calls, for the audit trail."""
-        return Caller(self.principal, self.context.peer(), request_id)
+        return Caller(self.principal, self.context.peer(), request_id, self.background)
 
     def act(self, request: Message) -> Act:
         """Who changes something by this request, why, and which request it is."""

@@ -28,7 +28,7 @@ from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
 from ownkey_server.rpc.stream_guard import Streams
 from ownkey_server.rpc.wire import peek_text
-from ownkey_server.service.admission import Admission
+from ownkey_server.service.admission import Admission, Priority
 from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.rates import Rates
 from ownkey_server.service.refusals import Refusals
@@ -91,8 +91,9 @@ class Dispatcher:
                     principal = await self._known(context)
                 request = parser.parse(raw, method.request)
                 facts = method.facts(request)
-                call = await self._let_in(method, principal, facts, context)
-                async with self._gates.admission.admitted(method.urgency(request), facts.tenant, call.seconds):
+                urgency = method.urgency(request)
+                call = await self._let_in(method, principal, facts, context, urgency)
+                async with self._gates.admission.admitted(urgency, facts.tenant, call.seconds):
                     return (await work(request, call)).SerializeToString()
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 await self._refuse(method, context, error)
@@ -110,9 +111,10 @@ class Dispatcher:
                     requests: Requests[Any] = Requests(guard, parser, method.request)
                     first = await requests.first()
                     facts = method.facts(first)
-                    call = await self._let_in(method, principal, facts, context)
+                    urgency = method.urgency(first)
+                    call = await self._let_in(method, principal, facts, context, urgency)
                     requests.decide_anew(lambda: self._still_may(method, principal, facts, context))
-                    with self._gates.admission.stream(method.urgency(first), facts.tenant):
+                    with self._gates.admission.stream(urgency, facts.tenant):
                         await work(first, requests, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():
@@ -130,11 +132,11 @@ class Dispatcher:
         self._gates.rates.take(principal, "")
         return principal
 
-    async def _let_in(self, method: Method, principal: str, facts: Facts, context: Context) -> Call:
+    async def _let_in(self, method: Method, principal: str, facts: Facts, context: Context, urgency: Priority) -> Call:
         permit = await self._permitted(method, principal, facts, context)
         # Only now: what somebody else asks for in a tenant's name must not use up what the tenant may ask.
         self._gates.rates.take("", facts.tenant)
-        return Call(context, method.name, principal, permit)
+        return Call(context, method.name, principal, permit, urgency is Priority.BACKGROUND)
 
     async def _permitted(self, method: Method, principal: str, facts: Facts, context: Context) -> Permit:
         try:

@@ -90,7 +90,7 @@ class DataKeys:
                 key = require_key(ruling, asset)
                 group = ruling.decision.group or asset.group
                 context = use.context = encryption_context.build(asset, group, now, extra)
-                generated = await self._ring.generate(key, context, remaining)
+                generated = await self._ring.generate(key, context, remaining, background=caller.background)
                 plaintext, use.replica = generated.value.plaintext, generated.replica
                 use.backend_request_id = generated.value.request_id
         except BaseException:
@@ -151,7 +151,7 @@ class DataKeys:
                 key, entry = self._ring.find(tenant, provider_key, entries)
                 use.key = key.name
                 _require_name(named_key, key, tenant.id)
-                opened = await self._ring.unwrap(key, entry, context, remaining)
+                opened = await self._ring.unwrap(key, entry, context, remaining, background=caller.background)
                 plaintext, use.replica = opened.value.plaintext, opened.replica
                 use.backend_request_id = opened.value.request_id
         except BaseException:

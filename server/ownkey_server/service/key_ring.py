@@ -1,39 +1,21 @@
-"""The one way to use a key: find its stores, ask them in order within the deadline, and remember what that showed."""
+"""The one way to use a key: find its stores, have them asked (``replica_walk.py``), and learn what state it is in."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Generic, TypeVar
 
 from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import (
-    CiphertextInvalid,
-    KeyMisconfigured,
-    KeyNotFound,
-    KeyRevoked,
-    KeyStoreError,
-    KeyStoreThrottled,
-    KeyUnreachable,
-)
+from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore, TenantScoped, UnwrappedDataKey
+from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.key_budgets import KeyBudgets
+from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
 from ownkey_server.service.status_board import StatusBoard
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Use(Generic[T]):
-    """What a use of a key gave, and the replica that served."""
-
-    value: T
-    replica: str
 
 
 class KeyRing:
@@ -44,6 +26,7 @@ class KeyRing:
         board: Where every use leaves its evidence.
         timeout: How long a key store may take for one call.
         budgets: How often each key may wrap; None counts nothing.
+        hedge: Whether a key with several places is opened in the next one early, when the first is late.
     """
 
     def __init__(
@@ -53,6 +36,8 @@ class KeyRing:
         clock: Clock,
         timeout: timedelta,
         budgets: KeyBudgets | None = None,
+        *,
+        hedge: bool = False,
     ) -> None:
         self._budgets = budgets
         self._stores = stores
@@ -60,6 +45,13 @@ class KeyRing:
         self._board = board
         self._clock = clock
         self._timeout = timeout.total_seconds()
+        self._inquiries = Inquiries(self._probe_at)
+        self._walk = ReplicaWalk(board, clock, self._inquiries, self._timeout, self._is_watched, hedge=hedge)
+
+    @property
+    def hedges(self) -> Hedges:
+        """How often a second place was asked early."""
+        return self._walk.hedges
 
     @property
     def store_names(self) -> frozenset[str]:
@@ -67,7 +59,7 @@ class KeyRing:
         return frozenset(self._stores)
 
     async def generate(
-        self, key: CustomerKey, context: Mapping[str, str], remaining: float | None
+        self, key: CustomerKey, context: Mapping[str, str], remaining: float | None, *, background: bool = False
     ) -> Use[GeneratedDataKey]:
         """A fresh data key, wrapped under ``key`` and no other.
 
@@ -75,6 +67,7 @@ class KeyRing:
             key: The key that policy named.
             context: The encryption context to bind.
             remaining: Seconds that the caller is still waiting, if it said so.
+            background: Whether nobody waits for it, so that it comes after all that somebody waits for.
 
         Raises:
             KeyStoreError: The key cannot be used in any of its replicas; no other key is tried.
@@ -83,43 +76,40 @@ class KeyRing:
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
 
-        if self._budgets is not None and not self._budgets.take(key.name):
+        if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
             await self._budgets.renew(key)
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
-            try:
-                return await self._store(key.tenant, place).generate_data_key(place.reference, context, limit)
-            except KeyStoreError as error:
-                self._board.saw_error(key.name, error, self._clock())
-                raise
+            store = self._store(key.tenant, place, background=background)
+            return await store.generate_data_key(place.reference, context, limit)
 
-        return await self._first_that_serves(key, ask, remaining)
+        return await self._walk.first_that_serves(key, ask, remaining)
 
     async def unwrap(
-        self, key: CustomerKey, wrapped: EncryptedDataKey, context: Mapping[str, str], remaining: float | None
+        self,
+        key: CustomerKey,
+        wrapped: EncryptedDataKey,
+        context: Mapping[str, str],
+        remaining: float | None,
+        *,
+        background: bool = False,
     ) -> Use[UnwrappedDataKey]:
         """The data key that was wrapped under ``key``; arguments and errors as for :meth:`generate`."""
 
         async def ask(place: Replica, limit: float) -> UnwrappedDataKey:
-            try:
-                return await self._store(key.tenant, place).unwrap(place.reference, wrapped, context, limit)
-            except KeyUnreachable as error:
-                self._board.saw_error(key.name, error, self._clock())
-                raise
-            except (CiphertextInvalid, KeyStoreThrottled):
-                raise
-            except KeyStoreError:
-                # The store answers, and says that this may not be opened. That may be the ciphertext's doing, which
-                # anybody can send: what the key's state is, only what it does with bytes of our own tells.
-                await self._probe_at(key, place)
-                raise
+            store = self._store(key.tenant, place, background=background)
+            return await store.unwrap(place.reference, wrapped, context, limit)
 
-        return await self._first_that_serves(key, ask, remaining)
+        return await self._walk.first_that_serves(key, ask, remaining, _wipe)
 
     async def probe(self, key: CustomerKey) -> None:
         """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""
-        for place in key.replicas:
-            await self._probe_at(key, place)
+        await asyncio.gather(*(self._probe_at(key, place) for place in key.replicas))
+
+    async def close(self) -> None:
+        """End what goes on although nobody waits for it."""
+        await self._walk.close()
+        await self._inquiries.close()
 
     async def describe(self, tenant: str, place: Replica) -> KeyDescription:
         """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
@@ -151,44 +141,23 @@ class KeyRing:
                     return key, entry
         raise KeyNotFound(tenant.id, "none of its keys made this ciphertext")
 
-    async def _first_that_serves(
-        self, key: CustomerKey, ask: Callable[[Replica, float], Awaitable[T]], remaining: float | None
-    ) -> Use[T]:
-        """Ask each replica in order until one serves. An outage leads to the next, a revocation to nowhere."""
-        first: KeyStoreError | None = None
-        deadline = None if remaining is None else time.monotonic() + remaining
-        left = remaining
-        for place in key.replicas:
-            if first is not None and deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-            try:
-                value = await ask(place, self._limit(left))
-            except KeyRevoked:
-                raise
-            except (KeyUnreachable, KeyStoreThrottled, KeyMisconfigured) as error:
-                first = first or error
-                continue
-            self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock())
-            return Use(value, place.name)
-        raise first or KeyMisconfigured("", key.name, "it has no replica")
-
     async def _probe_at(self, key: CustomerKey, place: Replica) -> None:
-        if self._budgets is not None and not await self._budgets.take_probe(key):
+        counted = self._budgets is not None and self._is_counted((place,))
+        if counted and self._budgets is not None and not await self._budgets.take_probe(key):
             return
         try:
             description = await self.describe(key.tenant, place)
         except KeyMisconfigured as error:
             self._board.saw_error(key.name, error, self._clock())
             return
+        self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
             self._board.saw(key.name, place.name, description.state, description.cause, self._clock())
 
-    def _store(self, tenant: str, place: Replica) -> KeyStore:
+    def _store(self, tenant: str, place: Replica, *, background: bool = False) -> KeyStore:
         scoped = self._scoped.get(place.store)
         if scoped is not None:
-            return scoped.for_tenant(tenant)
+            return scoped.for_tenant(tenant, background=background)
         store = self._stores.get(place.store)
         if store is None:
             raise KeyMisconfigured(place.name, place.reference, "this server's settings have no such key store")
@@ -198,5 +167,16 @@ class KeyRing:
         store = self._stores.get(place.store)
         return store is not None and store.recognizes(place.reference, entry)
 
-    def _limit(self, remaining: float | None) -> float:
-        return self._timeout if remaining is None else max(0.0, min(self._timeout, remaining))
+    def _is_counted(self, places: Sequence[Replica]) -> bool:
+        """Whether wraps in one of these places count against what is safe for a key."""
+        stores = (self._stores.get(place.store) for place in places)
+        return any(store is not None and store.counts_wraps for store in stores)
+
+    def _is_watched(self, key: CustomerKey, place: Replica) -> bool:
+        # A key that is in one place of this machine alone is not passed over: nothing would be gained, and files and
+        # tokens know by themselves what they need not be asked again.
+        return len(key.replicas) > 1 or place.store in self._scoped
+
+
+def _wipe(opened: UnwrappedDataKey) -> None:
+    opened.plaintext.wipe()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ownkey_server.domain.errors import KeyStoreError
@@ -12,6 +14,9 @@ from ownkey_server.domain.tenants import CustomerKey
 _log = logging.getLogger(__name__)
 
 MANY = 10_000
+# Places whose revocation is remembered at once; who was found so the longest ago goes first.
+MAX_REVOKED = 100_000
+REVOKED_BEFORE = "it had been taken away when it last answered, and an outage does not give it back"
 
 
 class StatusBoard:
@@ -24,6 +29,8 @@ class StatusBoard:
     def __init__(self, max_age: timedelta) -> None:
         self._max_age = max_age
         self._evidence: dict[tuple[str, str], KeyEvidence] = {}
+        # Since when each place counts as taken away. Only its working again ends that, neither outage nor time.
+        self._revoked: OrderedDict[tuple[str, str], datetime] = OrderedDict()
 
     def saw(self, key_name: str, replica: str, state: KeyState, cause: str, now: datetime) -> None:
         """Note what a use of the key has just shown.
@@ -37,6 +44,10 @@ class StatusBoard:
         """
         before = self._evidence.get((key_name, replica))
         self._evidence[key_name, replica] = KeyEvidence(state, cause, now)
+        if state is KeyState.REVOKED:
+            self.suspect(key_name, replica, now)
+        elif state is KeyState.AVAILABLE and self._revoked:
+            self._revoked.pop((key_name, replica), None)
         if before is None or before.state is not state:
             # However it was seen, by a probe or by traffic, the operator reads of every change exactly once.
             level = logging.INFO if state is KeyState.AVAILABLE else logging.WARNING
@@ -47,6 +58,19 @@ class StatusBoard:
         state = STATE_OF_ERROR[type(error)]
         if state is not None:
             self.saw(key_name, error.replica, state, error.cause, now)
+
+    def suspect(self, key_name: str, replica: str, now: datetime) -> None:
+        """A use of the key was denied there: until it works again, nobody may take an outage for a way around that.
+
+        It is no evidence of the key's state: it may have been that use alone that was denied.
+        """
+        self._revoked.setdefault((key_name, replica), now)
+        if len(self._revoked) > MAX_REVOKED:
+            self._revoked.popitem(last=False)
+
+    def was_revoked(self, key_name: str, replica: str) -> bool:
+        """Whether the key was taken away there, and has not been seen to work since."""
+        return (key_name, replica) in self._revoked
 
     def prune(self, now: datetime) -> None:
         """Let go of evidence that is too old to prove anything, once there is much of it."""
@@ -62,8 +86,13 @@ class StatusBoard:
         evidence = self._evidence.get((key_name, replica))
         if evidence is not None and now - evidence.observed_at > self._max_age:
             cause = f"no evidence since it was last seen {evidence.state}"
-            return KeyEvidence(KeyState.UNKNOWN, cause, evidence.observed_at)
-        return evidence
+            evidence = KeyEvidence(KeyState.UNKNOWN, cause, evidence.observed_at)
+        revoked = self._revoked.get((key_name, replica)) if self._revoked else None
+        if revoked is None or (evidence is not None and evidence.state in (KeyState.AVAILABLE, KeyState.REVOKED)):
+            return evidence
+        if evidence is None:
+            return KeyEvidence(KeyState.UNKNOWN, REVOKED_BEFORE, revoked, revoked)
+        return replace(evidence, cause=f"{evidence.cause}; {REVOKED_BEFORE}", revoked_at=revoked)
 
     def of(self, key: CustomerKey, now: datetime) -> KeyEvidence | None:
         """What is known of the key as a whole; None when there is nothing."""
