@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, UnwrappedDataKey
+from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 
@@ -33,6 +35,7 @@ class Store:
         self.name = name
         self.wraps = wraps
         self.timeouts: list[float] = []
+        self.described = 0
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         self.timeouts.append(timeout)
@@ -57,6 +60,7 @@ class Store:
         return True
 
     async def describe(self, reference: str, timeout: float) -> KeyDescription:
+        self.described += 1
         return KeyDescription(self.state, "" if self.state is KeyState.AVAILABLE else "described")
 
     async def close(self) -> None:
@@ -181,3 +185,67 @@ async def test_a_replica_in_a_store_that_the_settings_lack_is_misconfigured_and_
     assert evidence is not None
     assert evidence.state is KeyState.DEGRADED
     assert "one is misconfigured" in evidence.cause
+
+
+@pytest.mark.parametrize("failure", [errors.KeyRevoked, errors.KeyMisconfigured, errors.OperationUnsupported])
+async def test_a_key_taken_away_for_one_class_alone_is_not_told_as_taken_away(
+    failure: type[errors.KeyStoreError],
+) -> None:
+    keys, board = ring(Store(failure, KeyState.AVAILABLE, wraps=False))
+    with pytest.raises(failure):
+        await keys.generate(KEY, {"ownkey:asset-class": "phone_mms"}, None)
+    evidence = board.of(KEY, NOW)
+    assert evidence is not None
+    assert evidence.state is KeyState.AVAILABLE
+
+
+async def test_a_storm_of_denials_costs_one_look_at_the_key() -> None:
+    store = Store(errors.KeyRevoked, KeyState.REVOKED, wraps=False)
+    keys, board = ring(store)
+    uses = await asyncio.gather(*(keys.generate(KEY, {}, None) for _ in range(200)), return_exceptions=True)
+    assert {type(one) for one in uses} == {errors.KeyRevoked}
+    assert store.described == 1
+    evidence = board.of(KEY, NOW)
+    assert evidence is not None
+    assert evidence.state is KeyState.REVOKED
+    await keys.close()
+
+
+class Scoped(Store):
+    """A key store that says in whose name, and how urgently, it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(None, KeyState.AVAILABLE)
+        self.asked: list[tuple[str, bool]] = []
+
+    def for_tenant(self, tenant: str, *, background: bool = False) -> Store:
+        self.asked.append((tenant, background))
+        return self
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_what_nobody_waits_for_reaches_the_key_store_as_that(background: bool) -> None:
+    store = Scoped()
+    keys, _ = ring(store)
+    await keys.generate(KEY, {}, None, background=background)
+    await keys.unwrap(KEY, BLOB, {}, None, background=background)
+    assert store.asked == [("acme", background)] * 2
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_only_keys_that_wrap_under_themselves_are_counted(counts: bool) -> None:
+    store = Store(None, KeyState.AVAILABLE)
+    store.counts_wraps = counts
+    reserved: list[str] = []
+
+    def reserve(name: str, block: int, limit: int) -> int:
+        reserved.append(name)
+        return block
+
+    with ThreadPoolExecutor(1) as executor:
+        board = StatusBoard(timedelta(seconds=60))
+        budgets = KeyBudgets(reserve, executor)
+        keys = KeyRing({"hsm": store}, board, lambda: NOW, timedelta(seconds=5), budgets)
+        await keys.generate(KEY, {}, None)
+        await keys.probe(KEY)
+    assert reserved == ([KEY.name, f"probes of {KEY.name}"] if counts else [])
