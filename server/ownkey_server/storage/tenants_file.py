@@ -14,6 +14,7 @@ from pathlib import Path
 import tomli_w
 from pydantic import ValidationError
 
+from ownkey_server.domain.tenants import place_name
 from ownkey_server.storage.documents import KeyPlace, TenantsDocument, TenantTable, describe, repeated
 
 # The parser's memory grows with the square of a name's length in parts; ours have three.
@@ -100,7 +101,9 @@ def _mistakes(file: TenantsDocument, key_stores: Mapping[str, str]) -> list[str]
         for key in tenant.keys:
             name = f"{at}: key {key.id!r}"
             places += [(name, key.id, place) for place in (key, *key.replicas)]
-            found += repeated(f"{name}: key_store", [place.key_store for place in (key, *key.replicas)])
+            found += repeated(
+                f"{name}: key_store", [place_name(one.key_store, one.reference) for one in (key, *key.replicas)]
+            )
         found += repeated(f"{at}: keys", [key.id for key in tenant.keys])
         found += repeated(f"{at}: groups", [group.id for group in tenant.groups])
         keys, groups = {key.id for key in tenant.keys}, {group.id for group in tenant.groups}
