@@ -46,7 +46,7 @@ class KeyEvidence:
         state: What the evidence says.
         cause: Why, in a few words; empty for ``AVAILABLE``.
         observed_at: When it was seen (UTC).
-        revoked_at: When it was last found taken away, if nothing has shown since that it works again (UTC).
+        revoked_at: Since when it is, or may be, taken away, if nothing has shown since that it works again (UTC).
     """
 
     state: KeyState

@@ -46,7 +46,9 @@ class KeyRing:
         self._clock = clock
         self._timeout = timeout.total_seconds()
         self._inquiries = Inquiries(self._probe_at)
-        self._walk = ReplicaWalk(board, clock, self._inquiries, self._timeout, self._is_watched, hedge=hedge)
+        self._walk = ReplicaWalk(
+            board, clock, self._inquiries, self._timeout, self._is_watched, self._is_doubtful, hedge=hedge
+        )
 
     @property
     def hedges(self) -> Hedges:
@@ -176,6 +178,10 @@ class KeyRing:
         # A key that is in one place of this machine alone is not passed over: nothing would be gained, and files and
         # tokens know by themselves what they need not be asked again.
         return len(key.replicas) > 1 or place.store in self._scoped
+
+    def _is_doubtful(self, place: Replica) -> bool:
+        # What is somebody else's may deny us a key for its holder's reasons or for ours; a file or a token is here.
+        return place.store in self._scoped
 
 
 def _wipe(opened: UnwrappedDataKey) -> None:

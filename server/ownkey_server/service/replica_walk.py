@@ -5,6 +5,7 @@
     out of order (outage, too busy, misconfigured)  -> the next place; out three times in a row: passed over for a while
     revoked, a bad ciphertext                       -> the end: nobody goes around a revocation
     out of order, and was revoked before that       -> the end: an outage does not undo a revocation
+    misconfigured, which may be its holder's doing  -> the end: in doubt nobody goes around what may be a revocation
 
 Each place gets a share of the time that is left, so that one which swallows questions leaves enough for the next.
 
@@ -36,7 +37,7 @@ from ownkey_server.service.circuit_breaker import ASKED, Admission, CircuitBreak
 from ownkey_server.service.hedging import LetGo, Raced, race
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.latencies import Latencies
-from ownkey_server.service.status_board import REVOKED_BEFORE, StatusBoard
+from ownkey_server.service.status_board import MAYBE_REVOKED, REVOKED_BEFORE, StatusBoard
 
 T = TypeVar("T")
 
@@ -73,6 +74,8 @@ class ReplicaWalk:
         inquiries: What is asked when a use was denied.
         timeout: Seconds that a place may take, and a use of a key whose caller does not say how long it waits.
         watched: Whether a place is passed over while it is out of order, or finds out about that by itself.
+        doubtful: Whether a place that says that the key is misconfigured may have had it taken away: it cannot tell
+            its holder's denial from a fault of ours.
         hedge: Whether the second place is asked early where nothing forbids it.
         monotonic: The present time of a clock that is never set.
     """
@@ -84,6 +87,7 @@ class ReplicaWalk:
         inquiries: Inquiries,
         timeout: float,
         watched: Callable[[CustomerKey, Replica], bool],
+        doubtful: Callable[[Replica], bool],
         *,
         hedge: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
@@ -93,6 +97,7 @@ class ReplicaWalk:
         self._inquiries = inquiries
         self._timeout = timeout
         self._watched = watched
+        self._doubtful = doubtful
         self._hedge = hedge
         self._monotonic = monotonic
         self._breakers = CircuitBreakers(monotonic)
@@ -125,6 +130,8 @@ class ReplicaWalk:
 
     def noted(self, key: CustomerKey, place: Replica, state: KeyState) -> None:
         """Take note of what a probe has found in a place."""
+        if state is KeyState.MISCONFIGURED and self._doubtful(place):
+            self._board.suspect(key.name, place.name, self._clock())
         if state is KeyState.UNREACHABLE:
             if self._watched(key, place):
                 breaker = self._breakers.of(key.name, place.name)
@@ -248,7 +255,8 @@ class ReplicaWalk:
     def _require_passable(self, key: CustomerKey, place: Replica, error: KeyStoreError) -> None:
         """End the walk at a place that had been taken away before it went out of order."""
         if self._board.was_revoked(key.name, place.name):
-            raise type(error)(error.replica, error.key, f"{error.cause}; {REVOKED_BEFORE}") from error
+            why = MAYBE_REVOKED if isinstance(error, KeyMisconfigured) else REVOKED_BEFORE
+            raise type(error)(error.replica, error.key, f"{error.cause}; {why}") from error
 
     async def _attempt(self, key: CustomerKey, place: Replica, ask: Ask[T], limit: float, admission: Admission) -> T:
         """Ask one place, and keep what that shows."""
@@ -267,7 +275,7 @@ class ReplicaWalk:
         except DENIALS as error:
             told = True
             self._breakers.answered(key.name, place.name)
-            if isinstance(error, KeyRevoked):
+            if isinstance(error, KeyRevoked) or (isinstance(error, KeyMisconfigured) and self._doubtful(place)):
                 self._board.suspect(key.name, place.name, self._clock())
             self._inquiries.begin(key, place)
             raise

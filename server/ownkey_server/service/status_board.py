@@ -17,6 +17,7 @@ MANY = 10_000
 # Places whose revocation is remembered at once; who was found so the longest ago goes first.
 MAX_REVOKED = 100_000
 REVOKED_BEFORE = "it had been taken away when it last answered, and an outage does not give it back"
+MAYBE_REVOKED = "its holder may have taken it away, so that no other place is asked"
 
 
 class StatusBoard:
@@ -62,7 +63,7 @@ class StatusBoard:
     def suspect(self, key_name: str, replica: str, now: datetime) -> None:
         """A use of the key was denied there: until it works again, nobody may take an outage for a way around that.
 
-        It is no evidence of the key's state: it may have been that use alone that was denied.
+        It is no evidence of the key's state: it may have been that use alone that was denied, or our own fault.
         """
         self._revoked.setdefault((key_name, replica), now)
         if len(self._revoked) > MAX_REVOKED:
@@ -92,7 +93,8 @@ class StatusBoard:
             return evidence
         if evidence is None:
             return KeyEvidence(KeyState.UNKNOWN, REVOKED_BEFORE, revoked, revoked)
-        return replace(evidence, cause=f"{evidence.cause}; {REVOKED_BEFORE}", revoked_at=revoked)
+        why = MAYBE_REVOKED if evidence.state is KeyState.MISCONFIGURED else REVOKED_BEFORE
+        return replace(evidence, cause=f"{evidence.cause}; {why}", revoked_at=revoked)
 
     def of(self, key: CustomerKey, now: datetime) -> KeyEvidence | None:
         """What is known of the key as a whole; None when there is nothing."""

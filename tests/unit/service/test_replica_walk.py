@@ -14,7 +14,7 @@ from ownkey_server.service.circuit_breaker import FIRST_PAUSE, LONGEST_PAUSE, OU
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.latencies import FEWEST
 from ownkey_server.service.replica_walk import ReplicaWalk
-from ownkey_server.service.status_board import REVOKED_BEFORE, StatusBoard
+from ownkey_server.service.status_board import MAYBE_REVOKED, REVOKED_BEFORE, StatusBoard
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
 ONE, TWO, THREE = (Replica(name, "acme-main") for name in ("one", "two", "three"))
@@ -25,7 +25,7 @@ WORKS = "a data key"
 class Places:
     """Places that do as a test says, and a clock that goes on when a place lets time pass."""
 
-    def __init__(self, *, hedge: bool = False) -> None:
+    def __init__(self, *, hedge: bool = False, remote: bool = False) -> None:
         self.now = 1000.0
         self.board = StatusBoard(timedelta(hours=1))
         self.does: dict[str, Any] = {}
@@ -34,7 +34,14 @@ class Places:
         self.discarded: list[str] = []
         inquiries = Inquiries(self._probe, pause=0, monotonic=lambda: self.now)
         self.walk = ReplicaWalk(
-            self.board, lambda: NOW, inquiries, 5.0, lambda key, place: True, hedge=hedge, monotonic=lambda: self.now
+            self.board,
+            lambda: NOW,
+            inquiries,
+            5.0,
+            lambda key, place: True,
+            lambda place: remote,
+            hedge=hedge,
+            monotonic=lambda: self.now,
         )
 
     async def _probe(self, key: CustomerKey, place: Replica) -> None:
@@ -265,7 +272,8 @@ async def test_a_revocation_then_any_disorder_there_is_no_way_around_it(outage: 
     places = Places()
     places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
     places.does["one"] = outage
-    assert REVOKED_BEFORE in (await places.fail(outage)).cause
+    why = MAYBE_REVOKED if outage is errors.KeyMisconfigured else REVOKED_BEFORE
+    assert why in (await places.fail(outage)).cause
     assert places.names() == ["one"]
 
 
@@ -290,6 +298,27 @@ async def test_a_denial_then_an_outage_before_anybody_learnt_what_it_was_about_i
     places.names()
     assert REVOKED_BEFORE in (await places.fail(errors.KeyUnreachable)).cause
     assert places.names() == ["one"]
+
+
+async def test_what_may_be_a_revocation_or_a_fault_of_ours_is_not_gone_around() -> None:
+    places = Places(remote=True)
+    places.does["one"], places.states["one"] = errors.KeyMisconfigured, KeyState.MISCONFIGURED
+    for _ in range(3):
+        assert MAYBE_REVOKED in (await places.fail(errors.KeyMisconfigured)).cause
+    assert set(places.names()) == {"one"}
+    places.does["one"] = errors.KeyUnreachable
+    await places.fail(errors.KeyUnreachable)
+    assert places.state() is KeyState.UNREACHABLE
+    places.does["one"] = WORKS
+    assert await places.use() == "one"
+    places.does["one"] = errors.KeyUnreachable
+    assert await places.use() == "two"
+
+
+async def test_a_place_of_this_machine_that_is_misconfigured_is_passed_over() -> None:
+    places = Places()
+    places.does["one"], places.states["one"] = errors.KeyMisconfigured, KeyState.MISCONFIGURED
+    assert await places.use() == "two"
 
 
 async def test_a_denial_of_one_class_alone_then_an_outage_the_next_place_serves() -> None:

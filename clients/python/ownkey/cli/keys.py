@@ -13,6 +13,7 @@ import click
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option, parse_pairs, tenant_option
 from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, plain
+from ownkey.models import CustomerKeyStatus, ReplicaStatus
 
 EXIT_CODE_OF_STATE = {"available": OK, "revoked": REVOKED, "misconfigured": MISCONFIGURED}
 
@@ -88,13 +89,18 @@ def status(shared: Shared, tenant: str, key: str) -> int:
     """
     with shared.client() as client:
         keys = client.key_status(tenant, key)
-    lines = {
-        one.key: f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {one.cause}" if one.cause else "")
-        for one in keys
-    }
+    lines = {}
+    for one in keys:
+        lines[one.key] = _shown(one)
+        if len(one.replicas) > 1:
+            lines |= {f"{one.key} in {place.replica}": _shown(place) for place in one.replicas}
     shared.output.answer({"keys": keys}, lines or {tenant: "has no keys"})
     codes = [EXIT_CODE_OF_STATE.get(one.state, UNAVAILABLE) for one in keys]
     return next((code for code in (REVOKED, MISCONFIGURED, UNAVAILABLE) if code in codes), OK)
+
+
+def _shown(one: CustomerKeyStatus | ReplicaStatus) -> str:
+    return f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {one.cause}" if one.cause else "")
 
 
 @click.command()
