@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 
+from ownkey.v1 import asset_pb2
 from ownkey.v1 import key_service_pb2 as pb
 from support.fault_proxy import Fault
 from support.regions import FIRST, SECOND, Regions, states, until_states
@@ -126,3 +128,26 @@ async def test_disabling_the_second_region_s_key_does_not_revoke_the_first(rpc: 
     one = fresh_asset()
     made = await generate(rpc, one)
     assert await unwrap(rpc, one, made) == made.plaintext
+
+
+def denying(asset_class: str) -> dict[str, Any]:
+    """A key policy that takes back one class, as its holder would write it."""
+    everything = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}
+    condition = {"StringEquals": {"kms:EncryptionContext:ownkey:asset-class": asset_class}}
+    denial = everything | {"Effect": "Deny", "Condition": condition}
+    return {"Version": "2012-10-17", "Statement": [everything, denial]}
+
+
+async def test_one_class_taken_back_is_refused_and_the_key_stays_available(rpc: Rpc, regions: Regions) -> None:
+    recording, voicemail = fresh_asset(), fresh_asset()
+    made = await generate(rpc, recording)
+    regions.kms.set_policy(regions.arns[FIRST], denying("phone_recording"))
+    for _ in range(3):
+        assert (await rpc.fail("Unwrap", opening(recording, made))).reason == "KEY_REVOKED"
+        request = pb.GenerateDataKeyRequest(asset=asset(asset_id=recording))
+        assert (await rpc.fail("GenerateDataKey", request)).reason == "KEY_REVOKED"
+    other = asset(asset_id=voicemail, asset_class=asset_pb2.ASSET_CLASS_PHONE_VOICEMAIL)
+    await rpc.stub.GenerateDataKey(pb.GenerateDataKeyRequest(asset=other), timeout=DEADLINE)
+    assert set((await states(rpc)).values()) == {"AVAILABLE"}
+    assert regions.served("Decrypt", SECOND, recording) == 0
+    assert regions.served("GenerateDataKey", SECOND, recording) == 0
