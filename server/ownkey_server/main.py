@@ -410,7 +410,7 @@ def _rate_limits(limits: LimitSettings) -> RateLimits:
 
 def _admission_limits(limits: LimitSettings) -> AdmissionLimits:
     # The less urgent leave room for what is more so; limits.streams counts them once more, by caller.
-    shares = {Priority.ADMINISTRATION: 1.0, Priority.LIVE: 1.0, Priority.PLAYBACK: 0.75, Priority.BACKGROUND: 0.5}
+    shares = {Priority.LIVE: 1.0, Priority.PLAYBACK: 0.75, Priority.BACKGROUND: 0.5}
     return AdmissionLimits(streams={one: max(1, int(limits.streams * share)) for one, share in shares.items()})
 
 

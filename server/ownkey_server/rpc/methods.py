@@ -93,12 +93,14 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "AuthorizeCall": (_of_call, Priority.GATE),
     "EncryptMedia": (_of_start, Priority.LIVE),
     "DecryptMedia": (_of_start, Priority.PLAYBACK),
-    "CreateTenant": (_of_new_tenant, Priority.ADMINISTRATION),
-    "ListTenants": (_of_the_service, Priority.ADMINISTRATION),
-    "ExportTenants": (_of_tenants, Priority.ADMINISTRATION),
-    "ListAuditRecords": (_of_tenant_if_any, Priority.ADMINISTRATION),
-    "ListApprovals": (_of_tenant_if_any, Priority.ADMINISTRATION),
+    "CreateTenant": (_of_new_tenant, Priority.CHANGE),
+    "ListTenants": (_of_the_service, Priority.READ),
+    "ExportTenants": (_of_tenants, Priority.READ),
+    "ListAuditRecords": (_of_tenant_if_any, Priority.READ),
+    "ListApprovals": (_of_tenant_if_any, Priority.READ),
 }
+# The control plane's methods that change nothing, by how their names begin.
+_READS = ("Get", "List", "Export", "Simulate")
 
 
 def all_methods() -> Mapping[str, Method]:
@@ -117,7 +119,10 @@ def all_methods() -> Mapping[str, Method]:
             if method.name not in ACCESS:
                 raise UnknownMethod(f"{service_name}.{method.name}: nothing says who may call it")
             named = "tenant" in method.input_type.fields_by_name
-            default = (_of_tenant if named else _of_the_service, Priority.ADMINISTRATION)
+            default = (
+                _of_tenant if named else _of_the_service,
+                Priority.READ if method.name.startswith(_READS) else Priority.CHANGE,
+            )
             facts, priority = _ABOUT.get(method.name, default)
             found[method.name] = Method(
                 service_name,

@@ -87,10 +87,12 @@ class Server:
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
         )
-        # Registered, AuthorizeCall is accepted in a line of its own. All others stand in one, of which the event loop
-        # takes one call in every few rounds: under overload the gate would wait behind whatever came before it.
+        # Registered, a method is accepted in a line of its own. All others stand in one, of which the event loop takes
+        # one call in every few rounds: under overload the gate would wait behind whatever came before it, and what
+        # callers wait for behind what administrators ask.
         gate = {"AuthorizeCall": handlers[SERVICE_NAME]["AuthorizeCall"]}
         server.add_registered_method_handlers(SERVICE_NAME, gate)
+        server.add_registered_method_handlers(ADMIN_SERVICE_NAME, handlers[ADMIN_SERVICE_NAME])
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if options.reflection:

@@ -7,6 +7,9 @@ loop's own queue short for what may not wait:
 - **Call gate** calls are never counted, never wait and are never refused here, emergency calls among them.
 - Every other call takes a place. A priority may take places only while fewer than its own number are taken by anybody,
   and the number is the smaller the less urgent it is: background work goes on beside little else, and stops first.
+- What administrators do is less urgent than what callers wait for, and must be possible when nothing else is: a
+  customer revokes a key under overload too. A few places are reserved for it, beside all others, and of those one
+  tenant has its share alone. What finds none of them free takes its chance among the others.
 - A call that gets no place waits in a queue: the most urgent priority is served first, within it one tenant after the
   other, and of one tenant the oldest call.
 - A call that has waited for as long as its priority may is refused. When the queue is full, the newest call of the
@@ -47,13 +50,14 @@ BEGUN_AT_ONCE = 4
 
 
 class Priority(IntEnum):
-    """How urgent a call is; a lower number goes first."""
+    """How urgent a call is; a lower number goes first. ``CHANGE`` and ``READ`` are administration's."""
 
     GATE = 0
-    ADMINISTRATION = 1
-    LIVE = 2
-    PLAYBACK = 3
-    BACKGROUND = 4
+    LIVE = 1
+    PLAYBACK = 2
+    CHANGE = 3
+    READ = 4
+    BACKGROUND = 5
 
 
 N = TypeVar("N", int, float)
@@ -61,17 +65,18 @@ N = TypeVar("N", int, float)
 _FULL = "too many calls wait"
 
 
-def _by_priority(administration: N, live: N, playback: N, background: N) -> Mapping[Priority, N]:
+def _by_priority(live: N, playback: N, change: N, read: N, background: N) -> Mapping[Priority, N]:
     return {
-        Priority.ADMINISTRATION: administration,
         Priority.LIVE: live,
         Priority.PLAYBACK: playback,
+        Priority.CHANGE: change,
+        Priority.READ: read,
         Priority.BACKGROUND: background,
     }
 
 
 # What is refused first comes back last.
-RETRY_SECONDS = _by_priority(1.0, 0.5, 2.0, 10.0)
+RETRY_SECONDS = _by_priority(0.5, 2.0, 1.0, 2.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class AdmissionLimits:
 
     Attributes:
         places: Calls worked on at once: one of that priority begins while fewer, of all priorities, have a place.
+        reserved: Places for administration alone, which count with no others.
+        reserved_of_tenant: The most of these that one tenant may have, or one principal who names no tenant.
         place_seconds: How long a call counts as worked on; after that it is slow.
         slow: Slow calls at once. While there are so many, places become free only as calls end.
         slow_of_tenant: The same of one tenant, whose other calls are refused meanwhile.
@@ -89,13 +96,15 @@ class AdmissionLimits:
         stream_share: The share of that number that one tenant may have.
     """
 
-    places: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(40, 40, 10, 4))
+    places: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(40, 10, 10, 10, 4))
+    reserved: Mapping[Priority, int] = field(default_factory=lambda: {Priority.CHANGE: 4, Priority.READ: 1})
+    reserved_of_tenant: int = 2
     place_seconds: float = 0.05
     slow: int = 4096
     slow_of_tenant: int = 512
     waiting: int = 4096
-    patience: Mapping[Priority, float] = field(default_factory=lambda: _by_priority(5.0, 1.0, 1.0, 1.0))
-    streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(1000, 1000, 750, 500))
+    patience: Mapping[Priority, float] = field(default_factory=lambda: _by_priority(1.0, 1.0, 5.0, 5.0, 1.0))
+    streams: Mapping[Priority, int] = field(default_factory=lambda: _by_priority(1000, 750, 500, 500, 500))
     stream_share: float = 0.5
 
 
@@ -113,6 +122,7 @@ class Admission:
         # In the order in which they got their places: the first has had its place for longest.
         self._working: OrderedDict[Place, None] = OrderedDict()
         self._slow = TenantCounts()
+        self._reserved = {priority: TenantCounts() for priority in limits.reserved}
         self._queues: dict[Priority, FairQueue[_Waiter]] = {priority: FairQueue() for priority in RETRY_SECONDS}
         self._waiting = 0
         self._streams = TenantCounts()
@@ -123,6 +133,11 @@ class Admission:
     def working(self) -> int:
         """How many calls have places."""
         return len(self._working)
+
+    @property
+    def reserved(self) -> int:
+        """How many calls have places that are reserved for administration."""
+        return sum(counts.total for counts in self._reserved.values())
 
     @property
     def slow(self) -> int:
@@ -175,6 +190,8 @@ class Admission:
     async def enter(self, place: Place) -> None:
         """Get the place, now or later. For :class:`Place` alone."""
         now = place.since = self._monotonic()
+        if self._reserve(place):
+            return
         if self._slow.total and self._slow.of(place.tenant) >= self._limits.slow_of_tenant:
             raise _refusal(place.priority, f"{self._limits.slow_of_tenant} calls of the tenant are slow")
         most = self._limits.places[place.priority]
@@ -187,11 +204,40 @@ class Admission:
 
     def leave(self, place: Place) -> None:
         """Give the place back. For :class:`Place` alone."""
-        if place in self._working:
+        if place.reserved:
+            self._unreserve(place)
+        elif place in self._working:
             del self._working[place]
         else:
             self._slow.remove(place.tenant)
         self._fill_soon()
+
+    def _reserve(self, place: Place) -> bool:
+        """Give one of the reserved places, if one is free for that priority and tenant."""
+        if not self._may_reserve(place.priority, place.tenant):
+            return False
+        self._reserved[place.priority].add(place.tenant)
+        place.reserved = True
+        return True
+
+    def _may_reserve(self, priority: Priority, tenant: str) -> bool:
+        counts = self._reserved.get(priority)
+        if counts is None or counts.total >= self._limits.reserved[priority]:
+            return False
+        return counts.of(tenant) < self._limits.reserved_of_tenant
+
+    def _unreserve(self, place: Place) -> None:
+        """Take a reserved place back, and give it to one that waits."""
+        self._reserved[place.priority].remove(place.tenant)
+        place.reserved = False
+        waiter = self._queues[place.priority].pop_if(lambda tenant: self._may_reserve(place.priority, tenant))
+        if waiter is not None:
+            self._waiting -= 1
+            self._reserve(waiter.place)
+            if waiter.turn.done():
+                self._unreserve(waiter.place)
+            else:
+                self._begin(waiter, self._monotonic())
 
     async def _wait(self, place: Place) -> None:
         if self._waiting >= self._limits.waiting:
@@ -231,13 +277,21 @@ class Admission:
                 left -= 1
                 waiter = queue.pop()
                 self._waiting -= 1
-                place = waiter.place
-                if place.remaining is not None and now - waiter.since >= place.remaining:
-                    waiter.refuse("its caller's deadline came first")
-                elif not waiter.turn.done():
-                    place.since = now
-                    self._working[place] = None
-                    waiter.turn.set_result(None)
+                if not waiter.turn.done():
+                    self._begin(waiter, now)
+
+    def _begin(self, waiter: _Waiter, now: float) -> None:
+        """Let one begin that has waited: it takes its place, unless that is a reserved one."""
+        place = waiter.place
+        if place.remaining is not None and now - waiter.since >= place.remaining:
+            waiter.refuse("its caller's deadline came first")
+            if place.reserved:
+                self._unreserve(place)
+            return
+        place.since = now
+        if not place.reserved:
+            self._working[place] = None
+        waiter.turn.set_result(None)
 
     def _look_after(self) -> None:
         """Take the places of slow calls back, and refuse those who have waited for too long."""
@@ -284,9 +338,10 @@ class Place:
 
     Attributes:
         since: When the call got it, or began to wait for it.
+        reserved: Whether it is one of those for changes alone.
     """
 
-    __slots__ = ("_admission", "priority", "remaining", "since", "tenant")
+    __slots__ = ("_admission", "priority", "remaining", "reserved", "since", "tenant")
 
     def __init__(self, admission: Admission, priority: Priority, tenant: str, remaining: float | None) -> None:
         self._admission = admission
@@ -294,6 +349,7 @@ class Place:
         self.tenant = tenant
         self.remaining = remaining
         self.since = 0.0
+        self.reserved = False
 
     async def __aenter__(self) -> None:
         if self.priority is not Priority.GATE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -42,7 +43,15 @@ class FairQueue(Generic[W]):
 
     def pop(self) -> W:
         """The oldest of the tenant whose turn it is."""
-        tenant, line = next(iter(self._lines.items()))
+        return self._pop_of(next(iter(self._lines)))
+
+    def pop_if(self, may: Callable[[str], bool]) -> W | None:
+        """The same of the first tenant in turn that may go on; None when none may."""
+        tenant = next(filter(may, self._lines), None)
+        return None if tenant is None else self._pop_of(tenant)
+
+    def _pop_of(self, tenant: str) -> W:
+        line = self._lines[tenant]
         waiter, _ = line.popitem(last=False)
         self._size -= 1
         if line:
