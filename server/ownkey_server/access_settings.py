@@ -88,7 +88,7 @@ class IssuerSettings(_Section):
     )
     max_token_seconds: float = Field(default=86_400.0, gt=0)
     refresh_seconds: float = Field(default=300.0, gt=0, le=86_400)
-    outage_seconds: float = Field(default=86_400.0, gt=0)
+    outage_seconds: float = Field(default=86_400.0, gt=0, le=604_800)
 
     @model_validator(mode="after")
     def _have_keys_in_one_place(self) -> Self:

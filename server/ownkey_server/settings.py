@@ -309,6 +309,11 @@ def _complaints(
         yield "server.token_listen: needs an issuer of tokens, [identity.issuers.NAME]"
     if identity.sidecar and identity.sidecar.unix_socket and not server.listen.startswith("unix:"):
         yield "identity.sidecar.unix_socket: server.listen is no socket, unix:PATH"
+    if identity.sidecar and identity.sidecar.unix_socket and (server.health_listen or "").startswith("unix:"):
+        yield (
+            "server.health_listen: by identity.sidecar.unix_socket whoever opens a socket is believed, there too: make"
+            " it a loopback address, such as 127.0.0.1:7401"
+        )
 
 
 def key_store_options(section: EmbeddedSettings | Pkcs11Settings | AwsKmsSettings) -> KeyStoreOptions:

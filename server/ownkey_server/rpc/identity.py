@@ -61,10 +61,10 @@ class Authenticator:
         if not self._tokens.taken and self._settings.sidecar is None:
             return carrier or self._nobody()
         bearer, proxied = _said(context)
+        if proxied is not None and self._settings.sidecar is not None:
+            carrier = self._forwarded(proxied, carrier, context)
         if bearer is not None:
             return await self._tokens.principal(bearer)
-        if proxied is not None and self._settings.sidecar is not None:
-            return self._forwarded(proxied, carrier, context)
         return carrier or self._nobody()
 
     def _forwarded(self, value: str, carrier: str | None, context: Context) -> str:

@@ -7,32 +7,27 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.error import URLError
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 import jwt
 
 from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.errors import IssuerUnreachable
+from ownkey_server.rpc.fetching import Fetch
 from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
+from ownkey_server.service.cancelled import by_the_caller
 
 _log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
+# All of a fetch, from looking up the name to the last byte.
 FETCH_SECONDS = 5.0
+# A call waits no longer for it.
+WAIT_SECONDS = 2.0
 # A token may name any key: however many do, the issuer is asked no more often.
 BETWEEN_FETCHES_SECONDS = 10.0
 
 Keys = Mapping[str, jwt.PyJWK]
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Where keys come from is set, and nobody else says it."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
 
 
 class KeySet:
@@ -79,8 +74,8 @@ class KeySet:
         known = self.look() is not None
         if self._file is None and not (known and key_id in self._keys):
             fetching = self._fetch()
-            if fetching is not None:
-                await asyncio.shield(fetching)
+            if fetching is not None and not await _over(fetching):
+                raise IssuerUnreachable(self._name)  # whether the issuer has that key is not known in time
         version = self.look()
         if version is None:
             raise IssuerUnreachable(self._name)
@@ -105,22 +100,49 @@ class KeySet:
         url = self._settings.jwks_url
         assert url is not None  # noqa: S101 - the settings give one or the other
         began = self._monotonic()
+        fetch = Fetch(url, MAX_BYTES)
         try:
-            keys = parse_keys(await asyncio.to_thread(_get, url), url)
-        except UnusableFile as error:
-            _log.error("issuer %r: %s; the keys known before serve on", self._name, error)
+            async with asyncio.timeout(FETCH_SECONDS):
+                keys = parse_keys(await asyncio.to_thread(fetch.get), url)
+        except TimeoutError:
+            fetch.abort()  # the thread ends with its connection
+            self._failed(f"{url} does not give its keys in {FETCH_SECONDS:g} s")
             return
+        except UnusableFile as error:
+            self._failed(str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever comes of what others say, it is no key set
+            self._failed(f"{url} cannot be used: {type(error).__name__}")
+            return
+        if not keys:
+            _log.error("issuer %r has withdrawn all of its keys: its tokens count no more", self._name)
         if keys.keys() != self._keys.keys():
             _log.info("issuer %r has the keys %s", self._name, ", ".join(sorted(keys)) or "none")
         self._keys, self._confirmed_at = keys, began
         self._fetched += 1
 
+    def _failed(self, why: str) -> None:
+        _log.error("issuer %r: %s; the keys known before serve on", self._name, why)
+
+
+async def _over(fetching: asyncio.Task[None]) -> bool:
+    """Wait for a fetch that others may wait for too, for as long as a call can; whether it is over."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.shield(fetching)
+    except TimeoutError:
+        return False
+    except asyncio.CancelledError:
+        if by_the_caller():
+            raise
+    return True
+
 
 def parse_keys(text: bytes, place: str) -> Keys:
-    """The keys for verification in a key set, by their ids.
+    """The keys for verification in a key set, by their ids. None is an answer too: the issuer has withdrawn them all.
 
     Raises:
-        UnusableFile: It is no key set, or has no key with an id.
+        UnusableFile: It is no key set, or has keys and none of them with an id and of a kind that we know.
     """
     try:
         found = json.loads(text)
@@ -140,19 +162,6 @@ def parse_keys(text: bytes, place: str) -> Keys:
             continue
         if isinstance(one.get("kid"), str):
             keys[one["kid"]] = key
-    if not keys:
+    if listed and not keys:
         raise UnusableFile(f"{place} has no key with an id (kid) that could verify a token")
     return keys
-
-
-def _get(url: str) -> bytes:
-    opener = build_opener(ProxyHandler({}), _NoRedirects)
-    request = Request(url, headers={"Accept": "application/json", "User-Agent": "ownkey"})  # noqa: S310 - the settings' https
-    try:
-        with opener.open(request, timeout=FETCH_SECONDS) as answer:
-            text: bytes = answer.read(MAX_BYTES + 1)
-    except (URLError, OSError, ValueError) as error:
-        raise UnusableFile(f"{url} cannot be fetched: {getattr(error, 'reason', error)}") from None
-    if len(text) > MAX_BYTES:
-        raise UnusableFile(f"{url} gives more than {MAX_BYTES} bytes")
-    return text
