@@ -57,6 +57,7 @@ from ownkey_server.service.rates import Rate, RateLimits, Rates
 from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.service.strangers import Budget, Strangers
 from ownkey_server.settings import Settings, key_store_options, require_known_callers
 from ownkey_server.storage import key_usage, tenants_file, upgrade
 from ownkey_server.storage.audit_keeper import AuditKeeper
@@ -398,6 +399,8 @@ def _gates(core: Core, authorizer: Authorizer) -> Gates:
         admission=Admission(_admission_limits(settings.limits), time.monotonic),
         refusals=Refusals(core.audit, clock),
         streams=Streams(stream_limits(settings.limits)),
+        strangers=Strangers(Budget(), time.monotonic),
+        turned_away=Strangers(Budget(), time.monotonic),
     )
 
 

@@ -8,10 +8,11 @@ types here say so.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -21,6 +22,7 @@ from protovalidate import FieldPathPb as FieldPath
 
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc.errors import InvalidRequests
+from ownkey_server.rpc.wire import MAX_FIELDS, walk
 
 SERVICE_NAME = "ownkey.v1.KeyService"
 ADMIN_SERVICE_NAME = "ownkey.v1.AdminService"
@@ -89,11 +91,8 @@ class RequestParser:
         Raises:
             InvalidRequests: It is no such message, is too large, or breaks rules: each field that does is named.
         """
+        self.require_size(raw, stub)
         request = self.parse_unchecked(raw, stub)
-        if len(raw) > self._limits.request:
-            large = [InvalidRequest(*found) for found in _large(request, "", self._limits)]
-            description = f"the message has {len(raw)} bytes, and may have {self._limits.request}"
-            raise InvalidRequests(large or [InvalidRequest("", description)])
         if len(raw) > UNCROWDED:
             crowded = [InvalidRequest(*found) for found in _crowded(request, "", self._limits)]
             if crowded:
@@ -104,6 +103,19 @@ class RequestParser:
             found = [v.proto for v in violations[:MAX_VIOLATIONS]]
             raise InvalidRequests([InvalidRequest(_path(v.field), v.message) for v in found])
         return request
+
+    def require_size(self, raw: bytes, stub: type[M]) -> None:
+        """Make sure that a request is no larger than any honest one, without parsing it: that takes 0.1 s for 11 MiB.
+
+        Raises:
+            InvalidRequests: It is too large; the fields that are to blame are named, if they are among the first.
+        """
+        if len(raw) <= self._limits.request:
+            return
+        looks = iter(range(MAX_FIELDS))
+        found = list(_large(memoryview(raw), stub.DESCRIPTOR, "", self._limits, looks))[:MAX_VIOLATIONS]
+        description = f"the message has {len(raw)} bytes, and may have {self._limits.request}"
+        raise InvalidRequests([InvalidRequest(*one) for one in found] or [InvalidRequest("", description)])
 
     def parse_unchecked(self, raw: bytes, stub: type[M]) -> M:
         """The same without any rule, for the one call that must be answered whatever its fields hold.
@@ -122,14 +134,30 @@ class RequestParser:
             raise InvalidRequests([InvalidRequest("", f"the message is no {name}")]) from None
 
 
-def _large(message: Message, at: str, limits: RequestLimits) -> Iterator[tuple[str, str]]:
-    """Texts and bytes, lists and maps that are larger than any rule of the contract allows."""
-    yield from _crowded(message, at, limits)
-    for field, value in message.ListFields():
-        if isinstance(value, str | bytes) and len(value) > limits.field:
-            yield at + field.name, f"has {len(value)} bytes or characters, which is more than any field may have"
-        elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
-            yield from _large(value, f"{at}{field.name}.", limits)
+def _large(
+    raw: memoryview, message: Any, at: str, limits: RequestLimits, looks: Iterator[int]
+) -> Iterator[tuple[str, str]]:
+    """Texts, bytes, lists and maps that are larger than any rule allows, among as many fields as there are looks.
+
+    ``message`` is its descriptor.
+    """
+    entries: Counter[str] = Counter()
+    for field, _ in zip(walk(raw), looks, strict=False):
+        known = message.fields_by_number.get(field.number)
+        if known is None:
+            continue
+        name = at + known.name
+        if known.is_repeated:
+            entries[name] += 1
+            if entries[name] == limits.entries + 1:
+                yield name, "has more entries than any field may have"
+        if field.length is None or field.length <= limits.field:
+            continue
+        if known.type == FieldDescriptor.TYPE_MESSAGE and not known.is_repeated:
+            content = raw[field.start : field.start + field.length]
+            yield from _large(content, known.message_type, f"{name}.", limits, looks)
+        else:
+            yield name, f"has {field.length} bytes, which is more than any field may have"
 
 
 def _crowded(message: Message, at: str, limits: RequestLimits) -> Iterator[tuple[str, str]]:

@@ -4,11 +4,14 @@
 
     identify -> rate of the caller -> parse -> authorize -> rate of the tenant -> admission -> method -> answer
         an error anywhere becomes a status; who was refused is in the audit trail
+
+A request about a call is looked at before all that: when it is an emergency call nothing keeps it from its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -18,7 +21,7 @@ from google.protobuf.message import Message
 
 from ownkey.v1 import key_service_pb2
 from ownkey_server.domain.audit import Caller
-from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, ServiceImpaired, Unauthenticated
+from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, Unauthenticated
 from ownkey_server.domain.roles import Facts, Permit
 from ownkey_server.rpc import errors
 from ownkey_server.rpc.calls import Call, Context
@@ -27,24 +30,38 @@ from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
 from ownkey_server.rpc.stream_guard import Streams
-from ownkey_server.rpc.wire import peek_text
+from ownkey_server.rpc.wire import Peek
 from ownkey_server.service.admission import Admission, Priority
 from ownkey_server.service.authorization import Authorizer
+from ownkey_server.service.call_gate import Standing
+from ownkey_server.service.cancelled import by_the_caller
 from ownkey_server.service.rates import Rates
 from ownkey_server.service.refusals import Refusals
+from ownkey_server.service.strangers import Strangers
 
 UnaryMethod: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
 StreamMethod: TypeAlias = Callable[[Any, Any, Call], Awaitable[None]]
-Emergency: TypeAlias = Callable[..., Awaitable[Message | None]]
+Emergency: TypeAlias = Callable[[str, str, Standing], Awaitable[Message | None]]
 
 # An emergency call waits no longer for what is known of its caller.
 EMERGENCY_SECONDS = 0.25
-_TENANT_FIELD = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
+_TENANT = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
+_CALLEE = key_service_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
+
+# Before a principal where others have a tenant's id: no tenant has an id like that.
+_OWN = "@"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """What every call has to pass."""
+    """What every call has to pass.
+
+    Attributes:
+        strangers: Where answers about emergency calls wait for their turn, of callers that nobody knows.
+        turned_away: The same for their refusals.
+    """
 
     authenticator: Authenticator
     authorizer: Authorizer
@@ -52,6 +69,8 @@ class Gates:
     admission: Admission
     refusals: Refusals
     streams: Streams
+    strangers: Strangers
+    turned_away: Strangers
 
 
 class Dispatcher:
@@ -62,6 +81,7 @@ class Dispatcher:
         contract = load_contract()
         self._key_parser = RequestParser(contract)
         self._admin_parser = RequestParser(contract, ADMIN_LIMITS)
+        self._peek = Peek(_TENANT, _CALLEE)
 
     def unary(
         self, method: Method, work: UnaryMethod, first: Emergency | None = None
@@ -79,24 +99,33 @@ class Dispatcher:
         # what has come of it, for as long as the connection lives.
         async def handle(_requests: object, context: Context) -> bytes:
             try:
-                if first is None:
-                    principal = await self._known(context)
-                    raw = await self._gates.streams.only_request(context)
-                else:
-                    raw = await self._gates.streams.only_request(context)
-                    known = await self._knows_its_tenant(raw, context, method)
-                    answer = await first(raw, known=known)
-                    if answer is not None:
-                        return answer.SerializeToString()
-                    principal = await self._known(context)
-                request = parser.parse(raw, method.request)
-                facts = method.facts(request)
-                urgency = method.urgency(request)
-                call = await self._let_in(method, principal, facts, context, urgency)
-                async with self._gates.admission.admitted(urgency, facts.tenant, call.seconds):
-                    return (await work(request, call)).SerializeToString()
+                return await answer(context)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
+                if isinstance(error, Unauthenticated | PermissionDenied):
+                    # While it waits, nothing that it came through shall hold the request.
+                    error.__traceback__ = None
+                    await self._gates.turned_away.turn(context.peer())
                 await self._refuse(method, context, error)
+
+        async def answer(context: Context) -> bytes:
+            if first is None:
+                principal = await self._known(context)
+                raw = await self._gates.streams.only_request(context)
+            else:
+                raw = await self._gates.streams.only_request(context)
+                connected = await self._emergency(raw, method, first, context)
+                if connected is not None:
+                    return connected
+                parser.require_size(raw, method.request)
+                principal = await self._known(context)
+            request = parser.parse(raw, method.request)
+            facts = method.facts(request)
+            urgency = method.urgency(request)
+            call = await self._let_in(method, principal, facts, context, urgency)
+            # Who names no tenant stands for itself.
+            whose = facts.tenant or _OWN + principal
+            async with self._gates.admission.admitted(urgency, whose, call.seconds):
+                return (await work(request, call)).SerializeToString()
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
@@ -106,7 +135,7 @@ class Dispatcher:
 
         async def handle(_requests: object, context: Context) -> None:
             try:
-                principal = await self._known(context)
+                principal = await self._known(context, or_wait=True)
                 async with self._gates.streams.guard(context, principal) as guard:
                     requests: Requests[Any] = Requests(guard, parser, method.request)
                     first = await requests.first()
@@ -126,9 +155,14 @@ class Dispatcher:
     def _parser(self, method: Method) -> RequestParser:
         return self._admin_parser if method.service == ADMIN_SERVICE_NAME else self._key_parser
 
-    async def _known(self, context: Context) -> str:
+    async def _known(self, context: Context, *, or_wait: bool = False) -> str:
         """Who calls, if they may call now."""
-        principal = await self._gates.authenticator.principal(context)
+        try:
+            principal = await self._gates.authenticator.principal(context)
+        except Unauthenticated:
+            if or_wait:
+                await self._gates.turned_away.turn(context.peer())
+            raise
         self._gates.rates.take(principal, "")
         return principal
 
@@ -152,17 +186,37 @@ class Dispatcher:
             raise Unauthenticated("the caller is another than the one who began the stream")
         await self._permitted(method, principal, facts, context)
 
-    async def _knows_its_tenant(self, raw: bytes, context: Context, method: Method) -> bool:
-        """Whether what is answered may depend on the tenant that is named. In doubt it may: a life may depend on it."""
+    async def _emergency(self, raw: bytes, method: Method, first: Emergency, context: Context) -> bytes | None:
+        """The answer about an emergency call, whatever is wrong with everything else; None for any other call."""
+        about = self._peek(raw)
+        del raw
+        standing = await self._standing(about.text(_TENANT), context, method)
+        answer = await first(about.text(_TENANT), about.text(_CALLEE), standing)
+        if answer is None:
+            return None
+        if standing is Standing.UNKNOWN:
+            await self._gates.strangers.turn(context.peer())
+        return answer.SerializeToString()
+
+    async def _standing(self, tenant: str, context: Context, method: Method) -> Standing:
+        """Whether what is answered may depend on the tenant that is named. Nothing makes this fail, or take long."""
+        standing = Standing.UNKNOWN
         try:
             async with asyncio.timeout(EMERGENCY_SECONDS):
                 principal = await self._gates.authenticator.principal(context)
-                await self._gates.authorizer.require(principal, method.name, Facts((peek_text(raw, _TENANT_FIELD),)))
-        except (ServiceImpaired, TimeoutError):
-            return True
-        except OwnkeyError:
-            return False
-        return True
+                # From here on somebody is known: if it is not known what they may do, the doubt is for the call.
+                standing = Standing.IN_DOUBT
+                await self._gates.authorizer.require(principal, method.name, Facts((tenant,)))
+                standing = Standing.KNOWN
+        except (PermissionDenied, Unauthenticated):
+            return Standing.UNKNOWN
+        except asyncio.CancelledError:
+            if by_the_caller():
+                raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it keeps no emergency call from connecting
+            if not isinstance(error, OwnkeyError | TimeoutError):
+                _log.exception("it could not be told who asks about a call")
+        return standing
 
     async def _refuse(self, method: Method, context: Context, error: Exception) -> NoReturn:
         if isinstance(error, Unauthenticated):

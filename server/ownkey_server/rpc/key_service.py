@@ -11,15 +11,11 @@ from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.calls import Call
-from ownkey_server.rpc.wire import peek_text
-from ownkey_server.service.call_gate import CallGateKeeper
+from ownkey_server.service.call_gate import CallGateKeeper, Standing
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
-
-TENANT_FIELD = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
-CALLEE_FIELD = key_service_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +101,13 @@ class KeyServicer:
         answer = await self._services.call_gate.authorize(convert.call(request), call.caller(request.request_id))
         return convert.call_response(answer)
 
-    async def emergency(self, raw: bytes, *, known: bool) -> Message | None:
-        """The answer to a request about an emergency call, before anything of it is judged; None for any other call.
+    async def emergency(self, tenant: str, callee: str, standing: Standing) -> Message | None:
+        """The answer about an emergency call, before anything else of its request is judged; None for any other call.
 
         Args:
-            raw: What came, whatever it is.
-            known: Whether the caller may ask about the tenant; otherwise nothing is said that depends on it.
+            tenant: As the request has it, whatever it is.
+            callee: The same.
+            standing: Whether the caller may ask about the tenant; otherwise nothing is said that depends on it.
         """
-        tenant = peek_text(raw, TENANT_FIELD) if known else ""
-        answer = await self._services.call_gate.emergency_answer(tenant, peek_text(raw, CALLEE_FIELD))
+        answer = await self._services.call_gate.emergency_answer(tenant, callee, standing)
         return None if answer is None else convert.call_response(answer)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 from ownkey import emergency
 from ownkey_server.domain.assets import Asset, AssetClass
@@ -20,6 +20,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
 from ownkey_server.service.access import rule_on
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.cancelled import by_the_caller
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
@@ -35,6 +36,19 @@ class CallDecision(StrEnum):
     ALLOW = "allow"
     ALLOW_NO_RECORDING = "allow_no_recording"
     REFUSE = "refuse"
+
+
+class Standing(Enum):
+    """What is known of whoever asks about a call, and so which numbers are emergency numbers in the answer.
+
+    ``KNOWN``: it may ask about the tenant, whose countries and own numbers count. ``IN_DOUBT``: it is known who asks,
+    and not whether they may: the tenant's own numbers count and every country's, for a life may depend on either.
+    ``UNKNOWN``: nobody knows who asks, or they may not: every country's numbers count, and say nothing of it.
+    """
+
+    KNOWN = 0
+    IN_DOUBT = 1
+    UNKNOWN = 2
 
 
 class CallReason(StrEnum):
@@ -149,18 +163,19 @@ class CallGateKeeper:
         self._clock = clock
         self._answer_valid = answer_valid
 
-    async def emergency_answer(self, tenant_id: str, callee: str) -> CallAnswer | None:
+    async def emergency_answer(
+        self, tenant_id: str, callee: str, standing: Standing = Standing.KNOWN
+    ) -> CallAnswer | None:
         """Allow a call to an emergency service, whatever else is wrong with the request; None for any other call.
 
         A tenant that nobody knows, or that cannot be looked up at once, gets the emergency numbers of every country.
+        Nothing makes this fail.
         """
-        gate = await self._emergency_gate(tenant_id)
-        if not emergency.is_emergency(
-            callee,
-            gate.countries,
-            own_numbers=gate.emergency_numbers,
-            outside_line_prefixes=gate.outside_line_prefixes,
-        ):
+        gate = None if standing is Standing.UNKNOWN else await self._emergency_gate(tenant_id)
+        gates = [gate] if gate is not None else []
+        if gate is None or standing is Standing.IN_DOUBT:
+            gates.append(UNKNOWN_GATE)
+        if not any(_is_emergency(callee, one) for one in gates):
             return None
         return self._answer(CallDecision.ALLOW, CallReason.EMERGENCY, "emergency calls always connect")
 
@@ -188,16 +203,20 @@ class CallGateKeeper:
             self._note(call, caller, answer)
         return answer
 
-    async def _emergency_gate(self, tenant_id: str) -> CallGate:
-        tenant = self._directory.last_known(tenant_id)
-        if tenant is None:
-            try:
+    async def _emergency_gate(self, tenant_id: str) -> CallGate | None:
+        """The tenant's gate; None when it cannot be looked up at once, or there is no such tenant."""
+        tenant = None
+        try:
+            tenant = self._directory.last_known(tenant_id)
+            if tenant is None:
                 tenant = await asyncio.wait_for(self._directory.tenant(tenant_id), EMERGENCY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is nothing to hold up an emergency call
-                if not isinstance(error, OwnkeyError | TimeoutError):
-                    _log.exception("the call gate of tenant %.64r could not be loaded", tenant_id)
-                return UNKNOWN_GATE
-        return tenant.call_gate
+        except asyncio.CancelledError:
+            if by_the_caller():
+                raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is nothing to hold up an emergency call
+            if not isinstance(error, OwnkeyError | TimeoutError):
+                _log.exception("the call gate of tenant %.64r could not be loaded", tenant_id)
+        return None if tenant is None else tenant.call_gate
 
     def _note(self, call: Call, caller: Caller, answer: CallAnswer) -> None:
         # Without waiting: the answer gives nobody a key, and telephony must not hang on the database.
@@ -263,3 +282,16 @@ class CallGateKeeper:
     ) -> CallAnswer:
         valid_until = self._clock() + self._answer_valid
         return CallAnswer(decision, reason, explanation, valid_until, sip_status, key, evidence_age)
+
+
+def _is_emergency(callee: str, gate: CallGate) -> bool:
+    try:
+        return emergency.is_emergency(
+            callee,
+            gate.countries,
+            own_numbers=gate.emergency_numbers,
+            outside_line_prefixes=gate.outside_line_prefixes,
+        )
+    except Exception:  # noqa: BLE001 - a gate that cannot be used holds up no emergency call
+        _log.exception("a call gate cannot be used to tell emergency calls")
+        return gate is not UNKNOWN_GATE and _is_emergency(callee, UNKNOWN_GATE)
