@@ -60,6 +60,20 @@ def test_nobody_else_says_who_calls(lab: Lab) -> None:
     assert reason(forwarded(tokens, f"URI={DOMAIN}/recorder")) == "UNAUTHENTICATED"
 
 
+def test_a_token_makes_nobody_a_sidecar(lab: Lab) -> None:
+    lab.grant("corp/ann", RECORDER)
+    ann = lab.by_token(lab.tokens.token("ann"))
+    bearer = ann._metadata
+    assert reason(ann) == ""
+    ann._metadata = (*bearer, (HEADER, f"URI={DOMAIN}/recorder"))
+    assert reason(ann) == "UNAUTHENTICATED", "what is given and does not hold is never passed over"
+    envoy = lab.by_certificate(lab.authority.issue("envoy-with-token", uris=[f"{DOMAIN}/envoy"]))
+    envoy._metadata = (*bearer, (HEADER, f"URI={DOMAIN}/stranger"))
+    assert reason(envoy) == "", "the token names the caller"
+    envoy._metadata = (*bearer, (HEADER, "garbage"))
+    assert reason(envoy) == "UNAUTHENTICATED"
+
+
 def test_a_socket_for_a_sidecar_alone(tmp_path: Path) -> None:
     access = f"""
 [identity.certificates]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.settings import EmbeddedSettings, SettingsError, load
+from ownkey_server.settings import EmbeddedSettings, SettingsError, load, require_known_callers
 from ownkey_server.storage.database import Database
 
 TEMPLATE = resources.files("ownkey_server").joinpath("templates", "ownkey.toml").read_text(encoding="utf-8")
@@ -131,3 +131,39 @@ def test_a_password_in_the_database_s_url_is_refused_and_told_nobody(tmp_path: P
 def test_where_the_database_is_is_told_without_its_options() -> None:
     database = Database("postgresql://ownkey@db.example/ownkey?passfile=/run/secrets/pgpass")
     assert database.place == "postgresql://ownkey@db.example/ownkey"
+
+
+SIDECAR = """
+[server]
+listen = "unix:/run/ownkey/main.sock"
+health_listen = "{health}"
+[identity.certificates]
+spiffe_trust_domains = ["example.org"]
+[identity.sidecar]
+unix_socket = true
+[key_stores.embedded]
+kind = "embedded"
+directory = "keys"
+"""
+
+
+def test_a_health_socket_beside_a_socket_that_is_believed_is_refused(tmp_path: Path) -> None:
+    require_known_callers(load(write(tmp_path, SIDECAR.format(health="127.0.0.1:7401"))))
+    with pytest.raises(SettingsError, match=r"server\.health_listen: .* make it a loopback address"):
+        require_known_callers(load(write(tmp_path, SIDECAR.format(health="unix:/run/ownkey/health.sock"))))
+
+
+def test_keys_of_an_issuer_are_not_believed_for_longer_than_a_week_without_a_word(tmp_path: Path) -> None:
+    text = (
+        TEMPLATE
+        + """
+[identity.issuers.corp]
+issuer = "https://idp.example.org"
+audience = "ownkey"
+jwks_url = "https://idp.example.org/keys"
+outage_seconds = {seconds}
+"""
+    )
+    assert load(write(tmp_path, text.format(seconds=7 * 86_400)))
+    with pytest.raises(SettingsError, match="outage_seconds"):
+        load(write(tmp_path, text.format(seconds=7 * 86_400 + 1)))
