@@ -166,9 +166,9 @@ def test_headers_without_end_are_not_held(tmp_path: Path) -> None:
 
 
 def _send_headers_without_end(victim: ServerProcess, process: Process) -> None:
-    before, sent = process.resident(), 0
     with honest_calls(victim.address) as honest, Connection(victim.address) as attacker:
         attacker.read_until(lambda: bool(attacker.settings))
+        before, sent = process.resident(), 0
         attacker.socket.settimeout(2)
         # Literals without a place in the table, name and value in clear (RFC 7541 §6.2.3).
         field = b"\x10\x05x-big\x7f\x81\x1f" + b"a" * 4096
