@@ -7,13 +7,16 @@ provider's key, or no. There is no fallback: what the decision names is what is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
 
 DEFAULT_RULE = "default"
+MAX_OUTAGE_GRACE = 900
+"""Seconds: longer than this no outage is bridged, whatever a policy says."""
 
 
 class Effect(StrEnum):
@@ -22,6 +25,29 @@ class Effect(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
     PROVIDER_KEY = "provider_key"
+
+
+class Wrapping(StrEnum):
+    """How a data key is wrapped under the key that serves.
+
+    ``DIRECT``: the key store wraps each data key, so that the object opens with the customer's key alone. ``BRANCH``:
+    the key store wraps a branch key, and that wraps data keys by the thousand.
+    """
+
+    DIRECT = "direct"
+    BRANCH = "branch"
+
+
+DEFAULT_WRAPPING: Mapping[AssetClass, Wrapping] = {
+    AssetClass.CALENDAR_TOKEN_ROOMS: Wrapping.BRANCH,
+    AssetClass.CALENDAR_TOKEN_USER: Wrapping.BRANCH,
+    AssetClass.TEAMS_TOKEN: Wrapping.BRANCH,
+    AssetClass.TEAM_CHAT: Wrapping.BRANCH,
+    AssetClass.MEETING_CHAT: Wrapping.BRANCH,
+    AssetClass.PHONE_VOICEMAIL: Wrapping.BRANCH,
+}
+"""How classes are wrapped of which a policy says nothing: those that are many and small by branch keys, all others
+directly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +94,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of one tenant, in order, and what decides when none matches."""
+    """The rules of one tenant, in order, and what decides when none matches.
+
+    Attributes:
+        wrapping: How each class is wrapped, where it is not as in :data:`DEFAULT_WRAPPING`.
+        outage_grace: Seconds for which a branch key may serve beyond its lease while the key store does not answer.
+    """
 
     rules: tuple[Rule, ...]
     default: Outcome
+    wrapping: Mapping[AssetClass, Wrapping] = field(default_factory=dict)
+    outage_grace: float = 0.0
+
+    def wrapping_of(self, asset_class: AssetClass) -> Wrapping:
+        """How new data keys for the class are wrapped; what was wrapped otherwise opens all the same."""
+        return self.wrapping.get(asset_class) or DEFAULT_WRAPPING.get(asset_class, Wrapping.DIRECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +119,13 @@ class Decision:
         outcome: Allow under a key, deny, or the provider's key.
         rule: Name of the rule that decided, or ``default``.
         group: The group through which the rule matched, if it did through one; else empty.
+        wrapping: How a new data key is wrapped.
     """
 
     outcome: Outcome
     rule: str
     group: str = ""
+    wrapping: Wrapping = Wrapping.DIRECT
 
 
 def evaluate(policy: Policy, asset: Asset, groups: frozenset[str], now: datetime) -> Decision:
@@ -110,8 +149,8 @@ def evaluate(policy: Policy, asset: Asset, groups: frozenset[str], now: datetime
             continue
         group = _matching_group(rule, asset, groups)
         if group or asset.user in rule.users or not (rule.users or rule.groups):
-            return Decision(rule.outcome, rule.name, group)
-    return Decision(policy.default, DEFAULT_RULE)
+            return Decision(rule.outcome, rule.name, group, policy.wrapping_of(asset.asset_class))
+    return Decision(policy.default, DEFAULT_RULE, wrapping=policy.wrapping_of(asset.asset_class))
 
 
 def _matching_group(rule: Rule, asset: Asset, groups: frozenset[str]) -> str:
@@ -132,11 +171,12 @@ def explain(decision: Decision, asset: Asset) -> str:
         where = f"rule {decision.rule!r} matches"
     if decision.group:
         where += f" through group {decision.group!r}"
+    how = "through a branch key" if decision.wrapping is Wrapping.BRANCH else "directly"
     match decision.outcome.effect:
         case Effect.ALLOW:
-            then = f"key {decision.outcome.key!r} protects it"
+            then = f"key {decision.outcome.key!r} protects it, {how}"
         case Effect.PROVIDER_KEY:
-            then = "it is left to the provider's key"
+            then = f"it is left to the provider's key, {how}"
         case Effect.DENY:
             then = "it is denied"
     return f"{what}: {where}: {then}"

@@ -23,6 +23,7 @@ from ownkey.v1 import (
 from ownkey_server.domain import audit
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
 from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.policy import Wrapping
 from ownkey_server.domain.roles import Grant, Role
 from ownkey_server.domain.tenants import CallDirection, GateMode, KeyLifecycle, Replica
 from ownkey_server.rpc import convert
@@ -57,6 +58,8 @@ STEP_KINDS = {
 ROLE_NUMBERS = {one: role_pb2.Role.Value(f"ROLE_{one.name}") for one in Role}
 ROLES = {number: role for role, number in ROLE_NUMBERS.items()}
 CLASS_NUMBERS = {one: asset_pb2.AssetClass.Value(f"ASSET_CLASS_{one.name}") for one in AssetClass}
+WRAPPING_NUMBERS = {one: policy_pb2.Wrapping.Value(f"WRAPPING_{one.name}") for one in Wrapping}
+WRAPPINGS = {number: wrapping for wrapping, number in WRAPPING_NUMBERS.items()}
 ORIGIN_NUMBERS = {one: asset_pb2.AssetOrigin.Value(f"ASSET_ORIGIN_{one.name}") for one in AssetOrigin}
 
 
@@ -100,6 +103,7 @@ def policy(message: policy_pb2.Policy) -> PolicyTable:
     """A policy.
 
     Raises:
+        InvalidRequest: A class is named twice.
         InvalidRequests: It is not as a policy must be.
     """
     rules = []
@@ -115,7 +119,16 @@ def policy(message: policy_pb2.Policy) -> PolicyTable:
             "created_before": rule.created_before or None,
         }
         rules.append(fields)
-    return _table(PolicyTable, {"default": message.default_use or "deny", "rules": rules}, "policy")
+    wrapping = {convert.ASSET_CLASSES[one.asset_class]: WRAPPINGS[one.wrapping] for one in message.wrapping}
+    if len(wrapping) < len(message.wrapping):
+        raise InvalidRequest("policy.wrapping", "an asset class stands more than once")
+    fields = {
+        "default": message.default_use or "deny",
+        "rules": rules,
+        "wrapping": wrapping,
+        "outage_grace_seconds": message.outage_grace_seconds,
+    }
+    return _table(PolicyTable, fields, "policy")
 
 
 def _table(kind: type[T], fields: Mapping[str, Any], at: str) -> T:
@@ -217,7 +230,7 @@ def policy_version(record: PolicyVersion) -> policy_pb2.PolicyVersion:
     return policy_pb2.PolicyVersion(
         tenant=record.tenant,
         number=record.number,
-        policy=policy_pb2.Policy(default_use=record.policy.default, rules=[_rule(one) for one in record.policy.rules]),
+        policy=_policy(record.policy),
         author=record.author,
         reason=record.reason,
         create_time=convert.timestamp(record.create_time),
@@ -297,6 +310,18 @@ def _asset(asset: Asset) -> asset_pb2.Asset:
     if asset.create_time is not None:
         message.create_time.CopyFrom(convert.timestamp(asset.create_time))
     return message
+
+
+def _policy(policy: PolicyTable) -> policy_pb2.Policy:
+    return policy_pb2.Policy(
+        default_use=policy.default,
+        rules=[_rule(one) for one in policy.rules],
+        wrapping=[
+            policy_pb2.AssetClassWrapping(asset_class=CLASS_NUMBERS[name], wrapping=WRAPPING_NUMBERS[how])
+            for name, how in sorted(policy.wrapping.items())
+        ],
+        outage_grace_seconds=policy.outage_grace_seconds,
+    )
 
 
 def _rule(rule: RuleTable) -> policy_pb2.PolicyRule:

@@ -23,7 +23,7 @@ from pydantic import (
 
 from ownkey.emergency import COUNTRIES
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
-from ownkey_server.domain.policy import DEFAULT_RULE, Effect, Outcome, Policy, Rule
+from ownkey_server.domain.policy import DEFAULT_RULE, MAX_OUTAGE_GRACE, Effect, Outcome, Policy, Rule, Wrapping
 from ownkey_server.domain.tenants import CallDirection, CallGate, GateMode
 
 ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -114,10 +114,13 @@ class PolicyTable(Table):
 
     default: Use = "deny"
     rules: list[RuleTable] = []
+    wrapping: dict[AssetClass, Wrapping] = {}
+    outage_grace_seconds: int = Field(default=0, ge=0, le=MAX_OUTAGE_GRACE)
 
     def to_domain(self, enrolled_at: datetime) -> Policy:
         """The policy as it is evaluated."""
-        return Policy(tuple(_rule(rule, enrolled_at) for rule in self.rules), _outcome(self.default))
+        rules = tuple(_rule(rule, enrolled_at) for rule in self.rules)
+        return Policy(rules, _outcome(self.default), self.wrapping, float(self.outage_grace_seconds))
 
     def to_json(self) -> str:
         """The policy as the database keeps it."""

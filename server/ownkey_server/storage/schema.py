@@ -139,6 +139,33 @@ KEY_USAGE = sa.Table(
     sa.Column("reserved", sa.BigInteger, nullable=False),
 )
 
+# Keys that wrap data keys, themselves wrapped under a customer key. A row outlives the key, and the tenant: it is what
+# a customer needs to open what it has, and ids of tenants are never used again.
+BRANCH_KEYS = sa.Table(
+    "branch_keys",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("first_key", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    sa.Column("context", sa.Text, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("tenant", "key", "version", name="uq_branch_keys_version"),
+    # Of several instances that make one at once, one does.
+    sa.Index(
+        "ix_branch_keys_active",
+        "tenant",
+        "key",
+        unique=True,
+        sqlite_where=sa.text("state = 'active'"),
+        postgresql_where=sa.text("state = 'active'"),
+    ),
+    sa.Index("ix_branch_keys_key", "key"),
+)
+
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
 AUDIT_WRITERS = sa.Table(
     "audit_writers",

@@ -12,7 +12,7 @@ import click
 
 from ownkey.cli.admin_options import change_options, document_option, etag_option, one_line, read_text, show, show_all
 from ownkey.cli.main import Shared, shared_options
-from ownkey.cli.messages import enum_number, names_of, values
+from ownkey.cli.messages import enum_name, enum_number, names_of, values
 from ownkey.cli.options import tenant_option
 from ownkey.models import Asset
 from ownkey.v1 import asset_pb2, policy_pb2
@@ -23,6 +23,7 @@ _LISTS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields if fie
 _TIMES = ("created_from", "created_before")
 _NUMBER = click.IntRange(min=1, max=2**31 - 1)
 MAX_DAYS = 3660
+MAX_GRACE = 900
 _FACTS = {"class", "id", "origin", "user", "group", "create_time"}
 
 
@@ -32,7 +33,7 @@ def policy() -> None:
 
 
 def read_policy(source: Path) -> policy_pb2.Policy:
-    """A policy in TOML, as the tenants file has it below [tenants.policy]: ``default`` and ``[[rules]]``.
+    """A policy in TOML, as the tenants file has it below [tenants.policy]: ``default``, ``[[rules]]``, ``wrapping``.
 
     Raises:
         click.UsageError: It is none; the message says where.
@@ -44,18 +45,38 @@ def read_policy(source: Path) -> policy_pb2.Policy:
     if not document:
         raise click.UsageError(f'{source} says nothing; a policy that denies everything says so: default = "deny"')
     default, rules = document.pop("default", "deny"), document.pop("rules", [])
+    wrapping, grace = document.pop("wrapping", {}), document.pop("outage_grace_seconds", 0)
     if document:
         raise click.UsageError(
-            f"{source}: there is no {next(iter(document))!r} in a policy, only default and [[rules]]"
+            f"{source}: there is no {next(iter(document))!r} in a policy, only default, [[rules]], wrapping and"
+            " outage_grace_seconds"
         )
     if not isinstance(default, str):
         raise click.UsageError(f'{source}: default must be a text, such as "deny" or "key:main"')
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise click.UsageError(f"{source}: rules must be tables, each below a line [[rules]] with two brackets")
-    made = policy_pb2.Policy(default_use=default)
+    if isinstance(grace, bool) or not isinstance(grace, int) or not 0 <= grace <= MAX_GRACE:
+        raise click.UsageError(f"{source}: outage_grace_seconds must be a whole number from 0 to {MAX_GRACE}")
+    made = policy_pb2.Policy(default_use=default, wrapping=_wrapping(wrapping, source), outage_grace_seconds=grace)
     for number, rule in enumerate(rules):
         _add_rule(made, rule, f"{source}: rules[{number}]")
     return made
+
+
+def _wrapping(table: object, source: Path) -> list[policy_pb2.AssetClassWrapping]:
+    if not isinstance(table, dict):
+        raise click.UsageError(f'{source}: wrapping must be a table, such as {{ phone_voicemail = "direct" }}')
+    classes, ways = asset_pb2.AssetClass.DESCRIPTOR, policy_pb2.Wrapping.DESCRIPTOR
+    found = []
+    for name, way in table.items():
+        for kind, one in ((classes, name), (ways, way)):
+            if one not in names_of(kind):
+                raise click.UsageError(
+                    f"{source}: wrapping: there is no {one!r}; there are: {', '.join(names_of(kind))}"
+                )
+        numbers = enum_number(classes, name), enum_number(ways, way)
+        found.append(policy_pb2.AssetClassWrapping(asset_class=numbers[0], wrapping=numbers[1]))
+    return found
 
 
 def _add_rule(made: policy_pb2.Policy, rule: dict[str, Any], at: str) -> None:
@@ -105,6 +126,13 @@ def _show_version(shared: Shared, found: policy_pb2.PolicyVersion) -> None:
         "reason": one_line(found.reason),
         **rules,
         "default": found.policy.default_use or "deny",
+        **{
+            f"wrapping of {enum_name(_ENUMS['asset_classes'], one.asset_class)}": enum_name(
+                policy_pb2.Wrapping.DESCRIPTOR, one.wrapping
+            )
+            for one in found.policy.wrapping
+        },
+        **({"outage grace": f"{found.policy.outage_grace_seconds} s"} if found.policy.outage_grace_seconds else {}),
     }
     shared.output.answer(values(found), lines)
 

@@ -4,11 +4,19 @@ Push-based and bounded: an :class:`Encryptor` or :class:`Decryptor` takes pieces
 docs/formats.md describes every byte; what is written here, other vendors' libraries read.
 """
 
+from ownkey.container.branch import (
+    BRANCH_PROVIDER_ID,
+    branch_id_of,
+    new_branch_id,
+    unwrap_with_branch_key,
+    wrap_with_branch_key,
+)
 from ownkey.container.context import serialize_context
 from ownkey.container.decryptor import Decryptor
 from ownkey.container.derivation import Buffer
 from ownkey.container.encryptor import FRAME_LENGTH_DOCUMENT, FRAME_LENGTH_MEDIA, FRAME_LENGTH_VOICE, Encryptor
 from ownkey.container.errors import (
+    BranchEntryInvalid,
     CommitmentMismatch,
     ContainerError,
     EncryptionLimitExceeded,
@@ -28,10 +36,12 @@ from ownkey.container.ranges import RangeDecryptor
 from ownkey.container.raw_aes import parse_raw_aes_provider_info, raw_aes_provider_info
 
 __all__ = [
+    "BRANCH_PROVIDER_ID",
     "DEFAULT_LIMITS",
     "FRAME_LENGTH_DOCUMENT",
     "FRAME_LENGTH_MEDIA",
     "FRAME_LENGTH_VOICE",
+    "BranchEntryInvalid",
     "Buffer",
     "ByteSpan",
     "CommitmentMismatch",
@@ -54,7 +64,11 @@ __all__ = [
     "TrailingData",
     "Truncated",
     "UnsupportedFormat",
+    "branch_id_of",
+    "new_branch_id",
     "parse_raw_aes_provider_info",
     "raw_aes_provider_info",
     "serialize_context",
+    "unwrap_with_branch_key",
+    "wrap_with_branch_key",
 ]

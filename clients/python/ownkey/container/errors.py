@@ -13,6 +13,7 @@
     ├── Truncated                  the object ends before its final frame
     ├── TrailingData               bytes follow the final frame
     ├── RangeInvalid               a byte range starts after the end
+    ├── BranchEntryInvalid         a data key does not open under this branch key and context
     └── EncryptionLimitExceeded    more frames than a message may have
 """
 
@@ -90,6 +91,13 @@ class TrailingData(ContainerError):
 
 class RangeInvalid(ContainerError):
     """A byte range starts after the end of the content."""
+
+
+class BranchEntryInvalid(ContainerError):
+    """A data key does not open: another branch key wrapped it, or for another context, or it was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("this data key was not wrapped by that branch key for that context, or was changed since")
 
 
 class EncryptionLimitExceeded(ContainerError):

@@ -13,6 +13,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ownkey.v1 import approval_pb2 as _approval_pb2
 from ownkey.v1 import asset_pb2 as _asset_pb2
 from ownkey.v1 import audit_record_pb2 as _audit_record_pb2
+from ownkey.v1 import branch_key_pb2 as _branch_key_pb2
 from ownkey.v1 import customer_key_pb2 as _customer_key_pb2
 from ownkey.v1 import policy_pb2 as _policy_pb2
 from ownkey.v1 import role_pb2 as _role_pb2
@@ -841,12 +842,15 @@ class RemoveKeyRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    ABANDON_BRANCH_KEYS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Required. Id of the tenant."""
     key: _builtins.str
     """Required. Id of the key."""
     etag: _builtins.str
     """Required. The etag of the key as you read it; `*` writes over whatever there is."""
+    abandon_branch_keys: _builtins.bool
+    """Optional. Whether to remove it although branch keys are wrapped under it, and so to give up all that these wrapped."""
     @_builtins.property
     def note(self) -> Global___ChangeNote:
         """Optional. Who stands behind the change, and why."""
@@ -858,10 +862,11 @@ class RemoveKeyRequest(_message.Message):
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
         note: Global___ChangeNote | None = ...,
+        abandon_branch_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "key", b"key", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon_branch_keys", b"abandon_branch_keys", "etag", b"etag", "key", b"key", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -890,6 +895,190 @@ class RemoveKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveKeyResponse: _TypeAlias = RemoveKeyResponse  # noqa: Y015
+
+@_typing.final
+class RotateBranchKeyRequest(_message.Message):
+    """Asks for a new branch key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Required. Id of the tenant."""
+    key: _builtins.str
+    """Required. Id of the key, or `provider_key` for what the tenant has under the provider's key."""
+    @_builtins.property
+    def note(self) -> Global___ChangeNote:
+        """Optional. Who stands behind the change, and why."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key: _builtins.str = ...,
+        note: Global___ChangeNote | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateBranchKeyRequest: _TypeAlias = RotateBranchKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateBranchKeyResponse(_message.Message):
+    """A new branch key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def branch_key(self) -> _branch_key_pb2.BranchKey:
+        """The new one."""
+
+    def __init__(
+        self,
+        *,
+        branch_key: _branch_key_pb2.BranchKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_key", b"branch_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_key", b"branch_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateBranchKeyResponse: _TypeAlias = RotateBranchKeyResponse  # noqa: Y015
+
+@_typing.final
+class ListBranchKeysRequest(_message.Message):
+    """Asks for branch keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Required. Id of the tenant."""
+    key: _builtins.str
+    """Optional. Only those under this key, or `provider_key`."""
+    page_size: _builtins.int
+    """Optional. At most how many to return, up to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the answer before; the other fields must be the same as there."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBranchKeysRequest: _TypeAlias = ListBranchKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListBranchKeysResponse(_message.Message):
+    """Branch keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when this is the last."""
+    @_builtins.property
+    def branch_keys(self) -> _containers.RepeatedCompositeFieldContainer[_branch_key_pb2.BranchKey]:
+        """Branch keys by id."""
+
+    def __init__(
+        self,
+        *,
+        branch_keys: _abc.Iterable[_branch_key_pb2.BranchKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_keys", b"branch_keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBranchKeysResponse: _TypeAlias = ListBranchKeysResponse  # noqa: Y015
+
+@_typing.final
+class RewrapBranchKeysRequest(_message.Message):
+    """Asks for branch keys to be moved to another key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    FROM_KEY_FIELD_NUMBER: _builtins.int
+    TO_KEY_FIELD_NUMBER: _builtins.int
+    MAX_COUNT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Required. Id of the tenant."""
+    from_key: _builtins.str
+    """Required. Id of the key, or `provider_key` for what the tenant has under the provider's key."""
+    to_key: _builtins.str
+    """Required. Id of the key to which they go. It must be active."""
+    max_count: _builtins.int
+    """Optional. At most how many to move in this call, up to 100; 0 means 20."""
+    @_builtins.property
+    def note(self) -> Global___ChangeNote:
+        """Optional. Who stands behind the change, and why."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        from_key: _builtins.str = ...,
+        to_key: _builtins.str = ...,
+        max_count: _builtins.int = ...,
+        note: Global___ChangeNote | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_key", b"from_key", "max_count", b"max_count", "note", b"note", "tenant", b"tenant", "to_key", b"to_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapBranchKeysRequest: _TypeAlias = RewrapBranchKeysRequest  # noqa: Y015
+
+@_typing.final
+class RewrapBranchKeysResponse(_message.Message):
+    """How far branch keys were moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAPPED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    rewrapped: _builtins.int
+    """How many this call moved."""
+    remaining: _builtins.int
+    """How many are still under the first key."""
+    def __init__(
+        self,
+        *,
+        rewrapped: _builtins.int = ...,
+        remaining: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "rewrapped", b"rewrapped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapBranchKeysResponse: _TypeAlias = RewrapBranchKeysResponse  # noqa: Y015
 
 @_typing.final
 class CreateGroupRequest(_message.Message):

@@ -100,6 +100,21 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateBranchKey = channel.unary_unary(
+                '/ownkey.v1.AdminService/RotateBranchKey',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyResponse.FromString,
+                _registered_method=True)
+        self.ListBranchKeys = channel.unary_unary(
+                '/ownkey.v1.AdminService/ListBranchKeys',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysResponse.FromString,
+                _registered_method=True)
+        self.RewrapBranchKeys = channel.unary_unary(
+                '/ownkey.v1.AdminService/RewrapBranchKeys',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.FromString,
+                _registered_method=True)
         self.CreateGroup = channel.unary_unary(
                 '/ownkey.v1.AdminService/CreateGroup',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.CreateGroupRequest.SerializeToString,
@@ -342,11 +357,46 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveKey(self, request, context):
-        """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken.
+        """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken. Branch keys
+        that are wrapped under it must be moved first, with RewrapBranchKeys, or be given up expressly.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
         AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateBranchKey(self, request, context):
+        """Makes a new branch key for what a tenant has under a key. The one before opens what it has wrapped, and wraps
+        nothing more.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+        KEY_MISCONFIGURED, KEY_EXHAUSTED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBranchKeys(self, request, context):
+        """Lists a tenant's branch keys by id, wrapped as they are: what a customer needs, with its own key, to leave.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewrapBranchKeys(self, request, context):
+        """Moves branch keys from one key to another, some at a time: what they have wrapped then opens with the other key
+        alone, and no object is touched. Each is moved in a transaction of its own; call it again while any remain.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+        KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was moved stays moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -637,6 +687,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RemoveKey,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyResponse.SerializeToString,
+            ),
+            'RotateBranchKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateBranchKey,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyResponse.SerializeToString,
+            ),
+            'ListBranchKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBranchKeys,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysResponse.SerializeToString,
+            ),
+            'RewrapBranchKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewrapBranchKeys,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.SerializeToString,
             ),
             'CreateGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGroup,
@@ -1096,6 +1161,87 @@ class AdminService:
             '/ownkey.v1.AdminService/RemoveKey',
             ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.RemoveKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateBranchKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/RotateBranchKey',
+            ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.RotateBranchKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBranchKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ListBranchKeys',
+            ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.ListBranchKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewrapBranchKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/RewrapBranchKeys',
+            ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

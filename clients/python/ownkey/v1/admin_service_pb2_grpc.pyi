@@ -116,11 +116,34 @@ class AdminServiceStub:
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RemoveKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RemoveKeyRequest, _admin_service_pb2.RemoveKeyResponse]
-    """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken.
+    """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken. Branch keys
+    that are wrapped under it must be moved first, with RewrapBranchKeys, or be given up expressly.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
     AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
+    """
+    RotateBranchKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateBranchKeyRequest, _admin_service_pb2.RotateBranchKeyResponse]
+    """Makes a new branch key for what a tenant has under a key. The one before opens what it has wrapped, and wraps
+    nothing more.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+    KEY_MISCONFIGURED, KEY_EXHAUSTED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more.
+    """
+    ListBranchKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListBranchKeysRequest, _admin_service_pb2.ListBranchKeysResponse]
+    """Lists a tenant's branch keys by id, wrapped as they are: what a customer needs, with its own key, to leave.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    RewrapBranchKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RewrapBranchKeysRequest, _admin_service_pb2.RewrapBranchKeysResponse]
+    """Moves branch keys from one key to another, some at a time: what they have wrapped then opens with the other key
+    alone, and no object is touched. Each is moved in a transaction of its own; call it again while any remain.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+    KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was moved stays moved.
     """
     CreateGroup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]
     """Adds a group.
@@ -345,11 +368,34 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RemoveKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RemoveKeyRequest, _admin_service_pb2.RemoveKeyResponse]  # type: ignore[assignment]
-    """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken.
+    """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken. Branch keys
+    that are wrapped under it must be moved first, with RewrapBranchKeys, or be given up expressly.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
     AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
+    """
+    RotateBranchKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateBranchKeyRequest, _admin_service_pb2.RotateBranchKeyResponse]  # type: ignore[assignment]
+    """Makes a new branch key for what a tenant has under a key. The one before opens what it has wrapped, and wraps
+    nothing more.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+    KEY_MISCONFIGURED, KEY_EXHAUSTED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more.
+    """
+    ListBranchKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListBranchKeysRequest, _admin_service_pb2.ListBranchKeysResponse]  # type: ignore[assignment]
+    """Lists a tenant's branch keys by id, wrapped as they are: what a customer needs, with its own key, to leave.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    RewrapBranchKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RewrapBranchKeysRequest, _admin_service_pb2.RewrapBranchKeysResponse]  # type: ignore[assignment]
+    """Moves branch keys from one key to another, some at a time: what they have wrapped then opens with the other key
+    alone, and no object is touched. Each is moved in a transaction of its own; call it again while any remain.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+    KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was moved stays moved.
     """
     CreateGroup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]  # type: ignore[assignment]
     """Adds a group.
@@ -649,11 +695,52 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RemoveKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RemoveKeyResponse, _abc.Awaitable[_admin_service_pb2.RemoveKeyResponse]]:
-        """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken.
+        """Lets go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken. Branch keys
+        that are wrapped under it must be moved first, with RewrapBranchKeys, or be given up expressly.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
         AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateBranchKey(
+        self,
+        request: _admin_service_pb2.RotateBranchKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RotateBranchKeyResponse, _abc.Awaitable[_admin_service_pb2.RotateBranchKeyResponse]]:
+        """Makes a new branch key for what a tenant has under a key. The one before opens what it has wrapped, and wraps
+        nothing more.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+        KEY_MISCONFIGURED, KEY_EXHAUSTED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBranchKeys(
+        self,
+        request: _admin_service_pb2.ListBranchKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListBranchKeysResponse, _abc.Awaitable[_admin_service_pb2.ListBranchKeysResponse]]:
+        """Lists a tenant's branch keys by id, wrapped as they are: what a customer needs, with its own key, to leave.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def RewrapBranchKeys(
+        self,
+        request: _admin_service_pb2.RewrapBranchKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RewrapBranchKeysResponse, _abc.Awaitable[_admin_service_pb2.RewrapBranchKeysResponse]]:
+        """Moves branch keys from one key to another, some at a time: what they have wrapped then opens with the other key
+        alone, and no object is touched. Each is moved in a transaction of its own; call it again while any remain.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
+        KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was moved stays moved.
         """
 
     @_abc_1.abstractmethod

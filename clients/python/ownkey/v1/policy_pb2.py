@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ownkey.v1 import asset_pb2 as ownkey_dot_v1_dot_asset__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ownkey/v1/policy.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ownkey/v1/asset.proto\"\xaa\x02\n\nPolicyRule\x12\x14\n\x04name\x18\x01 \x01(\tB\x00R\x04name\x12\x12\n\x03use\x18\x02 \x01(\tB\x00R\x03use\x12<\n\rasset_classes\x18\x03 \x03(\x0e\x32\x15.ownkey.v1.AssetClassB\x00R\x0c\x61ssetClasses\x12\x16\n\x05users\x18\x04 \x03(\tB\x00R\x05users\x12\x18\n\x06groups\x18\x05 \x03(\tB\x00R\x06groups\x12\x32\n\x07origins\x18\x06 \x03(\x0e\x32\x16.ownkey.v1.AssetOriginB\x00R\x07origins\x12#\n\x0c\x63reated_from\x18\x07 \x01(\tB\x00R\x0b\x63reatedFrom\x12\'\n\x0e\x63reated_before\x18\x08 \x01(\tB\x00R\rcreatedBefore:\x00\"\\\n\x06Policy\x12!\n\x0b\x64\x65\x66\x61ult_use\x18\x01 \x01(\tB\x00R\ndefaultUse\x12-\n\x05rules\x18\x02 \x03(\x0b\x32\x15.ownkey.v1.PolicyRuleB\x00R\x05rules:\x00\"\x82\x02\n\rPolicyVersion\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x18\n\x06number\x18\x02 \x01(\x05\x42\x00R\x06number\x12+\n\x06policy\x18\x03 \x01(\x0b\x32\x11.ownkey.v1.PolicyB\x00R\x06policy\x12\x18\n\x06\x61uthor\x18\x04 \x01(\tB\x00R\x06\x61uthor\x12\x18\n\x06reason\x18\x05 \x01(\tB\x00R\x06reason\x12=\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12\x1b\n\x08in_force\x18\x07 \x01(\x08\x42\x00R\x07inForce:\x00\"^\n\x10PolicyTransition\x12\x18\n\x06\x62\x65\x66ore\x18\x01 \x01(\tB\x00R\x06\x62\x65\x66ore\x12\x16\n\x05\x61\x66ter\x18\x02 \x01(\tB\x00R\x05\x61\x66ter\x12\x16\n\x05\x63ount\x18\x03 \x01(\x03\x42\x00R\x05\x63ount:\x00\"\xb0\x01\n\x0cPolicySample\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12\x18\n\x06\x62\x65\x66ore\x18\x02 \x01(\tB\x00R\x06\x62\x65\x66ore\x12!\n\x0b\x62\x65\x66ore_rule\x18\x03 \x01(\tB\x00R\nbeforeRule\x12\x16\n\x05\x61\x66ter\x18\x04 \x01(\tB\x00R\x05\x61\x66ter\x12\x1f\n\nafter_rule\x18\x05 \x01(\tB\x00R\tafterRule:\x00\x42U\n\x0cio.ownkey.v1B\x0bPolicyProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ownkey/v1/policy.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ownkey/v1/asset.proto\"\xaa\x02\n\nPolicyRule\x12\x14\n\x04name\x18\x01 \x01(\tB\x00R\x04name\x12\x12\n\x03use\x18\x02 \x01(\tB\x00R\x03use\x12<\n\rasset_classes\x18\x03 \x03(\x0e\x32\x15.ownkey.v1.AssetClassB\x00R\x0c\x61ssetClasses\x12\x16\n\x05users\x18\x04 \x03(\tB\x00R\x05users\x12\x18\n\x06groups\x18\x05 \x03(\tB\x00R\x06groups\x12\x32\n\x07origins\x18\x06 \x03(\x0e\x32\x16.ownkey.v1.AssetOriginB\x00R\x07origins\x12#\n\x0c\x63reated_from\x18\x07 \x01(\tB\x00R\x0b\x63reatedFrom\x12\'\n\x0e\x63reated_before\x18\x08 \x01(\tB\x00R\rcreatedBefore:\x00\"\x83\x01\n\x12\x41ssetClassWrapping\x12\x38\n\x0b\x61sset_class\x18\x01 \x01(\x0e\x32\x15.ownkey.v1.AssetClassB\x00R\nassetClass\x12\x31\n\x08wrapping\x18\x02 \x01(\x0e\x32\x13.ownkey.v1.WrappingB\x00R\x08wrapping:\x00\"\xcd\x01\n\x06Policy\x12!\n\x0b\x64\x65\x66\x61ult_use\x18\x01 \x01(\tB\x00R\ndefaultUse\x12-\n\x05rules\x18\x02 \x03(\x0b\x32\x15.ownkey.v1.PolicyRuleB\x00R\x05rules\x12;\n\x08wrapping\x18\x03 \x03(\x0b\x32\x1d.ownkey.v1.AssetClassWrappingB\x00R\x08wrapping\x12\x32\n\x14outage_grace_seconds\x18\x04 \x01(\x05\x42\x00R\x12outageGraceSeconds:\x00\"\x82\x02\n\rPolicyVersion\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x18\n\x06number\x18\x02 \x01(\x05\x42\x00R\x06number\x12+\n\x06policy\x18\x03 \x01(\x0b\x32\x11.ownkey.v1.PolicyB\x00R\x06policy\x12\x18\n\x06\x61uthor\x18\x04 \x01(\tB\x00R\x06\x61uthor\x12\x18\n\x06reason\x18\x05 \x01(\tB\x00R\x06reason\x12=\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12\x1b\n\x08in_force\x18\x07 \x01(\x08\x42\x00R\x07inForce:\x00\"^\n\x10PolicyTransition\x12\x18\n\x06\x62\x65\x66ore\x18\x01 \x01(\tB\x00R\x06\x62\x65\x66ore\x12\x16\n\x05\x61\x66ter\x18\x02 \x01(\tB\x00R\x05\x61\x66ter\x12\x16\n\x05\x63ount\x18\x03 \x01(\x03\x42\x00R\x05\x63ount:\x00\"\xb0\x01\n\x0cPolicySample\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12\x18\n\x06\x62\x65\x66ore\x18\x02 \x01(\tB\x00R\x06\x62\x65\x66ore\x12!\n\x0b\x62\x65\x66ore_rule\x18\x03 \x01(\tB\x00R\nbeforeRule\x12\x16\n\x05\x61\x66ter\x18\x04 \x01(\tB\x00R\x05\x61\x66ter\x12\x1f\n\nafter_rule\x18\x05 \x01(\tB\x00R\tafterRule:\x00*N\n\x08Wrapping\x12\x18\n\x14WRAPPING_UNSPECIFIED\x10\x00\x12\x13\n\x0fWRAPPING_DIRECT\x10\x01\x12\x13\n\x0fWRAPPING_BRANCH\x10\x02\x42U\n\x0cio.ownkey.v1B\x0bPolicyProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ownkey.v1.policy_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014io.ownkey.v1B\013PolicyProtoP\001Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1'
+  _globals['_WRAPPING']._serialized_start=1272
+  _globals['_WRAPPING']._serialized_end=1350
   _globals['_POLICYRULE']._serialized_start=94
   _globals['_POLICYRULE']._serialized_end=392
-  _globals['_POLICY']._serialized_start=394
-  _globals['_POLICY']._serialized_end=486
-  _globals['_POLICYVERSION']._serialized_start=489
-  _globals['_POLICYVERSION']._serialized_end=747
-  _globals['_POLICYTRANSITION']._serialized_start=749
-  _globals['_POLICYTRANSITION']._serialized_end=843
-  _globals['_POLICYSAMPLE']._serialized_start=846
-  _globals['_POLICYSAMPLE']._serialized_end=1022
+  _globals['_ASSETCLASSWRAPPING']._serialized_start=395
+  _globals['_ASSETCLASSWRAPPING']._serialized_end=526
+  _globals['_POLICY']._serialized_start=529
+  _globals['_POLICY']._serialized_end=734
+  _globals['_POLICYVERSION']._serialized_start=737
+  _globals['_POLICYVERSION']._serialized_end=995
+  _globals['_POLICYTRANSITION']._serialized_start=997
+  _globals['_POLICYTRANSITION']._serialized_end=1091
+  _globals['_POLICYSAMPLE']._serialized_start=1094
+  _globals['_POLICYSAMPLE']._serialized_end=1270
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ownkey.v1 import asset_pb2 as _asset_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Wrapping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WrappingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Wrapping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WRAPPING_UNSPECIFIED: _Wrapping.ValueType  # 0
+    """Never sent."""
+    WRAPPING_DIRECT: _Wrapping.ValueType  # 1
+    """The key store wraps each data key: the object opens with the customer's key alone."""
+    WRAPPING_BRANCH: _Wrapping.ValueType  # 2
+    """The key store wraps a branch key, which wraps data keys by the thousand (docs/branch-keys.md)."""
+
+class Wrapping(_Wrapping, metaclass=_WrappingEnumTypeWrapper):
+    """How a data key is wrapped under the key that serves."""
+
+WRAPPING_UNSPECIFIED: Wrapping.ValueType  # 0
+"""Never sent."""
+WRAPPING_DIRECT: Wrapping.ValueType  # 1
+"""The key store wraps each data key: the object opens with the customer's key alone."""
+WRAPPING_BRANCH: Wrapping.ValueType  # 2
+"""The key store wraps a branch key, which wraps data keys by the thousand (docs/branch-keys.md)."""
+Global___Wrapping: _TypeAlias = Wrapping  # noqa: Y015
 
 @_typing.final
 class PolicyRule(_message.Message):
@@ -79,6 +104,32 @@ class PolicyRule(_message.Message):
 Global___PolicyRule: _TypeAlias = PolicyRule  # noqa: Y015
 
 @_typing.final
+class AssetClassWrapping(_message.Message):
+    """How new data keys for a class are wrapped. What was wrapped otherwise opens all the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_CLASS_FIELD_NUMBER: _builtins.int
+    WRAPPING_FIELD_NUMBER: _builtins.int
+    asset_class: _asset_pb2.AssetClass.ValueType
+    """Required. The class."""
+    wrapping: Global___Wrapping.ValueType
+    """Required. How."""
+    def __init__(
+        self,
+        *,
+        asset_class: _asset_pb2.AssetClass.ValueType = ...,
+        wrapping: Global___Wrapping.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "wrapping", b"wrapping"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssetClassWrapping: _TypeAlias = AssetClassWrapping  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """The rules of a tenant, in order, and what decides when none matches."""
 
@@ -86,21 +137,35 @@ class Policy(_message.Message):
 
     DEFAULT_USE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    WRAPPING_FIELD_NUMBER: _builtins.int
+    OUTAGE_GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     default_use: _builtins.str
     """Optional. What decides when no rule matches, as `use` of a rule; empty means `deny`."""
+    outage_grace_seconds: _builtins.int
+    """Optional. For how many seconds a branch key may serve beyond its lease while the key store does not answer. Never
+    when the key was revoked.
+    """
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRule]:
         """Optional. The first that matches decides."""
+
+    @_builtins.property
+    def wrapping(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetClassWrapping]:
+        """Optional. How classes are wrapped, each class once. Of those that are left out, tokens, chats and voicemails are
+        wrapped through a branch key, and all others directly.
+        """
 
     def __init__(
         self,
         *,
         default_use: _builtins.str = ...,
         rules: _abc.Iterable[Global___PolicyRule] | None = ...,
+        wrapping: _abc.Iterable[Global___AssetClassWrapping] | None = ...,
+        outage_grace_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_use", b"default_use", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_use", b"default_use", "outage_grace_seconds", b"outage_grace_seconds", "rules", b"rules", "wrapping", b"wrapping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,12 +281,14 @@ def _shown(places: Sequence[Replica]) -> str:
 
 
 def _lines(policy: PolicyTable) -> dict[str, str]:
-    """The default and each rule, as one reads them."""
+    """The default, each rule, and how data keys are wrapped, as one reads them."""
     rules = {}
     for rule in policy.rules:
         conditions = {name: value for name, value in plain(rule).items() if name not in ("name", "use")}
         rules[f"rule {rule.name!r}"] = " ".join([rule.use, *([json.dumps(conditions)] if conditions else [])])
-    return {"default": policy.default, **rules}
+    wrapping = {f"wrapping of {name}": how.value for name, how in sorted(policy.wrapping.items())}
+    grace = {"outage grace": f"{policy.outage_grace_seconds} s"} if policy.outage_grace_seconds else {}
+    return {"default": policy.default, **rules, **wrapping, **grace}
 
 
 def _said(lines: Mapping[str, str], names: Sequence[str]) -> str:
