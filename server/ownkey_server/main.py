@@ -44,6 +44,7 @@ from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import open_keeper
 from ownkey_server.service.authorization import Authorizer
+from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
@@ -58,7 +59,7 @@ from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.strangers import Budget, Strangers
-from ownkey_server.settings import Settings, key_store_options, require_known_callers
+from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
 from ownkey_server.storage import key_usage, tenants_file, upgrade
 from ownkey_server.storage.audit_keeper import AuditKeeper
 from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
@@ -87,6 +88,7 @@ class Core:
     stores: Mapping[str, KeyStore]
     board: StatusBoard
     ring: KeyRing
+    branches: BranchKeys
     directory: Directory
     roster: Roster
     audit: AuditLog
@@ -144,6 +146,8 @@ async def running_server(
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
+        leases = asyncio.create_task(core.branches.run(), name="branch-keys")
+        stack.push_async_callback(_cancel, leases)
         # " on " is for the process that speaks for the port: tools find the address by it.
         where = "sharing" if share_port else "on"
         if server.token_address:
@@ -242,6 +246,8 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         timeout = timedelta(seconds=settings.keys.timeout_seconds)
         ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge)
         stack.push_async_callback(ring.close)
+        branches = BranchKeys(ring, board, database, executor, audit, clock, _branch_key_options(settings.keys))
+        stack.push_async_callback(branches.close)
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
         stack.callback(offices.shutdown, wait=False)
@@ -257,7 +263,9 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         )
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
-        yield Core(settings, clock, database, executor, signer, stores, board, ring, directory, roster, audit, desk)
+        yield Core(
+            settings, clock, database, executor, signer, stores, board, ring, branches, directory, roster, audit, desk
+        )
 
 
 async def _first_view(core: Core, views: TenantViews) -> int:
@@ -378,7 +386,8 @@ def _options(settings: Settings, share_port: bool) -> ServerOptions:
 
 def _services(core: Core, probes: Probes) -> Services:
     directory, board, clock, settings = core.directory, core.board, core.clock, core.settings
-    data_keys = DataKeys(directory, core.ring, core.audit, clock, timedelta(seconds=settings.keys.lease_seconds))
+    lease = timedelta(seconds=settings.keys.lease_seconds)
+    data_keys = DataKeys(directory, core.ring, core.branches, core.audit, clock, lease)
     answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
     return Services(
         data_keys=data_keys,
@@ -386,6 +395,14 @@ def _services(core: Core, probes: Probes) -> Services:
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, probes, clock),
         call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
+    )
+
+
+def _branch_key_options(keys: KeySettings) -> BranchKeyOptions:
+    return BranchKeyOptions(
+        lease=timedelta(seconds=keys.branch_lease_seconds),
+        capacity=keys.cached_branch_keys,
+        max_age=timedelta(days=keys.branch_max_age_days),
     )
 
 

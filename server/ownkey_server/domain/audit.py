@@ -32,6 +32,8 @@ class Action(StrEnum):
     ENCRYPT_MEDIA = "encrypt_media"
     DECRYPT_MEDIA = "decrypt_media"
     RENEW_LEASE = "renew_lease"
+    MAKE_BRANCH_KEY = "make_branch_key"
+    OPEN_BRANCH_KEY = "open_branch_key"
     AUTHORIZE_CALL = "authorize_call"
     ACCESS = "access"
     WRITER_STARTED = "audit.writer_started"

@@ -122,13 +122,13 @@ def policy(message: policy_pb2.Policy) -> PolicyTable:
     wrapping = {convert.ASSET_CLASSES[one.asset_class]: WRAPPINGS[one.wrapping] for one in message.wrapping}
     if len(wrapping) < len(message.wrapping):
         raise InvalidRequest("policy.wrapping", "an asset class stands more than once")
-    fields = {
+    whole: dict[str, Any] = {
         "default": message.default_use or "deny",
         "rules": rules,
         "wrapping": wrapping,
         "outage_grace_seconds": message.outage_grace_seconds,
     }
-    return _table(PolicyTable, fields, "policy")
+    return _table(PolicyTable, whole, "policy")
 
 
 def _table(kind: type[T], fields: Mapping[str, Any], at: str) -> T:

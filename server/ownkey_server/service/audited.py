@@ -37,6 +37,8 @@ class Audited:
         replica: Where it was used.
         backend_request_id: By which the key store's own log has the use.
         context: The encryption context.
+        cached: Whether a key that was held served, and no key store was asked.
+        detail: What else there is to say.
     """
 
     def __init__(self, log: AuditLog, clock: Clock, action: str, caller: Caller, asset: Asset) -> None:
@@ -49,6 +51,8 @@ class Audited:
         self.key = ""
         self.replica = ""
         self.backend_request_id = ""
+        self.cached = False
+        self.detail: dict[str, object] = {}
         self.context: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -85,6 +89,8 @@ class Audited:
             key=self.key or (ruling.key.name if ruling and ruling.key else ""),
             replica=self.replica,
             backend_request_id=self.backend_request_id,
+            cached=self.cached,
+            detail=self.detail,
             asset=self.asset,
             context=_bounded(self.context),
             decision=decision.outcome.effect.value if decision else "",

@@ -1,25 +1,40 @@
-"""Data keys: made for one asset under the key that policy names, and opened again for that asset alone."""
+"""Data keys: made for one asset under the key that policy names, and opened again for that asset alone.
+
+Policy says whether the key store wraps them one by one, or a branch key does (``branch_keys.py``); they are opened
+whichever way they were wrapped.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ownkey.container import EncryptedDataKey
+from ownkey.container import (
+    BranchEntryInvalid,
+    EncryptedDataKey,
+    branch_id_of,
+    unwrap_with_branch_key,
+    wrap_with_branch_key,
+)
 from ownkey_server.domain import encryption_context
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.audit import Action, Caller
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import KeyNotFound
-from ownkey_server.domain.policy import Decision
+from ownkey_server.domain.errors import CiphertextInvalid, KeyNotFound, KeyUnreachable
+from ownkey_server.domain.policy import Decision, Wrapping
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.service.access import require_key, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audited import Audited
+from ownkey_server.service.branch_keys import BranchKeys, Loan
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
+
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +65,17 @@ class DataKeys:
         lease: How long the plaintext of a data key may be used before the caller must ask again.
     """
 
-    def __init__(self, directory: Directory, ring: KeyRing, audit: AuditLog, clock: Clock, lease: timedelta) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        ring: KeyRing,
+        branches: BranchKeys,
+        audit: AuditLog,
+        clock: Clock,
+        lease: timedelta,
+    ) -> None:
         self._directory = directory
+        self._branches = branches
         self._ring = ring
         self._audit = audit
         self._clock = clock
@@ -81,7 +105,19 @@ class DataKeys:
             KeyStoreError: The key that policy names cannot be used; no other is tried.
             ServiceImpaired: The tenant is not known for certain, or the use cannot be recorded.
         """
+        for _ in range(ATTEMPTS):
+            issued, loan = await self._generate(asset, extra, remaining, caller, action)
+            if loan is None or self._branches.holds(loan):
+                return issued
+            # Recording it took until after the lease's end: what the key store says now is what counts.
+            issued.plaintext.wipe()
+        raise _too_late(issued.key)
+
+    async def _generate(
+        self, asset: Asset, extra: Mapping[str, str], remaining: float | None, caller: Caller, action: Action
+    ) -> tuple[IssuedDataKey, Loan | None]:
         plaintext: SecretBytes | None = None
+        loan: Loan | None = None
         try:
             async with Audited(self._audit, self._clock, action, caller, asset) as use:
                 tenant = await self._directory.tenant(asset.tenant)
@@ -90,14 +126,25 @@ class DataKeys:
                 key = require_key(ruling, asset)
                 group = ruling.decision.group or asset.group
                 context = use.context = encryption_context.build(asset, group, now, extra)
-                generated = await self._ring.generate(key, context, remaining, background=caller.background)
-                plaintext, use.replica = generated.value.plaintext, generated.replica
-                use.backend_request_id = generated.value.request_id
+                if ruling.decision.wrapping is Wrapping.BRANCH:
+                    loan = await self._branches.to_wrap(tenant, key, remaining)
+                    _tell(use, loan)
+                    plaintext = SecretBytes(os.urandom(DATA_KEY_LENGTH))
+                    wrapped = wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
+                else:
+                    generated = await self._ring.generate(key, context, remaining, background=caller.background)
+                    plaintext, wrapped, use.replica = (
+                        generated.value.plaintext,
+                        generated.value.wrapped,
+                        generated.replica,
+                    )
+                    use.backend_request_id = generated.value.request_id
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
             raise
-        return IssuedDataKey(key, ruling.decision, plaintext, generated.value.wrapped, context, now + self._lease)
+        until = now + self._lease_of(loan)
+        return IssuedDataKey(key, ruling.decision, plaintext, wrapped, context, until), loan
 
     async def unwrap(
         self,
@@ -133,7 +180,28 @@ class DataKeys:
             KeyStoreError: The key cannot be used, or the ciphertext is not its.
             ServiceImpaired: The tenant is not known for certain, or the use cannot be recorded.
         """
+        for _ in range(ATTEMPTS):
+            opened, loan = await self._unwrap(
+                asset, entries, context, remaining, caller, action, named_key, expected or {}
+            )
+            if loan is None or self._branches.holds(loan):
+                return opened
+            opened.plaintext.wipe()  # as in generate
+        raise _too_late(opened.key)
+
+    async def _unwrap(
+        self,
+        asset: Asset,
+        entries: Sequence[EncryptedDataKey],
+        context: Mapping[str, str],
+        remaining: float | None,
+        caller: Caller,
+        action: Action,
+        named_key: str,
+        expected: Mapping[str, str],
+    ) -> tuple[OpenedDataKey, Loan | None]:
         plaintext: SecretBytes | None = None
+        loan: Loan | None = None
         try:
             async with Audited(self._audit, self._clock, action, caller, asset) as use:
                 use.context = context
@@ -147,20 +215,69 @@ class DataKeys:
                 provider_key = self._directory.provider_key
                 use.ruling = rule_on(tenant, provider_key, asset, now)
                 require_key(use.ruling, asset)
-                encryption_context.require_asset(context, asset, expected or {})
-                key, entry = self._ring.find(tenant, provider_key, entries)
-                use.key = key.name
-                _require_name(named_key, key, tenant.id)
-                opened = await self._ring.unwrap(key, entry, context, remaining, background=caller.background)
-                plaintext, use.replica = opened.value.plaintext, opened.replica
-                use.backend_request_id = opened.value.request_id
+                encryption_context.require_asset(context, asset, expected)
+                lent = await self._branch_of(tenant, provider_key, entries, remaining)
+                if lent is not None:
+                    entry, loan = lent
+                    key = loan.key
+                    use.key = key.name
+                    _tell(use, loan)
+                    # The name that its wrapped keys have is that of the key under which the branch key was made.
+                    _require_name(named_key, loan.branch.first_key, tenant.id)
+                    plaintext = _opened(loan, entry, context)
+                else:
+                    key, entry = self._ring.find(tenant, provider_key, entries)
+                    use.key = key.name
+                    _require_name(named_key, key.name, tenant.id)
+                    opened = await self._ring.unwrap(key, entry, context, remaining, background=caller.background)
+                    plaintext, use.replica = opened.value.plaintext, opened.replica
+                    use.backend_request_id = opened.value.request_id
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
             raise
-        return OpenedDataKey(key, plaintext, now + self._lease)
+        return OpenedDataKey(key, plaintext, now + self._lease_of(loan)), loan
+
+    async def _branch_of(
+        self,
+        tenant: Tenant,
+        provider_key: CustomerKey,
+        entries: Sequence[EncryptedDataKey],
+        remaining: float | None,
+    ) -> tuple[EncryptedDataKey, Loan] | None:
+        """The entry that a branch key of the tenant wrapped, and that branch key; None when there is none."""
+        if not any(branch_id_of(entry) for entry in entries):
+            return None
+        return await self._branches.to_open(tenant, provider_key, entries, remaining)
+
+    def _lease_of(self, loan: Loan | None) -> timedelta:
+        """How long a data key may be used: in an outage that a grace bridges, no longer than that."""
+        if loan is None or not loan.beyond:
+            return self._lease
+        return min(self._lease, timedelta(seconds=max(0.0, loan.seconds)))
 
 
-def _require_name(named_key: str, key: CustomerKey, tenant: str) -> None:
-    if named_key and named_key != key.name:
-        raise KeyNotFound(tenant, f"the wrapped key names another key than {key.name!r}, which made its entry")
+def _tell(use: Audited, loan: Loan) -> None:
+    """Put into the record by which branch key it was, and who opened that."""
+    use.cached, use.replica, use.backend_request_id = loan.cached, loan.replica, loan.request_id
+    use.detail["branch"] = loan.branch.id
+    if loan.beyond:
+        use.detail["outage_grace_seconds"] = round(loan.beyond, 3)
+
+
+def _opened(loan: Loan, entry: EncryptedDataKey, context: Mapping[str, str]) -> SecretBytes:
+    try:
+        return SecretBytes(unwrap_with_branch_key(loan.plaintext.reveal(), entry, context))
+    except BranchEntryInvalid as error:
+        place = loan.key.primary
+        raise CiphertextInvalid(place.name, place.reference, str(error)) from None
+
+
+def _too_late(key: CustomerKey) -> KeyUnreachable:
+    place = key.primary
+    return KeyUnreachable(place.name, place.reference, "a branch key's lease ended before its use was recorded")
+
+
+def _require_name(named_key: str, made_by: str, tenant: str) -> None:
+    if named_key and named_key != made_by:
+        raise KeyNotFound(tenant, f"the wrapped key names another key than {made_by!r}, which made its entry")

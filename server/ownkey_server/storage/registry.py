@@ -207,6 +207,10 @@ class Change(Reader):
         self.number = int(connection.execute(taken).scalar_one())
         self._told: set[str] = set()
 
+    def touch(self, tenant: str) -> None:
+        """Note that something of a tenant was changed that is kept beside the registry."""
+        self._touch(tenant)
+
     def insert_tenant(self, tenant: str, display_name: str, enrolled_at: datetime, gate: CallGateTable) -> None:
         """Add a tenant without policy."""
         self._touch(tenant)

@@ -74,8 +74,8 @@ def _wrapping(table: object, source: Path) -> list[policy_pb2.AssetClassWrapping
                 raise click.UsageError(
                     f"{source}: wrapping: there is no {one!r}; there are: {', '.join(names_of(kind))}"
                 )
-        numbers = enum_number(classes, name), enum_number(ways, way)
-        found.append(policy_pb2.AssetClassWrapping(asset_class=numbers[0], wrapping=numbers[1]))
+        numbers: dict[str, Any] = {"asset_class": enum_number(classes, name), "wrapping": enum_number(ways, way)}
+        found.append(policy_pb2.AssetClassWrapping(**numbers))
     return found
 
 
