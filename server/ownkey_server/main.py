@@ -31,6 +31,7 @@ from ownkey_server.rpc.stream_guard import Streams, stream_limits
 from ownkey_server.rpc.transport import transport_limits
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
+from ownkey_server.service.administration.branch_keys import BranchKeyOffice
 from ownkey_server.service.administration.configuration import Configuration
 from ownkey_server.service.administration.desk import Act, Desk, SecondPerson
 from ownkey_server.service.administration.enrolment import Enrolment
@@ -440,6 +441,7 @@ def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
     return AdminServices(
         tenants=Tenants(desk),
         keys=Keys(desk, enrolment, core.kinds),
+        branch_keys=BranchKeyOffice(desk, core.ring, core.branches),
         groups=Groups(desk),
         policies=Policies(desk),
         principals=Principals(desk),

@@ -31,6 +31,7 @@ from ownkey.v1 import (
     admin_service_pb2_grpc,
     approval_pb2,
     audit_record_pb2,
+    branch_key_pb2,
     customer_key_pb2,
     policy_pb2,
     role_pb2,
@@ -180,10 +181,48 @@ class AdminClient:
         request = made(pb.RetireKeyRequest, tenant=tenant, key=key, etag=etag, note=self._note(reason))
         return self._call(self._stub.RetireKey, request).key
 
-    def remove_key(self, tenant: str, key: str, etag: str, *, reason: str = "") -> customer_key_pb2.CustomerKey:
-        """Let go of a retired key: nothing that it wrapped can be opened any more."""
-        request = made(pb.RemoveKeyRequest, tenant=tenant, key=key, etag=etag, note=self._note(reason))
+    def remove_key(
+        self, tenant: str, key: str, etag: str, *, abandon_branch_keys: bool = False, reason: str = ""
+    ) -> customer_key_pb2.CustomerKey:
+        """Let go of a retired key: nothing that it wrapped can be opened any more.
+
+        With branch keys under it, that is refused, unless what these wrapped is to be given up.
+        """
+        request = made(
+            pb.RemoveKeyRequest,
+            tenant=tenant,
+            key=key,
+            etag=etag,
+            abandon_branch_keys=abandon_branch_keys,
+            note=self._note(reason),
+        )
         return self._call(self._stub.RemoveKey, request).key
+
+    # Branch keys
+
+    def rotate_branch_key(self, tenant: str, key: str, *, reason: str = "") -> branch_key_pb2.BranchKey:
+        """Make a new branch key under a key, or under ``provider_key``; the one before wraps no more."""
+        request = made(pb.RotateBranchKeyRequest, tenant=tenant, key=key, note=self._note(reason))
+        return self._call(self._stub.RotateBranchKey, request).branch_key
+
+    def list_branch_keys(self, tenant: str, key: str = "") -> Iterator[branch_key_pb2.BranchKey]:
+        """A tenant's branch keys, wrapped: all, or those under one key."""
+        for page in self._pages(self._stub.ListBranchKeys, made(pb.ListBranchKeysRequest, tenant=tenant, key=key)):
+            yield from page.branch_keys
+
+    def rewrap_branch_keys(
+        self, tenant: str, from_key: str, to_key: str, *, most: int = 0, reason: str = ""
+    ) -> pb.RewrapBranchKeysResponse:
+        """Move some branch keys from one key to another; to be called again while any remain. 0 means 20 at a time."""
+        request = made(
+            pb.RewrapBranchKeysRequest,
+            tenant=tenant,
+            from_key=from_key,
+            to_key=to_key,
+            max_count=most,
+            note=self._note(reason),
+        )
+        return self._call(self._stub.RewrapBranchKeys, request)
 
     # Groups
 

@@ -14,6 +14,7 @@ from ownkey.v1 import (
     approval_pb2,
     asset_pb2,
     audit_record_pb2,
+    branch_key_pb2,
     customer_key_pb2,
     key_service_pb2,
     policy_pb2,
@@ -22,6 +23,7 @@ from ownkey.v1 import (
 )
 from ownkey_server.domain import audit
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
+from ownkey_server.domain.branch_keys import BranchKey, BranchKeyState
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.policy import Wrapping
 from ownkey_server.domain.roles import Grant, Role
@@ -52,6 +54,7 @@ GATE_MODES = {
 GATE_MODE_NUMBERS = {mode: tenant_pb2.CallGateMode.Value(f"CALL_GATE_MODE_{mode.name}") for mode in GateMode}
 DIRECTION_NUMBERS = {one: key_service_pb2.CallDirection.Value(f"CALL_DIRECTION_{one.name}") for one in CallDirection}
 LIFECYCLES = {one: customer_key_pb2.KeyLifecycle.Value(f"KEY_LIFECYCLE_{one.name}") for one in KeyLifecycle}
+BRANCH_KEY_STATES = {one: branch_key_pb2.BranchKeyState.Value(f"BRANCH_KEY_STATE_{one.name}") for one in BranchKeyState}
 STEP_KINDS = {
     one: admin_service_pb2.ConfigurationStepKind.Value(f"CONFIGURATION_STEP_KIND_{one.name}") for one in StepKind
 }
@@ -169,6 +172,21 @@ def key(record: KeyRecord) -> customer_key_pb2.CustomerKey:
         if one.verify_time is not None:
             replica.verify_time.CopyFrom(convert.timestamp(one.verify_time))
     return message
+
+
+def branch_key(record: BranchKey) -> branch_key_pb2.BranchKey:
+    """A branch key, wrapped."""
+    return branch_key_pb2.BranchKey(
+        id=record.id,
+        tenant=record.tenant,
+        key=record.key,
+        first_key=record.first_key,
+        state=BRANCH_KEY_STATES[record.state],
+        version=record.version,
+        wrapped_key=record.wrapped,
+        encryption_context=record.context,
+        create_time=convert.timestamp(record.create_time),
+    )
 
 
 def group(record: GroupRecord) -> tenant_pb2.Group:

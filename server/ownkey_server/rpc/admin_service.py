@@ -13,6 +13,7 @@ from ownkey_server.rpc import admin_convert, convert, page_tokens, pages
 from ownkey_server.rpc.calls import Call
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
+from ownkey_server.service.administration.branch_keys import BranchKeyOffice
 from ownkey_server.service.administration.configuration import Configuration
 from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
@@ -24,6 +25,8 @@ from ownkey_server.storage.documents import CallGateTable
 
 HISTORY = timedelta(days=7)
 """How far back a simulation looks when the request does not say."""
+REWRAPPED_AT_ONCE = 20
+"""How many branch keys one call moves when the request does not say: each asks two key stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class AdminServices:
 
     tenants: Tenants
     keys: Keys
+    branch_keys: BranchKeyOffice
     groups: Groups
     policies: Policies
     principals: Principals
@@ -136,8 +140,32 @@ class AdminServicer:
     async def RemoveKey(self, request: pb.RemoveKeyRequest, call: Call) -> Message:
         """Let go of a key."""
         act = call.act(request)
-        changed = await self._services.keys.remove(act, request.tenant, request.key, request.etag)
+        abandon = request.abandon_branch_keys
+        changed = await self._services.keys.remove(
+            act, request.tenant, request.key, request.etag, abandon_branch_keys=abandon
+        )
         return pb.RemoveKeyResponse(key=admin_convert.key(changed))
+
+    async def RotateBranchKey(self, request: pb.RotateBranchKeyRequest, call: Call) -> Message:
+        """Make a new branch key."""
+        made = await self._services.branch_keys.rotate(call.act(request), request.tenant, request.key)
+        return pb.RotateBranchKeyResponse(branch_key=admin_convert.branch_key(made))
+
+    async def ListBranchKeys(self, request: pb.ListBranchKeysRequest, _call: Call) -> Message:
+        """List branch keys, wrapped."""
+        size, after = page_tokens.page_size(request), page_tokens.decode(request, str, "")
+        found = await self._services.branch_keys.list(request.tenant, request.key, after, size + 1)
+        page = pages.cut(map(admin_convert.branch_key, found), size)
+        more = page_tokens.encode(request, page[-1].id) if len(page) < len(found) else ""
+        return pb.ListBranchKeysResponse(branch_keys=page, next_page_token=more)
+
+    async def RewrapBranchKeys(self, request: pb.RewrapBranchKeysRequest, call: Call) -> Message:
+        """Move branch keys to another key."""
+        most = request.max_count or REWRAPPED_AT_ONCE
+        moved = await self._services.branch_keys.rewrap(
+            call.act(request), request.tenant, request.from_key, request.to_key, most
+        )
+        return pb.RewrapBranchKeysResponse(rewrapped=moved.rewrapped, remaining=moved.remaining)
 
     async def CreateGroup(self, request: pb.CreateGroupRequest, call: Call) -> Message:
         """Add a group."""

@@ -10,6 +10,7 @@ from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound
 from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore, TenantScoped, UnwrappedDataKey
 from ownkey_server.service.inquiries import Inquiries
@@ -103,6 +104,24 @@ class KeyRing:
             return await store.unwrap(place.reference, wrapped, context, limit)
 
         return await self._walk.first_that_serves(key, ask, remaining, _wipe)
+
+    async def wrap(
+        self, key: CustomerKey, data_key: SecretBytes, context: Mapping[str, str], remaining: float | None
+    ) -> Use[EncryptedDataKey]:
+        """A key that there is already, wrapped under ``key`` too; arguments and errors as for :meth:`generate`."""
+        if not key.lifecycle.wraps:
+            raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
+        if self._budgets is not None and not self._budgets.take(key.name):
+            await self._budgets.renew(key)
+
+        async def ask(place: Replica, limit: float) -> EncryptedDataKey:
+            try:
+                return await self._store(key.tenant, place).wrap(place.reference, data_key, context, limit)
+            except KeyStoreError as error:
+                self._board.saw_error(key.name, error, self._clock())
+                raise
+
+        return await self._first_that_serves(key, ask, remaining)
 
     async def probe(self, key: CustomerKey) -> None:
         """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ownkey.cli.admin_branch_keys import branch_key
 from ownkey.cli.admin_keys import key
 from ownkey.cli.admin_policies import policy
 from ownkey.cli.admin_principals import approval, principal
@@ -19,5 +20,5 @@ def admin() -> None:
     """
 
 
-for _command in (tenant, key, group, policy, principal, approval):
+for _command in (tenant, key, branch_key, group, policy, principal, approval):
     admin.add_command(_command)

@@ -135,15 +135,29 @@ def retire(shared: Shared, key_id: str, tenant: str, etag: str, author: str, rea
 @_key_argument
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--abandon-branch-keys", is_flag=True, help="Give up all that branch keys under it wrapped.")
 @etag_option
 @change_options
 @shared_options
 @click.pass_obj
-def remove(shared: Shared, key_id: str, tenant: str, yes: bool, etag: str, author: str, reason: str) -> None:
-    """Let go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken."""
+def remove(
+    shared: Shared,
+    key_id: str,
+    tenant: str,
+    yes: bool,
+    abandon_branch_keys: bool,
+    etag: str,
+    author: str,
+    reason: str,
+) -> None:
+    """Let go of a retired key: nothing that it wrapped can be opened here any more. Its id stays taken.
+
+    Branch keys that are wrapped under it are moved first: ownkey admin branch-key rewrap.
+    """
     if not yes:
         question = f"What tenants/{tenant}/keys/{key_id} wrapped can then not be opened any more. Remove it?"
         click.confirm(question, abort=True, err=True)
     with shared.admin(author) as client:
         etag = etag or client.get_key(tenant, key_id).etag
-        _show_key(shared, client.remove_key(tenant, key_id, etag, reason=reason))
+        removed = client.remove_key(tenant, key_id, etag, abandon_branch_keys=abandon_branch_keys, reason=reason)
+        _show_key(shared, removed)

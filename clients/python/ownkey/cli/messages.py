@@ -24,6 +24,8 @@ def _is_told(message: Message, field: Any) -> bool:
 
 def _field(message: Message, field: Any) -> Any:
     value = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
     if field.is_repeated:
         return [_value(one, field) for one in value]
     return _value(value, field)

@@ -11,6 +11,7 @@ from ownkey_server.keystores.aws_arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.storage import branch_keys
 from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -167,17 +168,28 @@ class Keys:
         """
         return await self._leave(act, "retire_key", tenant, key, etag, KeyLifecycle.RETIRED)
 
-    async def remove(self, act: Act, tenant: str, key: str, etag: str) -> KeyRecord:
+    async def remove(
+        self, act: Act, tenant: str, key: str, etag: str, *, abandon_branch_keys: bool = False
+    ) -> KeyRecord:
         """Let go of a retired key: nothing that it wrapped can be opened here any more.
 
         Its id stays taken, so that the audit trail never means two keys by one name.
 
+        Args:
+            act: Who, and why.
+            tenant: Id of the tenant.
+            key: Id of the key.
+            etag: Of the key, as it was read.
+            abandon_branch_keys: Whether to give up what the branch keys under it wrapped.
+
         Raises:
             ResourceNotFound: There is no such key.
-            ResourceInUse: It is not retired.
+            ResourceInUse: It is not retired, or branch keys are under it that are not to be given up.
             EtagMismatch: The key was changed since it was read.
         """
-        return await self._leave(act, "remove_key", tenant, key, etag, KeyLifecycle.REMOVED)
+        return await self._leave(
+            act, "remove_key", tenant, key, etag, KeyLifecycle.REMOVED, abandon_branch_keys=abandon_branch_keys
+        )
 
     def require_free(self, reader: Reader, tenant: str, resource: str, place: Replica) -> None:
         """Make sure that a place is nobody's, and that a wrapped key will always tell which key made it.
@@ -202,7 +214,17 @@ class Keys:
                         f" kind, so that a wrapped key would not tell which made it: give one another reference",
                     )
 
-    async def _leave(self, act: Act, what: str, tenant: str, key: str, etag: str, lifecycle: KeyLifecycle) -> KeyRecord:
+    async def _leave(
+        self,
+        act: Act,
+        what: str,
+        tenant: str,
+        key: str,
+        etag: str,
+        lifecycle: KeyLifecycle,
+        *,
+        abandon_branch_keys: bool = False,
+    ) -> KeyRecord:
         resource = key_name(tenant, key)
 
         def work(change: Change) -> Done:
@@ -218,9 +240,15 @@ class Keys:
                 raise ResourceInUse(resource, f"{where} of the policy in force names it: put another version in force")
             places: Sequence[ReplicaRecord] = () if lifecycle is KeyLifecycle.REMOVED else before.replicas
             change.update_key(before, etag, lifecycle, places)
+            detail = _lifecycle(before, lifecycle)
             if lifecycle is KeyLifecycle.REMOVED:
+                count = branch_keys.under(change.connection, resource)
+                if count and not abandon_branch_keys:
+                    raise ResourceInUse(resource, _would_lose(tenant, key, count))
+                branch_keys.abandon(change.connection, resource)
                 self._desk.require_agreement(change, act, Danger.REMOVE_KEY, tenant, resource, "remove the key")
-            return Done(change.key(resource), _lifecycle(before, lifecycle))
+                detail |= {"abandoned_branch_keys": count} if count else {}
+            return Done(change.key(resource), detail)
 
         changed: KeyRecord = await self._desk.change(act, what, tenant, resource, work)
         return changed
@@ -263,6 +291,15 @@ class Keys:
 
     def _kind(self, place: Replica) -> str:
         return self._kinds.get(place.store, place.store)
+
+
+def _would_lose(tenant: str, key: str, count: int) -> str:
+    one = count == 1
+    return (
+        f"{count} branch {'key is' if one else 'keys are'} wrapped under it, and what {'it' if one else 'they'} wrapped"
+        f" would be lost: move {'it' if one else 'them'} first, with: ownkey admin branch-key rewrap --tenant {tenant}"
+        f" --from {key} --to OTHER"
+    )
 
 
 def _shown(place: Replica) -> dict[str, str]:

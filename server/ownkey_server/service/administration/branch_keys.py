@@ -1,0 +1,158 @@
+"""Branch keys, as they are administered: listed, made anew, and moved to another customer key without any object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ownkey.container import ContainerError
+from ownkey.wrapped_key import WrappedKey
+from ownkey_server.domain.branch_keys import BranchKey
+from ownkey_server.domain.errors import CiphertextInvalid, OwnkeyError, ResourceInUse
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, Tenant, key_name
+from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.storage import branch_keys as kept
+from ownkey_server.storage.registry import Change, Reader, required
+
+PROVIDER_KEY = "provider_key"
+"""What names the provider's key where otherwise a key's id stands; no id has an underscore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far branch keys were moved.
+
+    Attributes:
+        rewrapped: How many now.
+        remaining: How many are still under the first key.
+    """
+
+    rewrapped: int
+    remaining: int
+
+
+class BranchKeyOffice:
+    """What can be done with branch keys."""
+
+    def __init__(self, desk: Desk, ring: KeyRing, branches: BranchKeys) -> None:
+        self._desk = desk
+        self._ring = ring
+        self._branches = branches
+
+    async def list(self, tenant: str, key: str, after: str, limit: int) -> list[BranchKey]:
+        """A tenant's branch keys by id: all, or those under one key.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+        """
+
+        def question(reader: Reader) -> list[BranchKey]:
+            required(reader.tenant(tenant), tenant_name(tenant))
+            return kept.listed(reader.connection, tenant, full_name(tenant, key) if key else None, after, limit)
+
+        return await self._desk.read(question)
+
+    async def rotate(self, act: Act, tenant: str, key: str) -> BranchKey:
+        """Make a new branch key under a key; the one before wraps no more.
+
+        Raises:
+            ResourceNotFound: There is no such tenant or key.
+            ResourceInUse: Another was made at the same moment.
+            KeyStoreError: The key cannot be used.
+        """
+        resource = full_name(tenant, key)
+        owner = await self._owner(tenant)
+        holder = self._key(owner, resource)
+        before = await self._desk.read(lambda reader: kept.active(reader.connection, tenant, resource))
+        try:
+            made, use = await self._branches.make(tenant, holder)
+            use.value.plaintext.wipe()
+        except OwnkeyError as error:
+            await self._desk.refuse(act, "rotate_branch_key", tenant, resource, error)
+            raise
+
+        def work(change: Change) -> Done:
+            change.touch(tenant)
+            now = kept.add(change.connection, made, before.id if before else "")
+            if now.id != made.id:
+                raise ResourceInUse(resource, "another branch key was made at the same moment: look, and try again")
+            detail = {
+                "before": {"branch": before.id if before else ""},
+                "after": {"branch": made.id},
+                "replica": use.replica,
+                "backend_request_id": use.value.request_id,
+            }
+            return Done(now, detail)
+
+        added: BranchKey = await self._desk.change(act, "rotate_branch_key", tenant, resource, work)
+        return added
+
+    async def rewrap(self, act: Act, tenant: str, from_key: str, to_key: str, most: int) -> Moved:
+        """Move branch keys from one key to another, each in a transaction of its own.
+
+        Raises:
+            ResourceNotFound: There is no such tenant or key.
+            ResourceInUse: Both are one.
+            KeyStoreError: A key cannot be used. What was moved before stays moved.
+        """
+        source, target = full_name(tenant, from_key), key_name(tenant, to_key)
+        owner = await self._owner(tenant)
+        old, new = self._key(owner, source), self._key(owner, target)
+        if old.name == new.name:
+            raise ResourceInUse(source, "both keys are the same one")
+        waiting = await self._desk.read(lambda reader: kept.listed(reader.connection, tenant, source, "", most))
+        rewrapped = 0
+        for branch in waiting:
+            try:
+                wrapped = await self._wrapped_anew(branch, old, new)
+            except OwnkeyError as error:
+                await self._desk.refuse(act, "rewrap_branch_key", tenant, f"{source}/branchKeys/{branch.id}", error)
+                raise
+            rewrapped += await self._put_under(act, branch, target, wrapped)
+            self._branches.forget(branch)
+        remaining = await self._desk.read(lambda reader: kept.under(reader.connection, source, tenant))
+        return Moved(rewrapped, remaining)
+
+    async def _wrapped_anew(self, branch: BranchKey, old: CustomerKey, new: CustomerKey) -> bytes:
+        """The same branch key, wrapped under another key; its plaintext is here for this long only."""
+        try:
+            entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
+        except ContainerError:
+            place = old.primary
+            raise CiphertextInvalid(place.name, place.reference, f"branch key {branch.id} was changed") from None
+        opened = await self._ring.unwrap(old, entry, branch.context, None)
+        try:
+            wrapped = await self._ring.wrap(new, opened.value.plaintext, branch.context, None)
+        finally:
+            opened.value.plaintext.wipe()
+        return WrappedKey(new.name, (wrapped.value,)).to_bytes()
+
+    async def _put_under(self, act: Act, branch: BranchKey, target: str, wrapped: bytes) -> bool:
+        """Whether it was moved; not if somebody else had done so meanwhile."""
+
+        def work(change: Change) -> Done:
+            change.touch(branch.tenant)
+            now = kept.rewrap(change.connection, branch, target, wrapped)
+            detail = {"before": {"key": branch.key}, "after": {"key": now.key if now else ""}}
+            return Done(now is not None, detail)
+
+        resource = f"{branch.key}/branchKeys/{branch.id}"
+        moved: bool = await self._desk.change(act, "rewrap_branch_key", branch.tenant, resource, work)
+        return moved
+
+    async def _owner(self, tenant: str) -> Tenant:
+        required(await self._desk.read(lambda reader: reader.tenant(tenant)), tenant_name(tenant))
+        return await self._desk.directory.tenant(tenant)
+
+    def _key(self, tenant: Tenant, name: str) -> CustomerKey:
+        provider = self._desk.directory.provider_key
+        keys = (provider, *tenant.keys.values())
+        found: CustomerKey = required(next((key for key in keys if key.name == name), None), name)
+        return found
+
+
+def full_name(tenant: str, key: str) -> str:
+    """A key's name, by its id or :data:`PROVIDER_KEY`."""
+    return PROVIDER_KEY_NAME if key == PROVIDER_KEY else key_name(tenant, key)
