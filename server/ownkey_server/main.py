@@ -46,6 +46,7 @@ from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import open_keeper
 from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
+from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
@@ -89,6 +90,7 @@ class Core:
     stores: Mapping[str, KeyStore]
     board: StatusBoard
     ring: KeyRing
+    source: BranchSource
     branches: BranchKeys
     directory: Directory
     roster: Roster
@@ -247,7 +249,8 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         timeout = timedelta(seconds=settings.keys.timeout_seconds)
         ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge)
         stack.push_async_callback(ring.close)
-        branches = BranchKeys(ring, board, database, executor, audit, clock, _branch_key_options(settings.keys))
+        source = BranchSource(ring, database, executor, audit, clock)
+        branches = BranchKeys(source, board, clock, _branch_key_options(settings.keys))
         stack.push_async_callback(branches.close)
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
@@ -265,7 +268,20 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
         yield Core(
-            settings, clock, database, executor, signer, stores, board, ring, branches, directory, roster, audit, desk
+            settings,
+            clock,
+            database,
+            executor,
+            signer,
+            stores,
+            board,
+            ring,
+            source,
+            branches,
+            directory,
+            roster,
+            audit,
+            desk,
         )
 
 
@@ -441,7 +457,7 @@ def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
     return AdminServices(
         tenants=Tenants(desk),
         keys=Keys(desk, enrolment, core.kinds),
-        branch_keys=BranchKeyOffice(desk, core.ring, core.branches),
+        branch_keys=BranchKeyOffice(desk, core.ring, core.source, core.branches),
         groups=Groups(desk),
         policies=Policies(desk),
         principals=Principals(desk),

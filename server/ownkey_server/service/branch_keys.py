@@ -13,23 +13,15 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
-from sqlalchemy.engine import Connection
-
-from ownkey.container import ContainerError, EncryptedDataKey, branch_id_of, new_branch_id
-from ownkey.wrapped_key import WrappedKey
-from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
-from ownkey_server.domain.branch_keys import BRANCH, BranchKey, BranchKeyState, branch_context
+from ownkey.container import EncryptedDataKey, branch_id_of
+from ownkey_server.domain.branch_keys import BranchKey
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
-    DatabaseUnavailable,
     KeyMisconfigured,
     KeyNotFound,
     KeyStoreThrottled,
@@ -40,21 +32,12 @@ from ownkey_server.domain.errors import (
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey
-from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.branch_leases import BranchCounters, BranchLeases, Lease
-from ownkey_server.service.key_ring import KeyRing, Use
+from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.status_board import StatusBoard
-from ownkey_server.storage import branch_keys as kept
-from ownkey_server.storage.database import Database
-from ownkey_server.storage.registry import Change
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-OURSELVES = Caller("ownkey")
-LOAD_SECONDS = 5.0
 # A lease is renewed ahead of its end by twice the time that its key store took, but by no less and no more than this:
 # the seconds, and the part of a lease. Ahead costs calls: 1 + elapsed / (lease - ahead) of them instead of
 # 1 + elapsed / lease.
@@ -114,35 +97,35 @@ class Loan:
     lease: Lease
 
 
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """What came of a question, and whether a key store was asked so that there is a lease."""
+
+    branch: BranchKey
+    asked: bool
+
+
 class BranchKeys:
     """Lends branch keys. Belongs to one event loop.
 
     Args:
-        ring: Opens and makes them.
+        source: Where they come from.
         board: What is known of their keys; whoever is revoked there has no lease here.
-        database: Where they are kept, wrapped.
-        executor: Where reading waits for the database.
         clock: Tells the time, for their age.
         monotonic: The present time of a clock that is never set, for leases.
     """
 
     def __init__(
         self,
-        ring: KeyRing,
+        source: BranchSource,
         board: StatusBoard,
-        database: Database,
-        executor: Executor,
-        audit: AuditLog,
         clock: Clock,
         options: BranchKeyOptions,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ring = ring
+        self._source = source
         self._board = board
-        self._database = database
-        self._executor = executor
-        self._audit = audit
         self._clock = clock
         self._monotonic = monotonic
         self._length = options.lease.total_seconds()
@@ -151,7 +134,7 @@ class BranchKeys:
         # What wraps for a tenant under a key, and the view of the tenant with which it was read: whatever changes which
         # one that is changes the tenant, and so gives another view.
         self._active: OrderedDict[tuple[str, str], tuple[Tenant, BranchKey]] = OrderedDict()
-        self._flights: dict[tuple[str, ...], asyncio.Task[BranchKey]] = {}
+        self._flights: dict[tuple[str, ...], asyncio.Task[_Landed]] = {}
         self._retry_making: dict[tuple[str, str], float] = {}
         self._swept_at = monotonic()
 
@@ -180,12 +163,13 @@ class BranchKeys:
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
         deadline = None if remaining is None else self._monotonic() + remaining
-        branch = await self._active_of(tenant, key, deadline)
-        loan = await self._lend(tenant, key, branch.id, deadline)
-        if loan.key.name != key.name:  # moved meanwhile: another one wraps now
-            self._active.pop((tenant.id, key.name), None)
-            return await self._lend(tenant, key, (await self._active_of(tenant, key, deadline)).id, deadline)
-        return loan
+        for _ in range(ATTEMPTS):
+            found = await self._active_of(tenant, key, deadline)
+            loan = await self._lend(tenant, key, found.branch.id, deadline, asked=found.asked)
+            if loan.key.name == key.name:
+                return loan
+            self._active.pop((tenant.id, key.name), None)  # moved meanwhile: another one wraps now
+        raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved")
 
     async def to_open(
         self,
@@ -220,28 +204,6 @@ class BranchKeys:
         lease = self._leases.get(branch.id, branch.tenant)
         if lease is not None:
             self._leases.drop(lease)
-
-    async def make(self, tenant: str, key: CustomerKey) -> tuple[BranchKey, Use[GeneratedDataKey]]:
-        """A new branch key for a tenant under a key, not kept yet. Whoever asks wipes the plaintext.
-
-        Raises:
-            KeyStoreError: The key cannot be used.
-        """
-        branch_id = new_branch_id()
-        context = branch_context(tenant, branch_id)
-        use = await self._ring.generate(key, context, None)
-        branch = BranchKey(
-            id=branch_id,
-            tenant=tenant,
-            key=key.name,
-            first_key=key.name,
-            state=BranchKeyState.ACTIVE,
-            version=0,
-            wrapped=WrappedKey(key.name, (use.value.wrapped,)).to_bytes(),
-            context=context,
-            create_time=self._clock(),
-        )
-        return branch, use
 
     async def run(self) -> None:
         """Look after the leases until cancelled."""
@@ -279,7 +241,9 @@ class BranchKeys:
             await asyncio.wait(flights)
         self._leases.close()
 
-    async def _lend(self, tenant: Tenant, other: CustomerKey, branch_id: str, deadline: float | None) -> Loan:
+    async def _lend(
+        self, tenant: Tenant, other: CustomerKey, branch_id: str, deadline: float | None, *, asked: bool = False
+    ) -> Loan:
         """The branch key of that id, by its lease or by asking its key store.
 
         Args:
@@ -287,12 +251,13 @@ class BranchKeys:
             other: A key under which it may be, besides the tenant's own.
             branch_id: Its id.
             deadline: When the caller stops waiting.
+            asked: Whether a key store was asked for this use already, by which there is a lease.
 
         Raises:
             _NoBranchKey: The tenant has none of that id.
         """
         lease = self._held(tenant, other, branch_id)
-        cached = lease is not None
+        cached = not asked
         if lease is None:
             lease, cached = await self._ask(tenant, other, branch_id, deadline)
         if cached:
@@ -365,69 +330,57 @@ class BranchKeys:
             return None
         return lease if self._monotonic() < lease.last_moment else None
 
-    async def _active_of(self, tenant: Tenant, key: CustomerKey, deadline: float | None) -> BranchKey:
+    async def _active_of(self, tenant: Tenant, key: CustomerKey, deadline: float | None) -> _Landed:
         place = (tenant.id, key.name)
         # What another view's question finds may be from before the change that made this view.
         view = str(id(tenant))
         known = self._active.get(place)
-        branch = known[1] if known and known[0] is tenant else None
-        if branch is None:
+        old = known[1] if known and known[0] is tenant else None
+        if old is None:
             flight, _ = self._flight(("active", *place, view), lambda: self._read_or_make(tenant.id, key))
-            branch = await self._wait(flight, deadline, key)
-        elif self._is_old(branch) and self._monotonic() >= self._retry_making.get(place, float("-inf")):
-            old = branch
+            found = await self._wait(flight, deadline, key)
+        elif not self._is_old(old) or self._monotonic() < self._retry_making.get(place, float("-inf")):
+            found = _Landed(old, asked=False)
+        else:
             flight, _ = self._flight(("active", *place, view), lambda: self._make_and_keep(tenant.id, key, old))
             try:
-                branch = await self._wait(flight, deadline, key)
+                found = await self._wait(flight, deadline, key)
                 self._retry_making.pop(place, None)
             except _TRANSIENT:
                 # The same key protects as before, only not by a new branch key yet.
                 if self._held(tenant, key, old.id) is None:
                     raise
                 self._retry_making[place] = self._monotonic() + RETRY_MAKING_SECONDS
-        self._active[place] = (tenant, branch)
+                found = _Landed(old, asked=False)
+        self._active[place] = (tenant, found.branch)
         self._active.move_to_end(place)
         while len(self._active) > MAX_ACTIVE:
             gone, _ = self._active.popitem(last=False)
             self._retry_making.pop(gone, None)
-        return branch
+        return found
 
-    async def _read_or_make(self, tenant: str, key: CustomerKey) -> BranchKey:
-        branch = await self._read(lambda connection: kept.active(connection, tenant, key.name))
+    async def _read_or_make(self, tenant: str, key: CustomerKey) -> _Landed:
+        branch = await self._source.active(tenant, key.name)
         if branch is None or self._is_old(branch):
-            branch = await self._make_and_keep(tenant, key, branch)
-        return branch
+            return await self._make_and_keep(tenant, key, branch)
+        return _Landed(branch, asked=False)
 
-    async def _make_and_keep(self, tenant: str, key: CustomerKey, old: BranchKey | None) -> BranchKey:
+    async def _make_and_keep(self, tenant: str, key: CustomerKey, old: BranchKey | None) -> _Landed:
         """Make a branch key and keep it, unless another instance has done so: then that one's counts."""
         began = self._monotonic()
-        made, use = await self.make(tenant, key)
+        made, use = await self._source.make(tenant, key)
         plaintext = use.value.plaintext
         try:
-            branch = await self._keep(made, use, old.id if old else "")
+            branch = await self._source.keep(made, use, old.id if old else "")
             if branch.id == made.id:
                 self.counters.made += 1
                 self.counters.filled += 1
                 self._grant(branch, key, plaintext, began, use.replica, use.value.request_id)
         finally:
             plaintext.wipe()
-        return branch
+        return _Landed(branch, asked=branch.id == made.id)
 
-    async def _keep(self, made: BranchKey, use: Use[GeneratedDataKey], instead_of: str) -> BranchKey:
-        def transaction(connection: Connection) -> tuple[list[AuditRecord], BranchKey]:
-            change = Change(connection, self._clock())
-            branch = kept.add(connection, made, instead_of)
-            result = Result.OK if branch.id == made.id else Result.REFUSED
-            detail = {"branch": made.id} | ({} if result is Result.OK else {"made_already": branch.id})
-            change.touch(made.tenant)
-            record = self._record(
-                Action.MAKE_BRANCH_KEY, made, use.replica, use.value.request_id, result, detail=detail
-            )
-            return [record], branch
-
-        return await self._audit.change(transaction)
-
-    async def _open(self, tenant: str, branch_id: str, key_named: Callable[[str], CustomerKey | None]) -> BranchKey:
+    async def _open(self, tenant: str, branch_id: str, key_named: Callable[[str], CustomerKey | None]) -> _Landed:
         """Have the key store open a branch key, and hold it, or go on holding it.
 
         Args:
@@ -437,35 +390,36 @@ class BranchKeys:
         """
         lease = self._leases.get(branch_id, tenant)
         try:
-            found = await self._read(lambda connection: kept.find(connection, tenant, [branch_id]))
-            if not found:
+            branch = await self._source.find(tenant, branch_id)
+            if branch is None:
                 raise _NoBranchKey(tenant, f"has no branch key {branch_id}")
-            branch = found[0]
             key = key_named(branch.key)
             if key is None or not key.lifecycle.unwraps:
                 raise KeyNotFound(tenant, f"the key {branch.key!r}, under which a branch key is, is not there any more")
-            plaintext, began, replica, request_id = await self._unwrap(branch, key)
+            began = self._monotonic()
+            use = await self._source.unwrap(branch, key)
         except OwnkeyError as error:
             if lease is not None:
                 self._not_renewed(lease, error)
             raise
+        plaintext, request_id = use.value.plaintext, use.value.request_id
         try:
             if lease is None or lease.over:
-                self._grant(branch, key, plaintext, began, replica, request_id)
+                self._grant(branch, key, plaintext, began, use.replica, request_id)
                 self.counters.filled += 1
-                return branch
+                return _Landed(branch, asked=True)
             self._require_same(lease, plaintext)
             if began >= lease.until:
                 self.counters.filled += 1
             else:
                 self.counters.renewed += 1
-            lease.branch, lease.key, lease.replica, lease.request_id = branch, key, replica, request_id
+            lease.branch, lease.key, lease.replica, lease.request_id = branch, key, use.replica, request_id
             lease.used = lease.unreachable = False
             self._extend(lease, began)
             self._leases.look_again(lease, lease.renew_at)
         finally:
             plaintext.wipe()
-        return branch
+        return _Landed(branch, asked=True)
 
     def _renew(self, lease: Lease) -> None:
         """Begin to ask the key store once more, ahead of the lease's end or in an outage; nobody waits for it."""
@@ -493,26 +447,6 @@ class BranchKeys:
             _log.critical("branch key %s was exchanged in the database", lease.branch.id)
             place = lease.key.primary
             raise CiphertextInvalid(place.name, place.reference, "the branch key is not the one that it was")
-
-    async def _unwrap(self, branch: BranchKey, key: CustomerKey) -> tuple[SecretBytes, float, str, str]:
-        """The branch key in clear, when the question for it began, where it was opened, and by which request."""
-        place = key.primary
-        if branch.context.get(TENANT) != branch.tenant or branch.context.get(BRANCH) != branch.id:
-            raise CiphertextInvalid(place.name, place.reference, "the branch key is kept under another's name")
-        began = self._monotonic()
-        try:
-            entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
-            use = await self._ring.unwrap(key, entry, branch.context, None)
-        except ContainerError:
-            raise CiphertextInvalid(place.name, place.reference, "the branch key was changed") from None
-        except OwnkeyError as error:
-            result = Result.REFUSED if error.refusal else Result.FAILED
-            replica = getattr(error, "replica", "")
-            self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, replica, "", result, error.reason))
-            raise
-        request_id = use.value.request_id
-        self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, use.replica, request_id, Result.OK))
-        return use.value.plaintext, began, use.replica, request_id
 
     def _grant(
         self, branch: BranchKey, key: CustomerKey, plaintext: SecretBytes, began: float, replica: str, request_id: str
@@ -542,8 +476,8 @@ class BranchKeys:
         return True
 
     def _flight(
-        self, what: tuple[str, ...], work: Callable[[], Coroutine[None, None, BranchKey]]
-    ) -> tuple[asyncio.Task[BranchKey], bool]:
+        self, what: tuple[str, ...], work: Callable[[], Coroutine[None, None, _Landed]]
+    ) -> tuple[asyncio.Task[_Landed], bool]:
         """The one question of its kind that is under way, begun now if there is none; and whether there was one."""
         running = self._flights.get(what)
         if running is not None:
@@ -551,7 +485,7 @@ class BranchKeys:
         flight = asyncio.get_running_loop().create_task(work(), name=" ".join(what))
         self._flights[what] = flight
 
-        def landed(done: asyncio.Task[BranchKey]) -> None:
+        def landed(done: asyncio.Task[_Landed]) -> None:
             self._flights.pop(what, None)
             # Nobody may be waiting any more; what is no error of ours was recorded.
             if not done.cancelled() and (error := done.exception()) and not isinstance(error, OwnkeyError):
@@ -560,48 +494,13 @@ class BranchKeys:
         flight.add_done_callback(landed)
         return flight, False
 
-    async def _wait(self, flight: asyncio.Task[BranchKey], deadline: float | None, key: CustomerKey) -> BranchKey:
+    async def _wait(self, flight: asyncio.Task[_Landed], deadline: float | None, key: CustomerKey) -> _Landed:
         left = None if deadline is None else max(0.0, deadline - self._monotonic())
         try:
             return await asyncio.wait_for(asyncio.shield(flight), left)
         except TimeoutError:
             place = key.primary
             raise KeyUnreachable(place.name, place.reference, "no answer within the caller's deadline") from None
-
-    async def _read(self, question: Callable[[Connection], T]) -> T:
-        def ask() -> T:
-            with self._database.reading() as connection:
-                return question(connection)
-
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(loop.run_in_executor(self._executor, ask), LOAD_SECONDS)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
-
-    def _record(
-        self,
-        action: Action,
-        branch: BranchKey,
-        replica: str,
-        request_id: str,
-        result: Result,
-        reason: str = "",
-        detail: Mapping[str, str] | None = None,
-    ) -> AuditRecord:
-        return AuditRecord(
-            time=self._clock(),
-            action=action,
-            result=result,
-            caller=OURSELVES,
-            reason=reason,
-            tenant=branch.tenant,
-            key=branch.key,
-            replica=replica,
-            backend_request_id=request_id,
-            context=branch.context,
-            detail=detail or {"branch": branch.id},
-        )
 
 
 class _NoBranchKey(KeyNotFound):

@@ -12,6 +12,7 @@ from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, Tenant,
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.registry import Change, Reader, required
@@ -36,9 +37,10 @@ class Moved:
 class BranchKeyOffice:
     """What can be done with branch keys."""
 
-    def __init__(self, desk: Desk, ring: KeyRing, branches: BranchKeys) -> None:
+    def __init__(self, desk: Desk, ring: KeyRing, source: BranchSource, branches: BranchKeys) -> None:
         self._desk = desk
         self._ring = ring
+        self._source = source
         self._branches = branches
 
     async def list(self, tenant: str, key: str, after: str, limit: int) -> list[BranchKey]:
@@ -67,7 +69,7 @@ class BranchKeyOffice:
         holder = self._key(owner, resource)
         before = await self._desk.read(lambda reader: kept.active(reader.connection, tenant, resource))
         try:
-            made, use = await self._branches.make(tenant, holder)
+            made, use = await self._source.make(tenant, holder)
             use.value.plaintext.wipe()
         except OwnkeyError as error:
             await self._desk.refuse(act, "rotate_branch_key", tenant, resource, error)

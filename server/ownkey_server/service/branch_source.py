@@ -1,0 +1,166 @@
+"""Where branch keys come from: kept, wrapped, in the database; made and opened by key stores; every step recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from sqlalchemy.engine import Connection
+
+from ownkey.container import ContainerError, new_branch_id
+from ownkey.wrapped_key import WrappedKey
+from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
+from ownkey_server.domain.branch_keys import BRANCH, BranchKey, BranchKeyState, branch_context
+from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.encryption_context import TENANT
+from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, OwnkeyError
+from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.keystores.base import GeneratedDataKey, UnwrappedDataKey
+from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.key_ring import KeyRing, Use
+from ownkey_server.storage import branch_keys as kept
+from ownkey_server.storage.database import Database
+from ownkey_server.storage.registry import Change
+
+T = TypeVar("T")
+
+OURSELVES = Caller("ownkey")
+LOAD_SECONDS = 5.0
+
+
+class BranchSource:
+    """Reads, makes, keeps and opens branch keys. It holds none.
+
+    Args:
+        ring: Opens and makes them.
+        database: Where they are kept.
+        executor: Where reading waits for the database.
+        clock: Tells the time.
+    """
+
+    def __init__(self, ring: KeyRing, database: Database, executor: Executor, audit: AuditLog, clock: Clock) -> None:
+        self._ring = ring
+        self._database = database
+        self._executor = executor
+        self._audit = audit
+        self._clock = clock
+
+    async def find(self, tenant: str, branch_id: str) -> BranchKey | None:
+        """The tenant's branch key of that id.
+
+        Raises:
+            DatabaseUnavailable: The database does not answer.
+        """
+        found = await self._read(lambda connection: kept.find(connection, tenant, [branch_id]))
+        return found[0] if found else None
+
+    async def active(self, tenant: str, key: str) -> BranchKey | None:
+        """The branch key that wraps what the tenant has under the key of that name; raises as :meth:`find`."""
+        return await self._read(lambda connection: kept.active(connection, tenant, key))
+
+    async def make(self, tenant: str, key: CustomerKey) -> tuple[BranchKey, Use[GeneratedDataKey]]:
+        """A new branch key for a tenant under a key, not kept yet. Whoever asks wipes the plaintext.
+
+        Raises:
+            KeyStoreError: The key cannot be used.
+        """
+        branch_id = new_branch_id()
+        context = branch_context(tenant, branch_id)
+        use = await self._ring.generate(key, context, None)
+        branch = BranchKey(
+            id=branch_id,
+            tenant=tenant,
+            key=key.name,
+            first_key=key.name,
+            state=BranchKeyState.ACTIVE,
+            version=0,
+            wrapped=WrappedKey(key.name, (use.value.wrapped,)).to_bytes(),
+            context=context,
+            create_time=self._clock(),
+        )
+        return branch, use
+
+    async def keep(self, made: BranchKey, use: Use[GeneratedDataKey], instead_of: str) -> BranchKey:
+        """Keep a new branch key, unless another instance has kept one meanwhile; gives the one that is active now.
+
+        Args:
+            made: The new one.
+            use: By which it was made.
+            instead_of: Id of the one that was active when it was made; empty for none.
+
+        Raises:
+            DatabaseUnavailable: It is not known whether it is kept.
+        """
+
+        def transaction(connection: Connection) -> tuple[list[AuditRecord], BranchKey]:
+            change = Change(connection, self._clock())
+            branch = kept.add(connection, made, instead_of)
+            result = Result.OK if branch.id == made.id else Result.REFUSED
+            detail = {"branch": made.id} | ({} if result is Result.OK else {"made_already": branch.id})
+            change.touch(made.tenant)
+            record = self._record(
+                Action.MAKE_BRANCH_KEY, made, use.replica, use.value.request_id, result, detail=detail
+            )
+            return [record], branch
+
+        return await self._audit.change(transaction)
+
+    async def unwrap(self, branch: BranchKey, key: CustomerKey) -> Use[UnwrappedDataKey]:
+        """The branch key in clear, by the key under which it is.
+
+        Raises:
+            KeyStoreError: The key cannot be used, or the branch key was changed in the database.
+        """
+        place = key.primary
+        if branch.context.get(TENANT) != branch.tenant or branch.context.get(BRANCH) != branch.id:
+            raise CiphertextInvalid(place.name, place.reference, "the branch key is kept under another's name")
+        try:
+            entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
+            use = await self._ring.unwrap(key, entry, branch.context, None)
+        except ContainerError:
+            raise CiphertextInvalid(place.name, place.reference, "the branch key was changed") from None
+        except OwnkeyError as error:
+            result = Result.REFUSED if error.refusal else Result.FAILED
+            replica = getattr(error, "replica", "")
+            self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, replica, "", result, error.reason))
+            raise
+        request_id = use.value.request_id
+        self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, use.replica, request_id, Result.OK))
+        return use
+
+    async def _read(self, question: Callable[[Connection], T]) -> T:
+        def ask() -> T:
+            with self._database.reading() as connection:
+                return question(connection)
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._executor, ask), LOAD_SECONDS)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
+
+    def _record(
+        self,
+        action: Action,
+        branch: BranchKey,
+        replica: str,
+        request_id: str,
+        result: Result,
+        reason: str = "",
+        detail: Mapping[str, str] | None = None,
+    ) -> AuditRecord:
+        return AuditRecord(
+            time=self._clock(),
+            action=action,
+            result=result,
+            caller=OURSELVES,
+            reason=reason,
+            tenant=branch.tenant,
+            key=branch.key,
+            replica=replica,
+            backend_request_id=request_id,
+            context=branch.context,
+            detail=detail or {"branch": branch.id},
+        )
