@@ -6,13 +6,24 @@ import base64
 import json
 import re
 import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from interop import amazons_library
 from ownkey import wrapped_key
-from ownkey.container import DEFAULT_LIMITS, Decryptor, Encryptor, HeaderReader, TrailingData, context, header
+from ownkey.container import (
+    DEFAULT_LIMITS,
+    Decryptor,
+    EncryptedDataKey,
+    Encryptor,
+    HeaderReader,
+    TrailingData,
+    context,
+    header,
+)
 from ownkey.container.encryptor import FRAME_LENGTH_DOCUMENT, FRAME_LENGTH_MEDIA, FRAME_LENGTH_VOICE
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +93,21 @@ def test_bytes_after_the_end_are_noticed_here_and_not_by_amazons_library() -> No
     decryptor = Decryptor(read, amazons_library.unwrap(key, read.encrypted_data_keys[0], {"k": "v"}))
     with pytest.raises(TrailingData):
         decryptor.update(reader.rest)
+
+
+@pytest.mark.parametrize("name", ["chat", "no-context"])
+def test_the_program_for_branch_keys_opens_the_vectors_word_for_word(page: str, tmp_path: Path, name: str) -> None:
+    programs = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (program,) = [text for text in programs if "open_branch_entry.py" in text]
+    assert "import ownkey" not in program
+    vectors = json.loads((ROOT / "tests/vectors/container/branch_keys.json").read_text(encoding="utf-8"))
+    (vector,) = [vector for vector in vectors if vector["name"] == name]
+    provider_id, info, ciphertext = (base64.b64decode(part) for part in vector["entry"])
+    entry = EncryptedDataKey(provider_id.decode(), info, ciphertext)
+    wrapped = wrapped_key.WrappedKey("tenants/acme/keys/main", (entry,)).to_bytes()
+    script = tmp_path / "open_branch_entry.py"
+    script.write_text(program, encoding="utf-8")
+    branch_key = base64.b64decode(vector["branch_key"]).hex()
+    arguments = [branch_key, wrapped.hex(), json.dumps(vector["context"])]
+    done = subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True, text=True)
+    assert bytes.fromhex(done.stdout) == base64.b64decode(vector["data_key"])

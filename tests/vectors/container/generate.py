@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from vectors.container import two_keys
-from vectors.container.independent import Writer, context_bytes, lp16, u16
+from vectors.container.independent import (
+    Entry,
+    Writer,
+    branch_entry,
+    branch_wrapping_key,
+    context_bytes,
+    lp16,
+    u16,
+)
 from vectors.container.invalid_cases import body_cases, header_cases, with_free_iv
 from vectors.container.material import CONTEXT, content, fixed, wrapped_by_gcm, wrapped_by_key_wrap, writer
 
@@ -144,6 +152,43 @@ def wrapped_key_vectors() -> Iterator[Vector]:
         yield {"name": vector, "error": "WrappedKeyInvalid", "bytes": encoded(raw)}
 
 
+def branch_key_vectors() -> Iterator[Vector]:
+    """Data keys under a branch key; those with ``error`` are one of them with one fault."""
+    branch_key, data_key, branch_id = fixed("branch key"), fixed("data key to wrap"), fixed("branch id").hex()[:32]
+    salt, nonce = fixed("salt")[:16], fixed("wrapping nonce")[:12]
+    asset = CONTEXT | {"ownkey:asset-class": "team_chat", "ownkey:asset-id": "chat-1"}
+    id_, info, wrapped = branch_entry(branch_key, branch_id, salt, nonce, data_key, asset)
+
+    def vector(name: str, about: str, entry: Entry, **changes: Any) -> Vector:
+        return {
+            "name": name,
+            "about": about,
+            "branch_key": encoded(changes.get("branch_key", branch_key)),
+            "branch_id": branch_id,
+            "wrapping_key": encoded(branch_wrapping_key(branch_key, salt)),
+            "context": changes.get("context", asset),
+            "data_key": encoded(data_key),
+            "entry": [encoded(part) for part in entry],
+        } | ({"error": "BranchEntryInvalid"} if changes.get("wrong", True) else {})
+
+    sound = (id_, info, wrapped)
+    yield vector("chat", "A data key for a message of a team's chat.", sound, wrong=False)
+    empty = branch_entry(branch_key, branch_id, salt, nonce, data_key, {})
+    yield vector("no-context", "Bound to no pairs at all.", empty, wrong=False, context={})
+    yield vector("another-context", "Bound to another asset.", sound, context=asset | {"ownkey:asset-id": "chat-2"})
+    yield vector("another-branch-key", "Another branch key.", sound, branch_key=fixed("another branch key"))
+    other_id = b"v1." + fixed("another id").hex()[:32].encode()
+    yield vector("relabelled", "It names another branch key than the one that wrapped it.", (id_, other_id, wrapped))
+    for place, at in (("version", 0), ("salt", 1), ("iv", 17), ("key", 29), ("tag", 61)):
+        changed = wrapped[:at] + bytes([wrapped[at] ^ 1]) + wrapped[at + 1 :]
+        yield vector(f"changed-{place}", "One bit was changed.", (id_, info, changed))
+    yield vector("byte-missing", "Its last byte is missing.", (id_, info, wrapped[:-1]))
+    yield vector("byte-too-many", "A byte follows.", (id_, info, wrapped + b"\x00"))
+    yield vector("version-2-info", "Another version of the provider info.", (id_, b"v2." + info[3:], wrapped))
+    upper = b"v1." + branch_id.upper().encode()
+    yield vector("capital-digits", "The id in capitals, which is another id.", (id_, upper, wrapped))
+
+
 def files() -> dict[str, str]:
     """Each file's name and text."""
     suites = {
@@ -151,6 +196,7 @@ def files() -> dict[str, str]:
         "invalid.json": invalid_vectors(),
         "data_keys.json": data_key_vectors(),
         "wrapped_keys.json": wrapped_key_vectors(),
+        "branch_keys.json": branch_key_vectors(),
     }
     return {name: json.dumps(list(suite), indent=1, ensure_ascii=False) + "\n" for name, suite in suites.items()}
 

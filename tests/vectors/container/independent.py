@@ -48,6 +48,21 @@ def context_bytes(context: Mapping[str, str]) -> bytes:
     return u16(len(pairs)) + b"".join(lp16(key) + lp16(value) for key, value in pairs) if pairs else b""
 
 
+def branch_wrapping_key(branch_key: bytes, salt: bytes) -> bytes:
+    """SP 800-108r1, counter mode with HMAC-SHA-256, for one block of output."""
+    return hmac.digest(branch_key, u32(1) + b"ownkey-branch" + b"\x00" + salt + u32(256), hashlib.sha256)
+
+
+def branch_entry(
+    branch_key: bytes, branch_id: str, salt: bytes, nonce: bytes, data_key: bytes, context: Mapping[str, str]
+) -> Entry:
+    """A data key wrapped under a branch key; salt and nonce are given, as no part of ownkey takes them."""
+    info = b"v1." + branch_id.encode()
+    aad = lp16(b"ownkey-branch") + lp16(info) + context_bytes(context)
+    sealed = AESGCM(branch_wrapping_key(branch_key, salt)).encrypt(nonce, data_key, aad)
+    return b"ownkey-branch", info, b"\x01" + salt + nonce + sealed
+
+
 def iv(number: int) -> bytes:
     return bytes(8) + u32(number)
 

@@ -16,7 +16,7 @@ from ownkey import container, wrapped_key
 from ownkey.container import Decryptor, EncryptedDataKey, Encryptor, Header, HeaderReader, RangeDecryptor
 from ownkey.wrapped_key import WrappedKey
 from vectors.container import generate, material
-from vectors.container.independent import Writer
+from vectors.container.independent import Writer, branch_entry
 
 FOLDER = Path(__file__).parent
 Vector = dict[str, Any]
@@ -142,3 +142,26 @@ def test_a_wrapped_key_reads_and_writes_as_published(vector: Vector) -> None:
     read = WrappedKey.from_bytes(raw)
     assert read == WrappedKey(vector["key"], entries_of(vector))
     assert read.to_bytes() == raw
+
+
+@pytest.mark.parametrize("vector", load("branch_keys.json"))
+def test_a_data_key_under_a_branch_key_opens_or_is_refused_as_published(vector: Vector) -> None:
+    (provider_id, info, wrapped) = (decoded(part) for part in vector["entry"])
+    entry = EncryptedDataKey(provider_id.decode(), info, wrapped)
+    branch_key = decoded(vector["branch_key"])
+    if "error" in vector:
+        with pytest.raises(container.BranchEntryInvalid):
+            container.unwrap_with_branch_key(branch_key, entry, vector["context"])
+        return
+    assert container.branch_id_of(entry) == vector["branch_id"]
+    assert container.unwrap_with_branch_key(branch_key, entry, vector["context"]) == decoded(vector["data_key"])
+
+
+def test_the_engine_wraps_as_the_independent_writer_does() -> None:
+    branch_key, data_key, branch_id = material.fixed("b"), material.fixed("d"), container.new_branch_id()
+    ours = container.wrap_with_branch_key(branch_key, branch_id, data_key, material.CONTEXT)
+    salt, nonce = ours.ciphertext[1:17], ours.ciphertext[17:29]
+    theirs = branch_entry(branch_key, branch_id, salt, nonce, data_key, material.CONTEXT)
+    assert (ours.provider_id.encode(), ours.provider_info, ours.ciphertext) == theirs
+    again = container.wrap_with_branch_key(branch_key, branch_id, data_key, material.CONTEXT)
+    assert again.ciphertext[1:29] != ours.ciphertext[1:29]
