@@ -9,6 +9,7 @@ asks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -165,9 +166,10 @@ class BranchKeys:
         deadline = None if remaining is None else self._monotonic() + remaining
         for _ in range(ATTEMPTS):
             found = await self._active_of(tenant, key, deadline)
-            loan = await self._lend(tenant, key, found.branch.id, deadline, asked=found.asked)
-            if loan.key.name == key.name:
-                return loan
+            with contextlib.suppress(_NoBranchKey):
+                loan = await self._lend(tenant, key, found.branch.id, deadline, asked=found.asked)
+                if loan.key.name == key.name:
+                    return loan
             self._active.pop((tenant.id, key.name), None)  # moved meanwhile: another one wraps now
         raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved")
 
@@ -390,15 +392,10 @@ class BranchKeys:
         """
         lease = self._leases.get(branch_id, tenant)
         try:
-            branch = await self._source.find(tenant, branch_id)
-            if branch is None:
-                raise _NoBranchKey(tenant, f"has no branch key {branch_id}")
-            key = key_named(branch.key)
-            if key is None or not key.lifecycle.unwraps:
-                raise KeyNotFound(tenant, f"the key {branch.key!r}, under which a branch key is, is not there any more")
+            branch, key = await self._kept(tenant, branch_id, key_named)
             began = self._monotonic()
             use = await self._source.unwrap(branch, key)
-        except OwnkeyError as error:
+        except (OwnkeyError, _NoBranchKey) as error:
             if lease is not None:
                 self._not_renewed(lease, error)
             raise
@@ -421,6 +418,17 @@ class BranchKeys:
             plaintext.wipe()
         return _Landed(branch, asked=True)
 
+    async def _kept(
+        self, tenant: str, branch_id: str, key_named: Callable[[str], CustomerKey | None]
+    ) -> tuple[BranchKey, CustomerKey]:
+        branch = await self._source.find(tenant, branch_id)
+        if branch is None:
+            raise _NoBranchKey
+        key = key_named(branch.key)
+        if key is None or not key.lifecycle.unwraps:
+            raise KeyNotFound(tenant, f"the key {branch.key!r}, under which a branch key is, is not there any more")
+        return branch, key
+
     def _renew(self, lease: Lease) -> None:
         """Begin to ask the key store once more, ahead of the lease's end or in an outage; nobody waits for it."""
         lease.retry_at = self._monotonic() + RETRY_SECONDS
@@ -431,7 +439,7 @@ class BranchKeys:
 
         self._flight(("open", branch.tenant, branch.id), lambda: self._open(branch.tenant, branch.id, key_named))
 
-    def _not_renewed(self, lease: Lease, error: OwnkeyError) -> None:
+    def _not_renewed(self, lease: Lease, error: Exception) -> None:
         if isinstance(error, KeyUnreachable):
             lease.unreachable = True
             lease.retry_at = self._monotonic() + RETRY_SECONDS
@@ -488,7 +496,11 @@ class BranchKeys:
         def landed(done: asyncio.Task[_Landed]) -> None:
             self._flights.pop(what, None)
             # Nobody may be waiting any more; what is no error of ours was recorded.
-            if not done.cancelled() and (error := done.exception()) and not isinstance(error, OwnkeyError):
+            if (
+                not done.cancelled()
+                and (error := done.exception())
+                and not isinstance(error, OwnkeyError | _NoBranchKey)
+            ):
                 _log.error("a branch key could not be had", exc_info=error)
 
         flight.add_done_callback(landed)
@@ -503,7 +515,7 @@ class BranchKeys:
             raise KeyUnreachable(place.name, place.reference, "no answer within the caller's deadline") from None
 
 
-class _NoBranchKey(KeyNotFound):
+class _NoBranchKey(Exception):
     """The tenant has no branch key of that id."""
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
-from ownkey_server.domain.policy import Decision, Effect, Outcome, Policy, Rule, evaluate, explain
+from ownkey_server.domain.policy import Decision, Effect, Outcome, Policy, Rule, Wrapping, evaluate, explain
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
 MAIN, FINANCE = Outcome(Effect.ALLOW, "main"), Outcome(Effect.ALLOW, "finance")
@@ -121,4 +121,22 @@ def test_a_rule_that_denies_everything_put_first_leaves_nothing_allowed(
     policy: Policy, subject: Asset, groups: frozenset[str], now: datetime
 ) -> None:
     closed = Policy((Rule("closed", DENY), *policy.rules), policy.default)
-    assert evaluate(closed, subject, groups, now) == Decision(DENY, "closed")
+    decision = evaluate(closed, subject, groups, now)
+    assert (decision.outcome, decision.rule, decision.group) == (DENY, "closed", "")
+
+
+@pytest.mark.parametrize("asset_class", AssetClass)
+def test_tokens_chats_and_voicemails_go_through_a_branch_key_unless_a_policy_says_otherwise(
+    asset_class: AssetClass,
+) -> None:
+    small = {"calendar_token_rooms", "calendar_token_user", "teams_token", "team_chat", "meeting_chat"}
+    expected = Wrapping.BRANCH if asset_class.value in {*small, "phone_voicemail"} else Wrapping.DIRECT
+    policy = Policy((Rule("first", PROVIDER, users=frozenset({"u"})),), MAIN)
+    for user in ("u", ""):
+        decision = evaluate(policy, Asset("acme", asset_class, "1", user=user), frozenset(), NOW)
+        assert decision.wrapping is expected
+        way = "through a branch key" if expected is Wrapping.BRANCH else "directly"
+        assert explain(decision, Asset("acme", asset_class, "1")).endswith(way)
+    for chosen in Wrapping:
+        policy = Policy((), MAIN, {asset_class: chosen})
+        assert evaluate(policy, Asset("acme", asset_class, "1"), frozenset(), NOW).wrapping is chosen

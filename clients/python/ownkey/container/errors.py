@@ -96,8 +96,10 @@ class RangeInvalid(ContainerError):
 class BranchEntryInvalid(ContainerError):
     """A data key does not open: another branch key wrapped it, or for another context, or it was changed."""
 
-    def __init__(self) -> None:
-        super().__init__("this data key was not wrapped by that branch key for that context, or was changed since")
+    def __init__(
+        self, text: str = "this data key was not wrapped by that branch key for that context, or was changed since"
+    ) -> None:
+        super().__init__(text)
 
 
 class EncryptionLimitExceeded(ContainerError):

@@ -11,12 +11,12 @@ import grpc
 import pytest
 
 from ownkey.container import branch_id_of, unwrap_with_branch_key
-from ownkey.v1 import admin_service_pb2 as apb
-from ownkey.v1 import admin_service_pb2_grpc, asset_pb2, branch_key_pb2, customer_key_pb2, key_state_pb2, policy_pb2
+from ownkey.v1 import asset_pb2, branch_key_pb2, customer_key_pb2, key_state_pb2, policy_pb2
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server import main, settings
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from support import server
+from support.admin import Admin
 from support.branches import CountedStore
 from support.key_stores import until
 from support.rpc import Failure, Rpc, asset, connected, pb
@@ -39,8 +39,8 @@ def unwrap(made: pb.GenerateDataKeyResponse, **facts: object) -> pb.UnwrapReques
 
 
 @pytest.fixture
-def admin(rpc: Rpc) -> admin_service_pb2_grpc.AdminServiceAsyncStub:
-    return admin_service_pb2_grpc.AdminServiceStub(rpc.channel)  # type: ignore[return-value]
+def admin(rpc: Rpc) -> Admin:
+    return Admin(rpc.channel)
 
 
 @pytest.fixture
@@ -92,26 +92,20 @@ async def test_streams_of_media_work_the_same(rpc: Rpc) -> None:
     assert opened.data == content
 
 
-async def test_what_the_provider_s_key_serves_has_a_branch_key_for_each_tenant(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub
-) -> None:
+async def test_what_the_provider_s_key_serves_has_a_branch_key_for_each_tenant(rpc: Rpc, admin: Admin) -> None:
     made = await rpc.stub.GenerateDataKey(generate(origin=2))
     assert made.key == "provider/keys/main"
     assert (await rpc.stub.Unwrap(unwrap(made, origin=2))).plaintext == made.plaintext
-    listed = await admin.ListBranchKeys(apb.ListBranchKeysRequest(tenant="acme", key="provider_key"))
+    listed = await admin("ListBranchKeys", tenant="acme", key="provider_key")
     (branch,) = listed.branch_keys
     assert (branch.tenant, branch.key) == ("acme", "provider/keys/main")
 
 
-async def test_a_policy_chooses_for_each_class_and_content_opens_whichever_way(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub
-) -> None:
+async def test_a_policy_chooses_for_each_class_and_content_opens_whichever_way(rpc: Rpc, admin: Admin) -> None:
     before = await rpc.stub.GenerateDataKey(generate())
     direct = policy_pb2.AssetClassWrapping(asset_class=CHAT, wrapping=policy_pb2.WRAPPING_DIRECT)
     policy = policy_pb2.Policy(default_use="key:main", wrapping=[direct], outage_grace_seconds=30)
-    version = await admin.CreatePolicyVersion(
-        apb.CreatePolicyVersionRequest(tenant="acme", policy=policy, activate=True, etag="*")
-    )
+    version = await admin("CreatePolicyVersion", tenant="acme", policy=policy, activate=True, etag="*")
     assert version.policy_version.policy == policy
     after = await rpc.stub.GenerateDataKey(generate())
     assert branch_id_of(WrappedKey.from_bytes(after.wrapped_key).encrypted_data_keys[0]) is None
@@ -121,7 +115,7 @@ async def test_a_policy_chooses_for_each_class_and_content_opens_whichever_way(
         assert (await rpc.stub.Unwrap(unwrap(one))).plaintext == one.plaintext
     policy.wrapping.append(direct)
     with pytest.raises(grpc.aio.AioRpcError, match="more than once"):
-        await admin.CreatePolicyVersion(apb.CreatePolicyVersionRequest(tenant="acme", policy=policy))
+        await admin("CreatePolicyVersion", tenant="acme", policy=policy)
 
 
 async def test_after_the_customer_disables_the_key_nothing_is_served_beyond_the_lease(
@@ -150,30 +144,28 @@ async def test_after_the_customer_disables_the_key_nothing_is_served_beyond_the_
 
 
 async def test_branch_keys_move_to_another_key_and_open_with_the_old_one_gone(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub, tmp_path: Path
+    rpc: Rpc, admin: Admin, tmp_path: Path
 ) -> None:
     chats = [await rpc.stub.GenerateDataKey(generate())]
     for _ in range(3):
-        rotated = await admin.RotateBranchKey(apb.RotateBranchKeyRequest(tenant="acme", key="main"))
+        rotated = await admin("RotateBranchKey", tenant="acme", key="main")
         assert rotated.branch_key.state == branch_key_pb2.BRANCH_KEY_STATE_ACTIVE
         chats.append(await rpc.stub.GenerateDataKey(generate()))
         entry = WrappedKey.from_bytes(chats[-1].wrapped_key).encrypted_data_keys[0]
         assert branch_id_of(entry) == rotated.branch_key.id
     sealed = await rpc.encrypt(b"hello", asset_class=VOICEMAIL)
     policy = policy_pb2.Policy(default_use="key:finance")
-    await admin.CreatePolicyVersion(
-        apb.CreatePolicyVersionRequest(tenant="acme", policy=policy, activate=True, etag="*")
-    )
-    await admin.RetireKey(apb.RetireKeyRequest(tenant="acme", key="main", etag="*"))
+    await admin("CreatePolicyVersion", tenant="acme", policy=policy, activate=True, etag="*")
+    await admin("RetireKey", tenant="acme", key="main", etag="*")
     with pytest.raises(grpc.aio.AioRpcError, match=r"4 branch keys are wrapped under it.*rewrap --tenant acme"):
-        await admin.RemoveKey(apb.RemoveKeyRequest(tenant="acme", key="main", etag="*"))
-    move = apb.RewrapBranchKeysRequest(tenant="acme", from_key="main", to_key="finance", max_count=3)
-    answer = await admin.RewrapBranchKeys(move)
+        await admin("RemoveKey", tenant="acme", key="main", etag="*")
+    move = {"tenant": "acme", "from_key": "main", "to_key": "finance", "max_count": 3}
+    answer = await admin("RewrapBranchKeys", **move)
     assert (answer.rewrapped, answer.remaining) == (3, 1)
-    answer = await admin.RewrapBranchKeys(move)
+    answer = await admin("RewrapBranchKeys", **move)
     assert (answer.rewrapped, answer.remaining) == (1, 0)
-    assert (await admin.RewrapBranchKeys(move)).rewrapped == 0
-    await admin.RemoveKey(apb.RemoveKeyRequest(tenant="acme", key="main", etag="*"))
+    assert (await admin("RewrapBranchKeys", **move)).rewrapped == 0
+    await admin("RemoveKey", tenant="acme", key="main", etag="*")
     (tmp_path / "keys" / "acme-main.key").unlink()
     for one in chats:
         opened = await rpc.stub.Unwrap(unwrap(one))
@@ -190,27 +182,25 @@ async def test_branch_keys_move_to_another_key_and_open_with_the_old_one_gone(
     assert (await rpc.fail("Unwrap", unwrap(chats[0]))).reason == "KEY_REVOKED"
 
 
-async def test_a_key_can_be_given_up_with_its_branch_keys(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub
-) -> None:
+async def test_a_key_can_be_given_up_with_its_branch_keys(rpc: Rpc, admin: Admin) -> None:
     made = await rpc.stub.GenerateDataKey(generate())
-    await admin.CreatePolicyVersion(
-        apb.CreatePolicyVersionRequest(
-            tenant="acme", policy=policy_pb2.Policy(default_use="key:finance"), activate=True, etag="*"
-        )
+    await admin(
+        "CreatePolicyVersion",
+        tenant="acme",
+        policy=policy_pb2.Policy(default_use="key:finance"),
+        activate=True,
+        etag="*",
     )
-    await admin.RetireKey(apb.RetireKeyRequest(tenant="acme", key="main", etag="*"))
+    await admin("RetireKey", tenant="acme", key="main", etag="*")
     assert (await rpc.stub.Unwrap(unwrap(made))).plaintext == made.plaintext
-    removed = await admin.RemoveKey(apb.RemoveKeyRequest(tenant="acme", key="main", etag="*", abandon_branch_keys=True))
+    removed = await admin("RemoveKey", tenant="acme", key="main", etag="*", abandon_branch_keys=True)
     assert removed.key.lifecycle == customer_key_pb2.KEY_LIFECYCLE_REMOVED
     assert (await rpc.fail("Unwrap", unwrap(made))).reason == "KEY_NOT_FOUND"
 
 
-async def test_a_customer_leaves_with_its_key_and_its_branch_keys_alone(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub, tmp_path: Path
-) -> None:
+async def test_a_customer_leaves_with_its_key_and_its_branch_keys_alone(rpc: Rpc, admin: Admin, tmp_path: Path) -> None:
     made = await rpc.stub.GenerateDataKey(generate())
-    (branch,) = (await admin.ListBranchKeys(apb.ListBranchKeysRequest(tenant="acme"))).branch_keys
+    (branch,) = (await admin("ListBranchKeys", tenant="acme")).branch_keys
     (kept,) = WrappedKey.from_bytes(branch.wrapped_key).encrypted_data_keys
     store = EmbeddedKeyStore("mine", tmp_path / "keys")
     opened = await store.unwrap("acme-main", kept, dict(branch.encryption_context), 5.0)
@@ -220,10 +210,10 @@ async def test_a_customer_leaves_with_its_key_and_its_branch_keys_alone(
 
 
 async def test_no_branch_key_in_clear_is_in_the_database_or_the_log(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    rpc: Rpc, admin: Admin, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await rpc.stub.GenerateDataKey(generate())
-    (branch,) = (await admin.ListBranchKeys(apb.ListBranchKeysRequest(tenant="acme"))).branch_keys
+    (branch,) = (await admin("ListBranchKeys", tenant="acme")).branch_keys
     (kept,) = WrappedKey.from_bytes(branch.wrapped_key).encrypted_data_keys
     store = EmbeddedKeyStore("mine", tmp_path / "keys")
     secret = bytes((await store.unwrap("acme-main", kept, dict(branch.encryption_context), 5.0)).plaintext.reveal())
@@ -234,14 +224,12 @@ async def test_no_branch_key_in_clear_is_in_the_database_or_the_log(
     assert secret.hex() not in caplog.text
 
 
-async def test_every_act_is_in_the_trail(
-    rpc: Rpc, admin: admin_service_pb2_grpc.AdminServiceAsyncStub, tmp_path: Path
-) -> None:
+async def test_every_act_is_in_the_trail(rpc: Rpc, admin: Admin, tmp_path: Path) -> None:
     await rpc.stub.GenerateDataKey(generate())
-    await admin.RotateBranchKey(apb.RotateBranchKeyRequest(tenant="acme", key="main"))
-    await admin.RewrapBranchKeys(apb.RewrapBranchKeysRequest(tenant="acme", from_key="main", to_key="finance"))
+    await admin("RotateBranchKey", tenant="acme", key="main")
+    await admin("RewrapBranchKeys", tenant="acme", from_key="main", to_key="finance")
     with pytest.raises(grpc.aio.AioRpcError):
-        await admin.RotateBranchKey(apb.RotateBranchKeyRequest(tenant="acme", key="nothing"))
+        await admin("RotateBranchKey", tenant="acme", key="nothing")
     with sqlite3.connect(tmp_path / "ownkey.db") as database:
         bodies = [body.decode() for (body,) in database.execute("select body from audit_records")]
     database.close()
