@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import HERE, Result
 
-TOPICS = ("engine", "unary", "audit", "tenants", "overload", "streams", "memory", "aws", "bulkhead")
+TOPICS = ("engine", "unary", "audit", "tenants", "overload", "streams", "memory", "aws", "bulkhead", "branch")
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 
 

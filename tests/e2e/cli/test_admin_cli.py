@@ -141,6 +141,41 @@ def test_removing_a_key_asks_first(cli: Cli) -> None:
     assert cli.fail(8, "admin", "tenant", "show", "gamma")["reason"] == "RESOURCE_NOT_FOUND"
 
 
+def test_branch_keys_from_the_command_line(cli: Cli) -> None:
+    for reference in ("delta-main", "delta-next"):
+        cli.text("keystore", "create", reference, "--config", str(cli.config))
+    cli.text("admin", "tenant", "create", "delta")
+    delta = ("--tenant", "delta")
+    for key in ("main", "next"):
+        cli.text("admin", "key", "enrol", key, *delta, "--store", "embedded", "--reference", f"delta-{key}")
+    (cli.folder / "main.toml").write_text('default = "key:main"\nwrapping = { phone_recording = "branch" }\n')
+    version = cli.ok("admin", "policy", "create", *delta, "-f", "main.toml", "--activate")
+    assert version["policy"]["wrapping"] == [{"asset_class": "phone_recording", "wrapping": "branch"}]
+    assert "wrapping of phone_recording  branch" in cli.text("admin", "policy", "show", *delta)
+    facts = ("--class", "phone_recording", "--asset-id", "1")
+    assert "through a branch key" in cli.ok("check", *delta, *facts)["explanation"]
+    assert cli.ok("admin", "branch-key", "list", *delta)["branch_keys"] == []
+    first = cli.ok("admin", "branch-key", "rotate", "main", *delta, "--reason", "the first")
+    assert (first["state"], first["version"], first["key"]) == ("active", 1, "tenants/delta/keys/main")
+    assert first["encryption_context"]["ownkey:branch"] == first["id"]
+    assert bytes.fromhex(first["wrapped_key"])
+    cli.text("admin", "branch-key", "rotate", "main", *delta)
+    listed = cli.ok("admin", "branch-key", "list", *delta, "--key", "main")["branch_keys"]
+    assert sorted(one["state"] for one in listed) == ["active", "decrypt_only"]
+    assert "number 2 under tenants/delta/keys/main" in cli.text("admin", "branch-key", "list", *delta)
+    (cli.folder / "next.toml").write_text('default = "key:next"\n')
+    cli.text("admin", "policy", "create", *delta, "-f", "next.toml", "--activate")
+    cli.text("admin", "key", "retire", "main", *delta)
+    error = cli.fail(10, "admin", "key", "remove", "main", *delta, "--yes")
+    assert "ownkey admin branch-key rewrap --tenant delta --from main --to OTHER" in str(error)
+    one = ("--from", "main", "--to", "next", *delta)
+    assert cli.ok("admin", "branch-key", "rewrap", *one, "--max", "1") == {"rewrapped": 1, "remaining": 1}
+    assert cli.ok("admin", "branch-key", "rewrap", *one) == {"rewrapped": 1, "remaining": 0}
+    assert cli.ok("admin", "key", "remove", "main", *delta, "--yes")["lifecycle"] == "removed"
+    assert cli.ok("admin", "branch-key", "list", *delta, "--key", "main")["branch_keys"] == []
+    assert len(cli.ok("admin", "branch-key", "list", *delta)["branch_keys"]) == 2
+
+
 def test_an_etag_that_was_read_earlier_is_told_when_it_is_stale(cli: Cli) -> None:
     etag = cli.ok("admin", "principal", "create", "recorder-1")["etag"]
     cli.text("admin", "principal", "update", "recorder-1", "--display-name", "One", "--etag", etag)

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from ownkey.cli.admin_policies import _facts, read_policy
-from ownkey.v1 import asset_pb2
+from ownkey.v1 import asset_pb2, policy_pb2
 
 RULE = '[[rules]]\nname = "a"\nuse = "deny"\n'
 
@@ -96,3 +96,31 @@ def test_facts_with_a_mistake_are_refused(tmp_path: Path, facts: str) -> None:
     path.write_text(facts)
     with pytest.raises(click.UsageError, match=r"facts\.json"):
         _facts("acme", path)
+
+
+def test_how_classes_are_wrapped_is_read(tmp_path: Path) -> None:
+    text = 'default = "deny"\nwrapping = { phone_voicemail = "direct", meeting_archive = "branch" }\n'
+    read = read_policy(policy_file(tmp_path, text + "outage_grace_seconds = 30\n"))
+    assert {one.asset_class: one.wrapping for one in read.wrapping} == {
+        asset_pb2.ASSET_CLASS_PHONE_VOICEMAIL: policy_pb2.WRAPPING_DIRECT,
+        asset_pb2.ASSET_CLASS_MEETING_ARCHIVE: policy_pb2.WRAPPING_BRANCH,
+    }
+    assert read.outage_grace_seconds == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('wrapping = "direct"\n', "must be a table"),
+        ('wrapping = { phone_voicemial = "direct" }\n', "there is no 'phone_voicemial'; there are: "),
+        ('wrapping = { team_chat = "twig" }\n', "there is no 'twig'; there are: direct, branch"),
+        ("wrapping = { team_chat = 1 }\n", "there is no 1"),
+        ("outage_grace_seconds = 901\n", "from 0 to 900"),
+        ("outage_grace_seconds = -1\n", "from 0 to 900"),
+        ("outage_grace_seconds = true\n", "from 0 to 900"),
+        ('outage_grace_seconds = "1"\n', "from 0 to 900"),
+    ],
+)
+def test_a_mistake_about_wrapping_says_where(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(click.UsageError, match=re.escape(complaint)):
+        read_policy(policy_file(tmp_path, 'default = "deny"\n' + text))
