@@ -28,7 +28,10 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ownkey.container import HeaderReader, serialize_context
+from ownkey.v1 import asset_pb2
+from ownkey.wrapped_key import WrappedKey
 from ownkey_server import settings as settings_module
+from support.admin import Admin
 from support.guarded_role import GuardedRole
 from support.postgres import PostgresServer
 from support.rpc import Rpc, asset, connected, pb
@@ -37,6 +40,7 @@ from support.softhsm import SoftHsm
 
 KEYS = ("provider", "acme-main")
 FINANCE = {"user": "frida@acme.example"}
+CHAT = {"asset_class": asset_pb2.ASSET_CLASS_TEAM_CHAT}
 LOUD = {
     "PYTHONASYNCIODEBUG": "1",
     "PYTHONFAULTHANDLER": "1",
@@ -232,7 +236,7 @@ async def _refused(scene: Scene, call: Awaitable[Any]) -> None:
 
 async def _use_keys(scene: Scene, rpc: Rpc) -> None:
     generate, unwrap = rpc.stub.GenerateDataKey, rpc.stub.Unwrap
-    for number, facts in enumerate(({}, FINANCE, {"origin": 2}, {"asset_id": "call-2"})):
+    for number, facts in enumerate(({}, FINANCE, {"origin": 2}, {"asset_id": "call-2"}, CHAT)):
         request = pb.GenerateDataKeyRequest(asset=asset(**facts), with_plaintext=True)  # type: ignore[arg-type]
         made = await generate(request)
         scene.secrets[f"data key {number}"] = made.plaintext
@@ -261,6 +265,16 @@ async def _use_keys(scene: Scene, rpc: Rpc) -> None:
             scene.show("errors of calls", repr(result.failure))
         if not facts:
             scene.secrets["a recording's data key"] = _opened(sealed, scene.secrets["the customer key acme-main"])
+
+    await _know_the_branch_key(scene, rpc)
+
+
+async def _know_the_branch_key(scene: Scene, rpc: Rpc) -> None:
+    """Open it as the customer would, with the customer's key alone."""
+    (branch,) = (await Admin(rpc.channel)("ListBranchKeys", tenant="acme", key="main")).branch_keys
+    (entry,) = WrappedKey.from_bytes(branch.wrapped_key).encrypted_data_keys
+    key, context = scene.secrets["the customer key acme-main"], serialize_context(branch.encryption_context)
+    scene.secrets["a branch key"] = AESGCM(key).decrypt(entry.provider_info[-12:], entry.ciphertext, context)
 
 
 def _opened(sealed: bytes, key: bytes) -> bytes:
