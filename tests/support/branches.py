@@ -19,7 +19,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect, Outcome, Policy
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, UnwrappedDataKey
+from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyMaker, KeyStore, UnwrappedDataKey
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
@@ -52,7 +52,7 @@ class Clock:
 class CountedStore:
     """A real key store of which every call is counted, and may be made to fail or to wait."""
 
-    def __init__(self, store: EmbeddedKeyStore) -> None:
+    def __init__(self, store: KeyStore) -> None:
         self._store = store
         self.name = store.name
         self.calls: list[str] = []
@@ -200,14 +200,15 @@ async def instance(
     capacity: int = 100,
     max_age: timedelta = timedelta(days=30),
     data_key_lease: float = 30.0,
+    holder: KeyMaker | None = None,
 ) -> AsyncIterator[Instance]:
-    """An instance on a database and a folder of keys, which others may share."""
+    """An instance on a database and a folder of keys, which others may share; or on the keys of another key store."""
     clock = clock or Clock()
-    store = EmbeddedKeyStore("keys", folder)
+    store = holder or EmbeddedKeyStore("keys", folder)
     known = {one.id: one for one in (tenants or [tenant_of()])}
     references = {place.reference for one in known.values() for key in one.keys.values() for place in key.replicas}
     for reference in sorted({"provider", *references}):
-        if not (folder / f"{reference}.key").exists():
+        if holder or not (folder / f"{reference}.key").exists():
             await store.create(reference)
     counted = CountedStore(store)
     board = StatusBoard(timedelta(seconds=60))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ownkey.container import new_branch_id
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server.domain.audit import Action
 from ownkey_server.domain.branch_keys import BranchKeyState
@@ -24,9 +25,13 @@ from ownkey_server.domain.errors import (
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.keystores import catalog
+from ownkey_server.keystores.catalog import Pkcs11Options
+from ownkey_server.secret_sources import SecretReference
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
 from support.branches import LEASE, Instance, chat, instance, recording, tenant_of
+from support.softhsm import SoftHsm
 
 KEY = "tenants/acme/keys/main"
 
@@ -464,3 +469,28 @@ async def test_the_lease_is_counted_from_before_the_key_store_was_asked(one: Ins
     one.clock.seconds = 2 * LEASE
     await one.unwrap(issued)
     assert len(one.store.calls) == 3
+
+
+@pytest.mark.parametrize("mechanism", ["aes-gcm", "aes-key-wrap"])
+async def test_a_token_makes_opens_and_takes_back_branch_keys(
+    database: Database, tmp_path: Path, softhsm: SoftHsm, mechanism: str
+) -> None:
+    label = f"branches-{new_branch_id()[:16]}"
+    pin = SecretReference.file(softhsm.make_token(label))
+    store = catalog.open_key_store("keys", Pkcs11Options(softhsm.module, label, pin, mechanism), softhsm.modules)
+    async with instance(database, tmp_path, holder=store) as one:
+        issued = await one.generate()
+        for _ in range(20):
+            assert (await one.unwrap(issued)).plaintext.reveal() == issued.plaintext.reveal()
+        assert one.store.calls == ["generate_data_key"]
+        one.clock.seconds = LEASE
+        await one.unwrap(issued)
+        assert one.store.calls == ["generate_data_key", "unwrap"]
+        softhsm.withdraw_rights(label, "acme-main")
+        one.clock.seconds = 2 * LEASE - 0.001
+        await one.unwrap(issued)
+        one.clock.seconds = 2 * LEASE
+        with pytest.raises(KeyRevoked):
+            await one.unwrap(issued)
+        assert one.branches.held == 0
+    await store.close()
