@@ -61,6 +61,8 @@ async def test_what_is_not_there_is_not_found_by_any_method(admin: Admin) -> Non
     known = {
         "tenant": "nobody",
         "key": "main",
+        "from_key": "main",
+        "to_key": "next",
         "group": "g",
         "etag": "*",
         "number": 1,
