@@ -19,7 +19,8 @@ from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, 
 from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import GeneratedDataKey, UnwrappedDataKey
 from ownkey_server.service.audit_log import AuditLog
-from ownkey_server.service.key_ring import KeyRing, Use
+from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.replica_walk import Use
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.registry import Change

@@ -111,17 +111,13 @@ class KeyRing:
         """A key that there is already, wrapped under ``key`` too; arguments and errors as for :meth:`generate`."""
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
-        if self._budgets is not None and not self._budgets.take(key.name):
+        if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
             await self._budgets.renew(key)
 
         async def ask(place: Replica, limit: float) -> EncryptedDataKey:
-            try:
-                return await self._store(key.tenant, place).wrap(place.reference, data_key, context, limit)
-            except KeyStoreError as error:
-                self._board.saw_error(key.name, error, self._clock())
-                raise
+            return await self._store(key.tenant, place).wrap(place.reference, data_key, context, limit)
 
-        return await self._first_that_serves(key, ask, remaining)
+        return await self._walk.first_that_serves(key, ask, remaining)
 
     async def probe(self, key: CustomerKey) -> None:
         """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""
