@@ -137,7 +137,7 @@ async def test_a_block_is_renewed_before_it_is_used_up(executor: ThreadPoolExecu
             if len(asked) < blocks and not budgets._budgets[KEY.name].renewing:
                 continue  # more than half is left
             async with asyncio.timeout(10):
-                while len(asked) < blocks:
+                while len(asked) < blocks or budgets._budgets[KEY.name].renewing:
                     await asyncio.sleep(0.001)
 
 
