@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ownkey_server.storage import upgrade
@@ -18,6 +19,11 @@ from support.server import ServerProcess
 from support.softhsm import SoftHsm, require_softhsm
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("ownkey", deadline=None)
+hypothesis.settings.load_profile("ownkey")
 
 
 def pytest_configure() -> None:

@@ -61,12 +61,13 @@ class SettingsReach:
                 cause = "the role's external id is made of the tenant's id: say --tenant"
                 raise KeyMisconfigured(self._name, str(arn), cause)
             sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
+            tags = [{"Key": "ownkey:tenant", "Value": self._tenant}]
             made = sts.assume_role(
                 RoleArn=role,
                 RoleSessionName=f"ownkey-verify-{self._tenant}"[:64],
                 ExternalId=self.external_id,
                 DurationSeconds=_SESSION_SECONDS,
-                Tags=[{"Key": "ownkey:tenant", "Value": self._tenant}],
+                **({"Tags": tags} if self._options.session_tags else {}),
             )["Credentials"]
             self._sessions[role] = boto3.session.Session(
                 made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]

@@ -13,6 +13,7 @@ from typing import Self, TypeAlias
 
 from ownkey_server.domain import encryption_context
 from ownkey_server.domain.assets import AssetClass
+from ownkey_server.domain.policy import DEFAULT_WRAPPING, Wrapping
 
 Conditions: TypeAlias = dict[str, dict[str, str]]
 
@@ -23,16 +24,7 @@ NAMES = {
     "hour": encryption_context.HOUR,
 }
 # Unless a tenant's policy sets them to be wrapped directly: their data keys never come to the customer's key.
-BRANCH_BY_DEFAULT = frozenset(
-    {
-        AssetClass.CALENDAR_TOKEN_ROOMS,
-        AssetClass.CALENDAR_TOKEN_USER,
-        AssetClass.TEAMS_TOKEN,
-        AssetClass.TEAM_CHAT,
-        AssetClass.MEETING_CHAT,
-        AssetClass.PHONE_VOICEMAIL,
-    }
-)
+BRANCH_BY_DEFAULT = frozenset(one for one, way in DEFAULT_WRAPPING.items() if way is Wrapping.BRANCH)
 CONTEXT_KEY = "kms:EncryptionContext:"
 
 _GROUP = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

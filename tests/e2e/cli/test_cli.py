@@ -100,6 +100,13 @@ def test_an_output_that_is_there_is_not_replaced(cli: Cli, recording: Path) -> N
     cli.ok("encrypt", "call.wav", *FACTS, "--force")
 
 
+def test_an_input_is_never_its_own_output(cli: Cli, recording: Path) -> None:
+    before = recording.read_bytes()
+    error = cli.fail(2, "encrypt", "call.wav", "-o", "./call.wav", "--force", *FACTS)
+    assert "is the input itself" in str(error["error"])
+    assert recording.read_bytes() == before
+
+
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name not in ("call.wav", "call.wav.ownkey"))
 

@@ -74,7 +74,7 @@ def encrypt(
     if target is None and file == STDIO and sys.stdout.isatty():
         raise click.UsageError("an encrypted object is no text: name the output with -o, or mean it with -o -")
     target = target or (STDIO if file == STDIO else file.with_name(file.name + SUFFIX))
-    _require_free(target, force=force)
+    _require_free(target, file, force=force)
     with _opened(file) as source, _progress(shared, file, "encrypting", quiet) as progress, shared.client() as client:
         chunks = read_chunks(source, progress)
         made: MediaStream | local.LocalEncryption
@@ -119,7 +119,7 @@ def decrypt(
     if target is None and file != STDIO and file.suffix != SUFFIX:
         raise click.UsageError(f"name the output with -o: {file.name} does not end in {SUFFIX}")
     target = target or (STDIO if file == STDIO else file.with_suffix(""))
-    _require_free(target, force=force)
+    _require_free(target, file, force=force)
     with _opened(file) as source, _progress(shared, file, "decrypting", quiet) as progress, shared.client() as client:
         first = _read_first(source)
         asset = _asset(facts, first)
@@ -210,8 +210,10 @@ def _rejoined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _require_free(target: Path, *, force: bool) -> None:
+def _require_free(target: Path, source: Path, *, force: bool) -> None:
     """Before a key is used and content sent for nothing."""
+    if target != STDIO and source != STDIO and target.exists() and target.samefile(source):
+        raise click.UsageError(f"{target} is the input itself: name another output with -o")
     if target != STDIO:
         require_free(target, overwrite=force)
 
