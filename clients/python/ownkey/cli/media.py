@@ -212,7 +212,7 @@ def _rejoined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
 
 def _require_free(target: Path, source: Path, *, force: bool) -> None:
     """Before a key is used and content sent for nothing."""
-    if target != STDIO and source != STDIO and target.exists() and target.samefile(source):
+    if STDIO not in (target, source) and target.exists() and target.samefile(source):
         raise click.UsageError(f"{target} is the input itself: name another output with -o")
     if target != STDIO:
         require_free(target, overwrite=force)
