@@ -114,3 +114,13 @@ class AuthorizationSettings(_Section):
     operators: list[Principal] = []
     second_person: list[Danger] = []
     approval_hours: float = Field(default=24.0, gt=0, le=720)
+
+    @model_validator(mode="after")
+    def _guard_who_is_a_second_person(self) -> Self:
+        if self.second_person and Danger.GRANT_ROLE not in self.second_person:
+            named = ", ".join(one.value for one in self.second_person)
+            raise ValueError(
+                f"second_person names {named} without grant_role: an operator alone could then make a second principal"
+                " and approve by it; add grant_role"
+            )
+        return self

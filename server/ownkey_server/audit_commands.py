@@ -16,6 +16,7 @@ from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.output import OTHER_ERROR, printable
 from ownkey_server import audit_files
 from ownkey_server import settings as settings_module
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.audit_documents import DocumentInvalid, line, signed_document
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
@@ -205,7 +206,8 @@ def keep_command(context: click.Context, config: Path) -> None:
     settings = _load(config)
     with _refusals(), _open(settings) as database:
         signer = load_signer(settings.audit.signing_key_file, settings.audit.signing_key_passphrase)
-        kept = open_keeper(database, signer, system_clock, settings.audit).keep()
+        guarded = Danger.RETENTION in settings.authorization.second_person
+        kept = open_keeper(database, signer, system_clock, settings.audit, guarded=guarded).keep()
     _show_kept(kept, shared)
     if kept.problem or any(not finding.informational for finding in kept.findings):
         context.exit(OTHER_ERROR)

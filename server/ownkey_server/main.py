@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
@@ -39,11 +40,12 @@ from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.retention import AuditRetention
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
 from ownkey_server.service.audit_log import AuditLog
-from ownkey_server.service.audit_setup import open_keeper
+from ownkey_server.service.audit_setup import configured_retention, open_keeper
 from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
 from ownkey_server.service.branch_source import BranchSource
@@ -75,6 +77,7 @@ from ownkey_server.storage.views import Changes, PrincipalViews, TenantViews
 _log = logging.getLogger(__name__)
 
 FIRST_ACT = Act(Caller("ownkey serve"), reason="the first start")
+START = Act(Caller("ownkey serve"), reason="as the settings say")
 FEED_SECONDS = 5.0
 
 
@@ -101,6 +104,11 @@ class Core:
     def kinds(self) -> Mapping[str, str]:
         """The kind of each key store."""
         return {name: section.kind for name, section in self.settings.key_stores.items()}
+
+    def retention(self) -> AuditRetention:
+        """How long audit records are kept."""
+        guarded = Danger.RETENTION in self.settings.authorization.second_person
+        return AuditRetention(self.desk, configured_retention(self.settings.audit), guarded=guarded)
 
     def configuration(self) -> Configuration:
         """Applies and exports documents."""
@@ -133,6 +141,7 @@ async def running_server(
         core = await stack.enter_async_context(_core(settings, clock))
         views = TenantViews(core.database)
         revision = await _first_view(core, views)
+        await core.retention().settle(START)
         await stack.enter_async_context(_fed(core, revision))
         probes = Probes(
             core.directory, core.ring, core.board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
@@ -362,7 +371,9 @@ async def _looked_after(core: Core) -> AsyncIterator[None]:
     def one_round() -> None:
         # Opened here and not at the start: a sink that hangs must hold up nobody, and one that is away nothing else.
         if not keepers:
-            keepers.append(open_keeper(database, core.signer, core.clock, core.settings.audit))
+            settings = core.settings
+            guarded = Danger.RETENTION in settings.authorization.second_person
+            keepers.append(open_keeper(database, core.signer, core.clock, settings.audit, guarded=guarded))
         keepers[0].keep()
 
     async def keep() -> None:
@@ -465,6 +476,7 @@ def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
         simulation=Simulation(desk, trail),
         audit_trail=trail,
         approvals=Approvals(desk, authorizer),
+        retention=core.retention(),
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 from ownkey_server.domain.audit import Caller
-from ownkey_server.domain.clock import system_clock
+from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.tenants import Replica
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.configuration import Configuration
-from ownkey_server.service.administration.desk import Act, Desk
+from ownkey_server.service.administration.desk import Act, Desk, SecondPerson
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
@@ -19,11 +21,13 @@ from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.views import TenantViews
+from ownkey_server.storage.views import PrincipalViews, TenantViews
 from support.services import ListWriter
 
 KINDS = {"one": "embedded", "two": "embedded", "three": "embedded"}
@@ -48,7 +52,16 @@ class Office:
 
     act = Act(Caller("admin"), "ann", "a test")
 
-    def __init__(self, database: Database, folder: Path, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        executor: ThreadPoolExecutor,
+        *,
+        second_person: SecondPerson | None = None,
+        operators: Sequence[str] = (),
+        clock: Clock = system_clock,
+    ) -> None:
         self.folder = folder
         self.stores = {name: EmbeddedKeyStore(name, folder / name) for name in KINDS}
         self.board = StatusBoard(timedelta(seconds=60))
@@ -56,7 +69,11 @@ class Office:
         self.trail, self.refusals = TransactionWriter(database), ListWriter()
         self.audit = AuditLog(self.refusals, self.trail, system_clock)
         self.directory = Directory(TenantViews(database), executor, capacity=100, max_age=60)
-        self.desk = Desk(database, self.audit, self.directory, system_clock, executor)
+        views = PrincipalViews(database)
+        self.roster = Roster(views, executor, operators=operators, development=None, max_age=60)
+        self.roster.start()
+        self.desk = Desk(database, self.audit, self.directory, clock, executor, second_person, self.roster)
+        self.approvals = Approvals(self.desk, Authorizer(self.roster))
         enrolment = Enrolment(self.ring)
         self.tenants, self.groups = Tenants(self.desk), Groups(self.desk)
         self.policies, self.principals = Policies(self.desk), Principals(self.desk)

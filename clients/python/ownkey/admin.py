@@ -368,7 +368,12 @@ class AdminClient:
 
     def list_approvals(self, tenant: str = "") -> list[approval_pb2.Approval]:
         """The changes that wait for a second person, or to be made after one agreed; the oldest first."""
-        return list(self._call(self._stub.ListApprovals, made(pb.ListApprovalsRequest, tenant=tenant)).approvals)
+        pages = self._pages(self._stub.ListApprovals, made(pb.ListApprovalsRequest, tenant=tenant))
+        return [one for page in pages for one in page.approvals]
+
+    def get_approval(self, approval: str) -> approval_pb2.Approval:
+        """A change that waits, with all that it would do."""
+        return self._call(self._stub.GetApproval, made(pb.GetApprovalRequest, approval=approval)).approval
 
     def approve_change(self, approval: str, *, reason: str = "") -> approval_pb2.Approval:
         """Agree to somebody else's change, which they can make then."""
@@ -380,6 +385,19 @@ class AdminClient:
         self._call(
             self._stub.WithdrawApproval, made(pb.WithdrawApprovalRequest, approval=approval, note=self._note(reason))
         )
+
+    # How long audit records are kept
+
+    def get_audit_retention(self) -> pb.AuditRetention:
+        """How long audit records are kept: as was agreed, and as the settings say."""
+        return self._call(self._stub.GetAuditRetention, pb.GetAuditRetentionRequest()).audit_retention
+
+    def update_audit_retention(self, agreed: timedelta | None, etag: str, *, reason: str = "") -> pb.AuditRetention:
+        """Agree to how long audit records are kept at least; None for ever."""
+        request = made(pb.UpdateAuditRetentionRequest, etag=etag, note=self._note(reason))
+        if agreed is not None:
+            request.agreed.FromTimedelta(agreed)
+        return self._call(self._stub.UpdateAuditRetention, request).audit_retention
 
     # Documents and the audit trail
 

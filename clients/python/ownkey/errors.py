@@ -214,6 +214,7 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "ETAG_MISMATCH": Conflict,
     "APPROVAL_REQUIRED": ApprovalRequired,
     "APPROVAL_INVALID": ApprovalRequired,
+    "APPROVALS_FULL": InUse,
     "ENROLMENT_FAILED": EnrolmentFailed,
     "RATE_LIMITED": TooMuch,
     "SERVER_OVERLOADED": TooMuch,

@@ -284,11 +284,25 @@ class ApprovalRequired(AdministrationError):
 
     reason = "APPROVAL_REQUIRED"
 
-    def __init__(self, resource: str, approval: str) -> None:
+    def __init__(self, resource: str, approval: str, *, changed: bool = False) -> None:
+        why = "what this does has changed since it was approved, and " if changed else ""
         super().__init__(
-            resource, f"a second person must approve this change; then repeat it with the approval {approval}"
+            resource, f"{why}a second person must approve this change; then repeat it with the approval {approval}"
         )
         self.approval = approval
+
+
+class TooManyWaiting(AdministrationError):
+    """Too many changes wait for a second person already."""
+
+    reason = "APPROVALS_FULL"
+
+    def __init__(self, resource: str, why: str) -> None:
+        super().__init__(
+            resource,
+            f"{why} for a second person: have them approved and make them, or withdraw what is not wanted any more"
+            " (ownkey admin approval list, withdraw)",
+        )
 
 
 class ApprovalInvalid(AdministrationError):

@@ -136,8 +136,11 @@ ACCESS: Mapping[str, Access] = {
     "ExportTenants": Access(Scope.TENANTS, _READS),
     "ListAuditRecords": Access(Scope.TENANTS, _READS),
     "ListApprovals": Access(Scope.VISIBLE, _READS),
+    "GetApproval": Access(Scope.VISIBLE, _READS),
     "ApproveChange": Access(Scope.VISIBLE, _CHANGES),
     "WithdrawApproval": Access(Scope.VISIBLE, _CHANGES),
+    "GetAuditRetention": Access(Scope.SERVICE, _OVERSEES),
+    "UpdateAuditRetention": Access(Scope.SERVICE, _RUNS),
 }
 """Every method that is served: one that is not here cannot be. docs/authorization.md shows it."""
 

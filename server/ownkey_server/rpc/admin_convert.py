@@ -32,6 +32,7 @@ from ownkey_server.rpc import convert
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.service.administration.audit_trail import AuditRow
 from ownkey_server.service.administration.edits import Step, StepKind
+from ownkey_server.service.administration.retention import Kept
 from ownkey_server.service.administration.simulation import SimulationReport
 from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable, Table, describe
 from ownkey_server.storage.grants import GrantTable
@@ -240,7 +241,36 @@ def approval(record: ApprovalRecord) -> approval_pb2.Approval:
         approved_by=record.approved_by,
         create_time=convert.timestamp(record.create_time),
         expire_time=convert.timestamp(record.expire_time),
+        author=record.author,
+        change=record.change,
     )
+
+
+def approval_cursor(record: ApprovalRecord) -> str:
+    """Where a list of approvals goes on after this one."""
+    return f"{audit.microseconds(record.create_time)} {record.id}"
+
+
+def approval_position(text: str) -> tuple[int, str]:
+    """The same, read back; empty is the start.
+
+    Raises:
+        InvalidRequest: It is something else.
+    """
+    at, _, approval_id = text.partition(" ")
+    if text and not (at.isascii() and at.isdigit() and len(at) <= 18):
+        raise InvalidRequest("page_token", "is no page token: give back next_page_token as it came")
+    return int(at or 0), approval_id
+
+
+def audit_retention(kept: Kept) -> admin_service_pb2.AuditRetention:
+    """How long audit records are kept."""
+    message = admin_service_pb2.AuditRetention(second_person=kept.guarded, etag=kept.etag)
+    for name in ("agreed", "configured", "in_force"):
+        age = getattr(kept, name)
+        if age is not None:
+            getattr(message, name).FromTimedelta(age)
+    return message
 
 
 def policy_version(record: PolicyVersion) -> policy_pb2.PolicyVersion:

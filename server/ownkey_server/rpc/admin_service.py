@@ -19,6 +19,7 @@ from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.retention import AuditRetention
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.storage.documents import CallGateTable
@@ -43,6 +44,7 @@ class AdminServices:
     simulation: Simulation
     audit_trail: AuditTrail
     approvals: Approvals
+    retention: AuditRetention
 
 
 class AdminServicer:
@@ -304,15 +306,38 @@ class AdminServicer:
 
     async def ListApprovals(self, request: pb.ListApprovalsRequest, call: Call) -> Message:
         """List the changes that wait."""
-        found = await self._services.approvals.list(request.tenant, call.permit)
-        return pb.ListApprovalsResponse(approvals=map(admin_convert.approval, found))
+        size = page_tokens.page_size(request)
+        after = admin_convert.approval_position(page_tokens.decode(request, str, ""))
+        found = await self._services.approvals.list(
+            request.tenant, call.permit, after, min(size, pages.MOST_APPROVALS) + 1
+        )
+        page = pages.cut(map(admin_convert.approval, found), min(size, pages.MOST_APPROVALS))
+        last = admin_convert.approval_cursor(found[len(page) - 1]) if page else ""
+        more = page_tokens.encode(request, last) if len(page) < len(found) else ""
+        return pb.ListApprovalsResponse(approvals=page, next_page_token=more)
+
+    async def GetApproval(self, request: pb.GetApprovalRequest, call: Call) -> Message:
+        """Tell of a change that waits."""
+        found = await self._services.approvals.get(request.approval, call.permit)
+        return pb.GetApprovalResponse(approval=admin_convert.approval(found))
 
     async def ApproveChange(self, request: pb.ApproveChangeRequest, call: Call) -> Message:
         """Approve somebody else's change."""
-        approved = await self._services.approvals.approve(call.act(request), request.approval)
+        approved = await self._services.approvals.approve(call.act(request), request.approval, call.permit)
         return pb.ApproveChangeResponse(approval=admin_convert.approval(approved))
 
     async def WithdrawApproval(self, request: pb.WithdrawApprovalRequest, call: Call) -> Message:
         """Let a change fall."""
         await self._services.approvals.withdraw(call.act(request), request.approval, call.permit)
         return pb.WithdrawApprovalResponse()
+
+    async def GetAuditRetention(self, _request: pb.GetAuditRetentionRequest, _call: Call) -> Message:
+        """Tell how long audit records are kept."""
+        found = await self._services.retention.get()
+        return pb.GetAuditRetentionResponse(audit_retention=admin_convert.audit_retention(found))
+
+    async def UpdateAuditRetention(self, request: pb.UpdateAuditRetentionRequest, call: Call) -> Message:
+        """Agree to how long audit records are kept."""
+        age = request.agreed.ToTimedelta() if request.HasField("agreed") else None
+        changed = await self._services.retention.update(call.act(request), request.etag, age)
+        return pb.UpdateAuditRetentionResponse(audit_retention=admin_convert.audit_retention(changed))

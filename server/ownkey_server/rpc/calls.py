@@ -40,11 +40,16 @@ class Call:
 
     def act(self, request: Message) -> Act:
         """Who changes something by this request, why, and which request it is."""
+        note: admin_service_pb2.ChangeNote = request.note  # type: ignore[attr-defined]
         plain = type(request)()
         plain.CopyFrom(request)
-        plain.ClearField("note")
+        # Of the note counts what a second person is shown; with another reason it is another change.
+        said = admin_service_pb2.ChangeNote(author=note.author, reason=note.reason)
+        plain.note.CopyFrom(said)  # type: ignore[attr-defined]
+        # What an etag says of things as they were, the approved change itself says: an approval moves etags on.
+        if "etag" in plain.DESCRIPTOR.fields_by_name:
+            plain.ClearField("etag")
         digest = hashlib.sha256(self.method.encode() + b"\0" + plain.SerializeToString(deterministic=True)).digest()
-        note: admin_service_pb2.ChangeNote = request.note  # type: ignore[attr-defined]
         return Act(self.caller(note.request_id), note.author, note.reason, self.method, digest, note.approval)
 
     @property

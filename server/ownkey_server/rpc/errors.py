@@ -116,6 +116,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.ApprovalInvalid: Row(
         _PRECONDITION, error_reason_pb2.ERROR_REASON_APPROVAL_INVALID, ("resource", "approval")
     ),
+    errors.TooManyWaiting: Row(_EXHAUSTED, error_reason_pb2.ERROR_REASON_APPROVALS_FULL, _RESOURCE),
     errors.EnrolmentFailed: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_ENROLMENT_FAILED, ("resource", "replica")),
     container.RangeInvalid: Row(grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_RANGE_INVALID),
     container.Truncated: Row(_INVALID, error_reason_pb2.ERROR_REASON_CONTAINER_TRUNCATED),

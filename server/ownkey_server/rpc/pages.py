@@ -17,6 +17,7 @@ PAGE_BYTES = 3 * 1024 * 1024
 # What is read from the database for one answer is bounded too.
 MOST_GROUPS = 100
 MOST_POLICY_VERSIONS = 20
+MOST_APPROVALS = 100
 # What the listener may send by default, less room for the rest of the message.
 DOCUMENT_BYTES = 11 * 1024 * 1024
 

@@ -35,8 +35,17 @@ def open_sink(settings: AuditSettings, clock: Clock) -> Sink | None:
     return None
 
 
-def open_keeper(database: Database, signer: Signer, clock: Clock, settings: AuditSettings) -> AuditKeeper:
+def open_keeper(
+    database: Database, signer: Signer, clock: Clock, settings: AuditSettings, *, guarded: bool
+) -> AuditKeeper:
     """What seals, copies and removes.
+
+    Args:
+        database: Where the trail is.
+        signer: Signs what is sealed.
+        clock: Tells the time.
+        settings: Of the trail.
+        guarded: Whether it takes two persons to keep records for less long.
 
     Raises:
         SinkError: The sink cannot be used.
@@ -57,8 +66,14 @@ def open_keeper(database: Database, signer: Signer, clock: Clock, settings: Audi
         checkpoint_interval=timedelta(seconds=settings.checkpoint_seconds),
         segment_records=settings.segment_records,
         segment_age=timedelta(seconds=settings.segment_seconds),
-        retention=timedelta(days=settings.retention_days) if settings.retention_days is not None else None,
+        retention=configured_retention(settings),
+        guarded=guarded,
     )
+
+
+def configured_retention(settings: AuditSettings) -> timedelta | None:
+    """How long records are kept, as the settings say; None for ever."""
+    return timedelta(days=settings.retention_days) if settings.retention_days is not None else None
 
 
 def open_verifier(settings: AuditSettings) -> Verifier:

@@ -2,8 +2,8 @@
 
 SP 800-38D, section 8.3: so that two wraps meet in a nonce with a probability of at most 2^-32. Each process reserves
 blocks of wraps in the database, ahead of need, and counts its own down. What is left of a block when a process ends is
-lost: the count is never too low. Keys are counted by their names, which are never used again, and so in all of their
-places together. Every wrap counts, whatever the store's way of wrapping.
+lost: the count is never too low. A key is counted in all of its places together, and goes on from where it was when it
+is enrolled anew under another name (``storage/key_usage.py``). Every wrap counts, whatever the store's way of wrapping.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyExhausted
 from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.storage.key_usage import PROBES_OF
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ PROBE_BLOCK = 2**8
 # Keys that are counted at once. What is dropped loses its block.
 MAX_KEYS = 100_000
 RESERVE_SECONDS = 5.0
-_PROBES_OF = "probes of "
 
 Reserve = Callable[[str, int, int], int]
 
@@ -83,7 +83,7 @@ class KeyBudgets:
 
     async def take_probe(self, key: CustomerKey) -> bool:
         """Count a probe of a key; False when it may not be made, or whether it may is not known."""
-        name = _PROBES_OF + key.name
+        name = PROBES_OF + key.name
         budget = self._budgets.get(name)
         if budget is not None and budget.left > 0:
             budget.left -= 1

@@ -60,6 +60,10 @@ class Roster:
             raise ViewStale("", error.age) from None
         return (*fixed, *(found or ()))
 
+    def of_settings(self, principal: str) -> tuple[Grant, ...]:
+        """What the principal holds whatever the registry says."""
+        return self._fixed.get(principal, ())
+
     def start(self) -> None:
         """From now on, :meth:`changed` tells of every change."""
         self._grants.whole(self._monotonic())

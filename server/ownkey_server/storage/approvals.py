@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.storage.records import ApprovalRecord
-from ownkey_server.storage.schema import APPROVALS
+from ownkey_server.storage.schema import APPROVALS, REVISION
 
-MAX_WAITING = 1000
+# More lets one caller, or one tenant's, keep others from what they wait for, and fill the database.
+MAX_OF_PRINCIPAL = 20
+MAX_OF_TENANT = 100
+
+
+def in_turn(connection: Connection) -> None:
+    """Wait until nobody else changes what waits: it is looked at first, and added to then."""
+    connection.execute(sa.select(REVISION.c.number).with_for_update())
 
 
 def insert(connection: Connection, record: ApprovalRecord) -> None:
@@ -24,7 +33,9 @@ def insert(connection: Connection, record: ApprovalRecord) -> None:
             tenant=record.tenant,
             resource=record.resource,
             summary=record.summary,
+            author=record.author,
             reason=record.reason,
+            change=record.change,
             digest=record.digest,
             approved_by=record.approved_by,
             create_time=now,
@@ -44,10 +55,38 @@ def find(connection: Connection, approval: str, now: int) -> ApprovalRecord | No
     return _first(connection, sa.and_(APPROVALS.c.id == approval, APPROVALS.c.expire_time > now))
 
 
-def waiting(connection: Connection, now: int) -> list[ApprovalRecord]:
-    """All that have not expired, the oldest first."""
-    query = sa.select(APPROVALS).where(APPROVALS.c.expire_time > now)
-    return [_record(row) for row in connection.execute(query.order_by(APPROVALS.c.create_time).limit(MAX_WAITING))]
+def waiting(
+    connection: Connection, now: int, tenants: Collection[str] | None, after: tuple[int, str], limit: int
+) -> list[ApprovalRecord]:
+    """Those that have not expired, the oldest first.
+
+    Args:
+        connection: Where to look.
+        now: The present time.
+        tenants: Only these tenants'; None means all, and the service's own.
+        after: Only those after the one of that time and id.
+        limit: At most so many.
+    """
+    table = APPROVALS
+    wanted = sa.and_(table.c.expire_time > now, sa.tuple_(table.c.create_time, table.c.id) > sa.tuple_(*after))
+    if tenants is not None:
+        wanted = sa.and_(wanted, table.c.tenant.in_(tenants))
+    query = sa.select(table).where(wanted).order_by(table.c.create_time, table.c.id).limit(limit)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def full(connection: Connection, requested_by: str, tenant: str, now: int) -> str:
+    """Why nothing more can wait for this requester and this tenant; empty when it can."""
+
+    def count(wanted: sa.ColumnElement[bool]) -> int:
+        query = sa.select(sa.func.count()).select_from(APPROVALS).where(wanted, APPROVALS.c.expire_time > now)
+        return int(connection.execute(query).scalar_one())
+
+    if count(APPROVALS.c.requested_by == requested_by) >= MAX_OF_PRINCIPAL:
+        return f"{MAX_OF_PRINCIPAL} changes of yours wait already"
+    if count(APPROVALS.c.tenant == tenant) >= MAX_OF_TENANT:
+        return f"{MAX_OF_TENANT} changes of {tenant or 'the service'} wait already"
+    return ""
 
 
 def approve(connection: Connection, approval: str, by: str) -> None:
@@ -65,6 +104,11 @@ def name(approval: str) -> str:
     return f"approvals/{approval}"
 
 
+def has_expired(connection: Connection, approval: str) -> bool:
+    """Whether there is still one of that id, which can only have expired where :func:`find` finds none."""
+    return _first(connection, APPROVALS.c.id == approval) is not None
+
+
 def _first(connection: Connection, wanted: sa.ColumnElement[bool]) -> ApprovalRecord | None:
     row = connection.execute(sa.select(APPROVALS).where(wanted).limit(1)).one_or_none()
     return _record(row) if row else None
@@ -78,7 +122,9 @@ def _record(row: Row[tuple[object, ...]]) -> ApprovalRecord:
         row.tenant,
         row.resource,
         row.summary,
+        row.author,
         row.reason,
+        row.change,
         row.digest,
         row.approved_by,
         from_microseconds(row.create_time),

@@ -68,6 +68,7 @@ class AuditKeeper:
         segment_records: How many records are sealed together.
         segment_age: After how long fewer are sealed.
         retention: How old records become; None for ever.
+        guarded: Whether less than what was agreed does not count (``retention_agreement.py``).
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class AuditKeeper:
         segment_records: int = 10_000,
         segment_age: timedelta,
         retention: timedelta | None = None,
+        guarded: bool = False,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -93,7 +95,7 @@ class AuditKeeper:
         self._retention = None
         if retention is not None:
             age = retention // _MICROSECOND
-            self._retention = Retention(database, verifier, age, exported_only=sink is not None)
+            self._retention = Retention(database, verifier, age, exported_only=sink is not None, guarded=guarded)
 
     def keep(self) -> Kept:
         """Do one round.

@@ -16,6 +16,7 @@ from ownkey_server.storage.audit_rows import SegmentRow, read_kept_segments
 from ownkey_server.storage.audit_signing import Verifier
 from ownkey_server.storage.audit_verify_chain import signed_segment
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.retention_agreement import Agreement, agreed, longer
 
 _DELETE = sa.text("DELETE FROM audit_records WHERE writer = :writer AND sequence BETWEEN :first AND :last")
 _REMOVED = sa.text("UPDATE audit_segments SET removed = true WHERE writer = :writer AND first_sequence = :first")
@@ -29,13 +30,17 @@ class Retention:
     Args:
         age: How old records become, in microseconds.
         exported_only: Whether there is a sink, and what is not copied there yet must stay.
+        guarded: Whether less than what was agreed does not count (``retention_agreement.py``).
     """
 
-    def __init__(self, database: Database, verifier: Verifier, age: int, *, exported_only: bool) -> None:
+    def __init__(
+        self, database: Database, verifier: Verifier, age: int, *, exported_only: bool, guarded: bool = False
+    ) -> None:
         self._database = database
         self._verifier = verifier
         self._age = age
         self._exported_only = exported_only
+        self._guarded = guarded
 
     def due(self, now: int, findings: Findings) -> list[Segment]:
         """The segments to be removed, each writer's from the front.
@@ -44,11 +49,14 @@ class Retention:
             DatabaseUnavailable: The database does not answer.
         """
         with self._database.reading() as connection:
-            kept = read_kept_segments(connection)
-        segments = []
+            age = self._in_force(agreed(connection))
+            kept = read_kept_segments(connection) if age is not None else []
+        segments: list[Segment] = []
+        if age is None:
+            return segments
         for _, rows in itertools.groupby(kept, lambda row: row.writer):
             for row in rows:
-                if not self._may_go(row, now):
+                if not self._may_go(row, now - age):
                     break
                 segment = signed_segment(self._verifier, row)
                 if isinstance(segment, str):
@@ -73,5 +81,11 @@ class Retention:
             connection.execute(_REMOVED, where)
         return removed
 
-    def _may_go(self, row: SegmentRow, now: int) -> bool:
-        return row.last_time < now - self._age and (row.exported or not self._exported_only)
+    def _in_force(self, agreement: Agreement | None) -> int | None:
+        """How old records become; None for ever."""
+        if not self._guarded:
+            return self._age
+        return longer(self._age, agreement.age) if agreement is not None else None
+
+    def _may_go(self, row: SegmentRow, before: int) -> bool:
+        return row.last_time < before and (row.exported or not self._exported_only)

@@ -109,6 +109,8 @@ class ApprovalRecord:
     """A change that waits for a second person, or was approved and waits to be made.
 
     Attributes:
+        author: Who stands behind it, as the requester says.
+        change: All that is dangerous in it, before and after, as JSON in its one spelling.
         digest: SHA-256 of the request.
         approved_by: Empty as long as nobody has approved it.
     """
@@ -119,7 +121,9 @@ class ApprovalRecord:
     tenant: str
     resource: str
     summary: str
+    author: str
     reason: str
+    change: str
     digest: bytes
     approved_by: str
     create_time: datetime

@@ -18,6 +18,7 @@ from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.domain.errors import EtagMismatch, ResourceNotFound
 from ownkey_server.domain.roles import Grant, principal_name
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
+from ownkey_server.storage import key_usage
 from ownkey_server.storage.documents import CallGateTable, PolicyTable
 from ownkey_server.storage.grants import grants_json, grants_of
 from ownkey_server.storage.records import (
@@ -362,6 +363,7 @@ class Change(Reader):
         ]
         if rows:
             self._connection.execute(sa.insert(REPLICAS), rows)
+            key_usage.remember(self._connection, key, [one.place for one in places])
 
     def _write_users(self, tenant: str, group: str, users: Iterable[str]) -> None:
         rows = [{"tenant": tenant, "group_id": group, "user_id": user} for user in sorted(set(users))]

@@ -124,11 +124,23 @@ APPROVALS = sa.Table(
     sa.Column("resource", sa.Text, nullable=False),
     sa.Column("summary", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
-    # Of the request, without what its note says: another request is another change.
+    # Of the request, with who stands behind it and why: another request is another change.
     sa.Column("digest", sa.LargeBinary, nullable=False),
     sa.Column("approved_by", sa.Text, nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
     sa.Column("expire_time", sa.BigInteger, nullable=False),
+    sa.Column("author", sa.Text, nullable=False, server_default=""),
+    # All that is dangerous in it, before and after: what somebody agrees to, and what may be done, is this alone.
+    sa.Column("change", sa.Text, nullable=False, server_default=""),
+)
+
+# How long audit records are kept at least, as was agreed. One row, or none yet. NULL is for ever.
+AUDIT_RETENTION = sa.Table(
+    "audit_retention",
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("age", sa.BigInteger),
+    sa.Column("etag", sa.BigInteger, nullable=False),
 )
 
 # Wraps that were reserved for each key, by all instances together; counted upwards only, and never forgotten.
@@ -164,6 +176,16 @@ BRANCH_KEYS = sa.Table(
         postgresql_where=sa.text("state = 'active'"),
     ),
     sa.Index("ix_branch_keys_key", "key"),
+)
+
+# By what name the wraps of whatever key is at a place are counted: that of the first key that was there. It is never
+# forgotten, so that a key which is enrolled anew under another name goes on from where it was.
+PLACE_COUNTERS = sa.Table(
+    "place_counters",
+    METADATA,
+    sa.Column("store", sa.Text, primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("counter", sa.Text, nullable=False),
 )
 
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.

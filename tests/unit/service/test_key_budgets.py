@@ -11,11 +11,14 @@ from functools import partial
 
 import pytest
 
+from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyExhausted
-from ownkey_server.domain.tenants import CustomerKey, Replica
+from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.service.key_budgets import BLOCK, INVOCATIONS, PROBES, KeyBudgets
 from ownkey_server.storage import key_usage, upgrade
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.records import ReplicaRecord
+from ownkey_server.storage.registry import PROVIDER, Change
 
 KEY = CustomerKey("tenants/acme/keys/main", (Replica("hsm", "acme-main"), Replica("other", "acme-main")))
 
@@ -152,3 +155,43 @@ def test_counting_only_goes_upwards(database: Database) -> None:
     assert [key_usage.reserve(database, "a", 10, 25) for _ in range(4)] == [10, 20, 0, 0]
     assert key_usage.reserve(database, "b", 10, 25) == 10
     assert key_usage.reserve(database, "a", 5, 25) == 25
+
+
+def enrolled(database: Database, name: str, *places: Replica) -> None:
+    """Let a key be at these places, or at none any more."""
+    with database.writing() as connection:
+        change = Change(connection, system_clock())
+        found = change.key(name)
+        if found is None:
+            change.insert_key(name, PROVIDER, KeyLifecycle.ACTIVE, places, None)
+        else:
+            change.update_key(found, "*", KeyLifecycle.ACTIVE, [ReplicaRecord(one, None) for one in places])
+
+
+@pytest.mark.parametrize("prefix", ["", key_usage.PROBES_OF])
+def test_a_key_that_is_enrolled_anew_under_another_name_goes_on_from_where_it_was(
+    database: Database, prefix: str
+) -> None:
+    first, second, other = Replica("hsm", "main"), Replica("backup", "main"), Replica("hsm", "other")
+    enrolled(database, "a", first, second)
+    assert [key_usage.reserve(database, f"{prefix}a", 10, 40) for _ in range(2)] == [10, 20]
+    enrolled(database, "a")
+    enrolled(database, "b", second)
+    assert key_usage.reserve(database, f"{prefix}b", 10, 40) == 30
+    enrolled(database, "c", other)
+    assert key_usage.reserve(database, f"{prefix}c", 10, 40) == 10
+    enrolled(database, "d", first)
+    assert key_usage.reserve(database, f"{prefix}d", 10, 40) == 40, "the replica was the same key"
+    assert key_usage.reserve(database, f"{prefix}b", 10, 40) == 0
+
+
+def test_a_key_at_places_of_two_keys_counts_for_both(database: Database) -> None:
+    one, two = Replica("hsm", "one"), Replica("hsm", "two")
+    enrolled(database, "a", one)
+    enrolled(database, "b", two)
+    assert [key_usage.reserve(database, name, 10, 40) for name in ("a", "b", "b")] == [10, 10, 20]
+    enrolled(database, "a")
+    enrolled(database, "b")
+    enrolled(database, "c", one, two)
+    assert key_usage.reserve(database, "c", 10, 40) == 30
+    assert key_usage.reserve(database, "c", 20, 40) == 0

@@ -8,6 +8,7 @@ from ownkey.cli.admin_branch_keys import branch_key
 from ownkey.cli.admin_keys import key
 from ownkey.cli.admin_policies import policy
 from ownkey.cli.admin_principals import approval, principal
+from ownkey.cli.admin_retention import retention
 from ownkey.cli.admin_tenants import group, tenant
 
 
@@ -20,5 +21,5 @@ def admin() -> None:
     """
 
 
-for _command in (tenant, key, branch_key, group, policy, principal, approval):
+for _command in (tenant, key, branch_key, group, policy, principal, approval, retention):
     admin.add_command(_command)

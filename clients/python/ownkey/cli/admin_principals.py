@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import click
@@ -180,9 +181,50 @@ def _state(one: approval_pb2.Approval) -> str:
 @shared_options
 @click.pass_obj
 def list_approvals(shared: Shared, tenant: str) -> None:
-    """List the changes that wait, the oldest first."""
+    """List the changes that wait, the oldest first, each with all that it would do."""
     with shared.admin() as client:
-        show_all(shared, "approvals", client.list_approvals(tenant), lambda one: (one.id, _state(one)))
+        found = client.list_approvals(tenant)
+    show_all(shared, "approvals", found, lambda one: (one.id, f"{_state(one)}; changes {one.change}"))
+
+
+@approval.command("show")
+@click.argument("approval_id", metavar="APPROVAL")
+@shared_options
+@click.pass_obj
+def show_approval(shared: Shared, approval_id: str) -> None:
+    """Show all that a change would do, before and after: what is agreed to by approving it."""
+    with shared.admin() as client:
+        found = client.get_approval(approval_id)
+    show(
+        shared,
+        found,
+        approval=found.id,
+        method=found.method,
+        tenant=found.tenant,
+        resource=found.resource,
+        summary=found.summary,
+        asked_by=found.requested_by,
+        author=found.author,
+        reason=found.reason,
+        approved_by=found.approved_by,
+        until=found.expire_time.ToJsonString(),
+        **_effects(found.change),
+    )
+
+
+def _effects(change: str) -> dict[str, str]:
+    """Each thing that a change does, before and after; what cannot be read is shown as it is."""
+    try:
+        effects = json.loads(change)["effects"]
+        lines = {}
+        for number, effect in enumerate(effects, 1):
+            where = f"{number} of {len(effects)}"
+            lines[f"{where}"] = f"{effect['danger']} {effect['resource']}"
+            lines[f"{where} before"] = json.dumps(effect["before"], sort_keys=True)
+            lines[f"{where} after"] = json.dumps(effect["after"], sort_keys=True)
+    except (ValueError, TypeError, LookupError):
+        return {"change": change}
+    return lines
 
 
 @approval.command("approve")

@@ -2157,16 +2157,24 @@ class ListApprovalsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Optional. Only those of this tenant; empty means all that the caller may see."""
+    page_size: _builtins.int
+    """Optional. How many at most; 50 if 0, and never more than 1000."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the page before."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2174,11 +2182,14 @@ Global___ListApprovalsRequest: _TypeAlias = ListApprovalsRequest  # noqa: Y015
 
 @_typing.final
 class ListApprovalsResponse(_message.Message):
-    """The changes that wait, at most 1000."""
+    """A page of the changes that wait."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when this is the last."""
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_approval_pb2.Approval]:
         """The oldest first."""
@@ -2187,14 +2198,61 @@ class ListApprovalsResponse(_message.Message):
         self,
         *,
         approvals: _abc.Iterable[_approval_pb2.Approval] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListApprovalsResponse: _TypeAlias = ListApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class GetApprovalRequest(_message.Message):
+    """Asks for a change that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    approval: _builtins.str
+    """Required. Id of the approval."""
+    def __init__(
+        self,
+        *,
+        approval: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApprovalRequest: _TypeAlias = GetApprovalRequest  # noqa: Y015
+
+@_typing.final
+class GetApprovalResponse(_message.Message):
+    """A change that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approval(self) -> _approval_pb2.Approval:
+        """The approval, with all that the change would do."""
+
+    def __init__(
+        self,
+        *,
+        approval: _approval_pb2.Approval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApprovalResponse: _TypeAlias = GetApprovalResponse  # noqa: Y015
 
 @_typing.final
 class ApproveChangeRequest(_message.Message):
@@ -2292,3 +2350,146 @@ class WithdrawApprovalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WithdrawApprovalResponse: _TypeAlias = WithdrawApprovalResponse  # noqa: Y015
+
+@_typing.final
+class AuditRetention(_message.Message):
+    """How long audit records are kept before they may be removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGREED_FIELD_NUMBER: _builtins.int
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    SECOND_PERSON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    second_person: _builtins.bool
+    """Whether it takes two persons to agree to less."""
+    etag: _builtins.str
+    """Changes with every agreement."""
+    @_builtins.property
+    def agreed(self) -> _duration_pb2.Duration:
+        """As was agreed, at least; absent for ever."""
+
+    @_builtins.property
+    def configured(self) -> _duration_pb2.Duration:
+        """As the settings of the instance that answers say; absent for ever."""
+
+    @_builtins.property
+    def in_force(self) -> _duration_pb2.Duration:
+        """What counts there; absent for ever."""
+
+    def __init__(
+        self,
+        *,
+        agreed: _duration_pb2.Duration | None = ...,
+        configured: _duration_pb2.Duration | None = ...,
+        in_force: _duration_pb2.Duration | None = ...,
+        second_person: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "configured", b"configured", "in_force", b"in_force"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "configured", b"configured", "etag", b"etag", "in_force", b"in_force", "second_person", b"second_person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRetention: _TypeAlias = AuditRetention  # noqa: Y015
+
+@_typing.final
+class GetAuditRetentionRequest(_message.Message):
+    """Asks how long audit records are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditRetentionRequest: _TypeAlias = GetAuditRetentionRequest  # noqa: Y015
+
+@_typing.final
+class GetAuditRetentionResponse(_message.Message):
+    """How long they are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_RETENTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def audit_retention(self) -> Global___AuditRetention:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        audit_retention: Global___AuditRetention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_retention", b"audit_retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_retention", b"audit_retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditRetentionResponse: _TypeAlias = GetAuditRetentionResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAuditRetentionRequest(_message.Message):
+    """Agrees to how long audit records are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGREED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """Required. The etag of the retention as you read it; `*` writes over whatever there is."""
+    @_builtins.property
+    def agreed(self) -> _duration_pb2.Duration:
+        """Optional. How long at least; absent for ever."""
+
+    @_builtins.property
+    def note(self) -> Global___ChangeNote:
+        """Optional. Who stands behind the change, and why."""
+
+    def __init__(
+        self,
+        *,
+        agreed: _duration_pb2.Duration | None = ...,
+        etag: _builtins.str = ...,
+        note: Global___ChangeNote | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "note", b"note"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "etag", b"etag", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAuditRetentionRequest: _TypeAlias = UpdateAuditRetentionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAuditRetentionResponse(_message.Message):
+    """What is agreed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_RETENTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def audit_retention(self) -> Global___AuditRetention:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        audit_retention: Global___AuditRetention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_retention", b"audit_retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_retention", b"audit_retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAuditRetentionResponse: _TypeAlias = UpdateAuditRetentionResponse  # noqa: Y015

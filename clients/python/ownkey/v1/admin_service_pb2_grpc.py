@@ -210,6 +210,11 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.FromString,
                 _registered_method=True)
+        self.GetApproval = channel.unary_unary(
+                '/ownkey.v1.AdminService/GetApproval',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetApprovalRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetApprovalResponse.FromString,
+                _registered_method=True)
         self.ApproveChange = channel.unary_unary(
                 '/ownkey.v1.AdminService/ApproveChange',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeRequest.SerializeToString,
@@ -219,6 +224,16 @@ class AdminServiceStub:
                 '/ownkey.v1.AdminService/WithdrawApproval',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.FromString,
+                _registered_method=True)
+        self.GetAuditRetention = channel.unary_unary(
+                '/ownkey.v1.AdminService/GetAuditRetention',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionResponse.FromString,
+                _registered_method=True)
+        self.UpdateAuditRetention = channel.unary_unary(
+                '/ownkey.v1.AdminService/UpdateAuditRetention',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionResponse.FromString,
                 _registered_method=True)
 
 
@@ -592,8 +607,19 @@ class AdminServiceServicer:
 
     def ListApprovals(self, request, context):
         """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+        Pages may be short where changes are large.
 
         Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApproval(self, request, context):
+        """Gets a change that waits, with all that it would do.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE.
         Retriable: yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -615,6 +641,28 @@ class AdminServiceServicer:
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditRetention(self, request, context):
+        """Tells how long audit records are kept: as was agreed, and as the settings of the instance that answers say.
+
+        Errors: PERMISSION_DENIED, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAuditRetention(self, request, context):
+        """Agrees to how long audit records are kept at least. With `second_person = ["retention"]`, less than was agreed takes
+        two persons, and settings that say less than was agreed do not count. What is in force is the longer of the two.
+
+        Errors: INVALID_FIELD, PERMISSION_DENIED, ETAG_MISMATCH, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes, with the same etag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -798,6 +846,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.SerializeToString,
             ),
+            'GetApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApproval,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetApprovalRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetApprovalResponse.SerializeToString,
+            ),
             'ApproveChange': grpc.unary_unary_rpc_method_handler(
                     servicer.ApproveChange,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ApproveChangeRequest.FromString,
@@ -807,6 +860,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.WithdrawApproval,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.SerializeToString,
+            ),
+            'GetAuditRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditRetention,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionResponse.SerializeToString,
+            ),
+            'UpdateAuditRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAuditRetention,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1766,6 +1829,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def GetApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/GetApproval',
+            ownkey_dot_v1_dot_admin__service__pb2.GetApprovalRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.GetApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ApproveChange(request,
             target,
             options=(),
@@ -1809,6 +1899,60 @@ class AdminService:
             '/ownkey.v1.AdminService/WithdrawApproval',
             ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.WithdrawApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/GetAuditRetention',
+            ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.GetAuditRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAuditRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/UpdateAuditRetention',
+            ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.UpdateAuditRetentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

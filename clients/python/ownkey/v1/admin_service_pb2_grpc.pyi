@@ -263,8 +263,15 @@ class AdminServiceStub:
     """
     ListApprovals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]
     """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+    Pages may be short where changes are large.
 
     Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    GetApproval: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetApprovalRequest, _admin_service_pb2.GetApprovalResponse]
+    """Gets a change that waits, with all that it would do.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE.
     Retriable: yes.
     """
     ApproveChange: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveChangeRequest, _admin_service_pb2.ApproveChangeResponse]
@@ -278,6 +285,20 @@ class AdminServiceStub:
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
+    """
+    GetAuditRetention: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetAuditRetentionRequest, _admin_service_pb2.GetAuditRetentionResponse]
+    """Tells how long audit records are kept: as was agreed, and as the settings of the instance that answers say.
+
+    Errors: PERMISSION_DENIED, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    UpdateAuditRetention: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateAuditRetentionRequest, _admin_service_pb2.UpdateAuditRetentionResponse]
+    """Agrees to how long audit records are kept at least. With `second_person = ["retention"]`, less than was agreed takes
+    two persons, and settings that say less than was agreed do not count. What is in force is the longer of the two.
+
+    Errors: INVALID_FIELD, PERMISSION_DENIED, ETAG_MISMATCH, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes, with the same etag.
     """
 
 @_typing.type_check_only
@@ -515,8 +536,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     ListApprovals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]  # type: ignore[assignment]
     """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+    Pages may be short where changes are large.
 
     Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    GetApproval: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetApprovalRequest, _admin_service_pb2.GetApprovalResponse]  # type: ignore[assignment]
+    """Gets a change that waits, with all that it would do.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE.
     Retriable: yes.
     """
     ApproveChange: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveChangeRequest, _admin_service_pb2.ApproveChangeResponse]  # type: ignore[assignment]
@@ -530,6 +558,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
+    """
+    GetAuditRetention: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetAuditRetentionRequest, _admin_service_pb2.GetAuditRetentionResponse]  # type: ignore[assignment]
+    """Tells how long audit records are kept: as was agreed, and as the settings of the instance that answers say.
+
+    Errors: PERMISSION_DENIED, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    UpdateAuditRetention: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateAuditRetentionRequest, _admin_service_pb2.UpdateAuditRetentionResponse]  # type: ignore[assignment]
+    """Agrees to how long audit records are kept at least. With `second_person = ["retention"]`, less than was agreed takes
+    two persons, and settings that say less than was agreed do not count. What is in force is the longer of the two.
+
+    Errors: INVALID_FIELD, PERMISSION_DENIED, ETAG_MISMATCH, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes, with the same etag.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -974,8 +1016,21 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListApprovalsResponse, _abc.Awaitable[_admin_service_pb2.ListApprovalsResponse]]:
         """Lists the changes that wait for a second person, and those that were approved and not made yet; the oldest first.
+        Pages may be short where changes are large.
 
         Errors: INVALID_FIELD, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def GetApproval(
+        self,
+        request: _admin_service_pb2.GetApprovalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetApprovalResponse, _abc.Awaitable[_admin_service_pb2.GetApprovalResponse]]:
+        """Gets a change that waits, with all that it would do.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE.
         Retriable: yes.
         """
 
@@ -1001,6 +1056,32 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, PERMISSION_DENIED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what is gone already answers RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditRetention(
+        self,
+        request: _admin_service_pb2.GetAuditRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetAuditRetentionResponse, _abc.Awaitable[_admin_service_pb2.GetAuditRetentionResponse]]:
+        """Tells how long audit records are kept: as was agreed, and as the settings of the instance that answers say.
+
+        Errors: PERMISSION_DENIED, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAuditRetention(
+        self,
+        request: _admin_service_pb2.UpdateAuditRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UpdateAuditRetentionResponse, _abc.Awaitable[_admin_service_pb2.UpdateAuditRetentionResponse]]:
+        """Agrees to how long audit records are kept at least. With `second_person = ["retention"]`, less than was agreed takes
+        two persons, and settings that say less than was agreed do not count. What is in force is the longer of the two.
+
+        Errors: INVALID_FIELD, PERMISSION_DENIED, ETAG_MISMATCH, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes, with the same etag.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ownkey/v1/approval.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n\x08\x41pproval\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0crequested_by\x18\x02 \x01(\tB\x00R\x0brequestedBy\x12\x18\n\x06method\x18\x03 \x01(\tB\x00R\x06method\x12\x18\n\x06tenant\x18\x04 \x01(\tB\x00R\x06tenant\x12\x1c\n\x08resource\x18\x05 \x01(\tB\x00R\x08resource\x12\x1a\n\x07summary\x18\x06 \x01(\tB\x00R\x07summary\x12\x18\n\x06reason\x18\x07 \x01(\tB\x00R\x06reason\x12!\n\x0b\x61pproved_by\x18\x08 \x01(\tB\x00R\napprovedBy\x12=\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nexpireTime:\x00\x42W\n\x0cio.ownkey.v1B\rApprovalProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ownkey/v1/approval.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x03\n\x08\x41pproval\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0crequested_by\x18\x02 \x01(\tB\x00R\x0brequestedBy\x12\x18\n\x06method\x18\x03 \x01(\tB\x00R\x06method\x12\x18\n\x06tenant\x18\x04 \x01(\tB\x00R\x06tenant\x12\x1c\n\x08resource\x18\x05 \x01(\tB\x00R\x08resource\x12\x1a\n\x07summary\x18\x06 \x01(\tB\x00R\x07summary\x12\x18\n\x06reason\x18\x07 \x01(\tB\x00R\x06reason\x12!\n\x0b\x61pproved_by\x18\x08 \x01(\tB\x00R\napprovedBy\x12=\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nexpireTime\x12\x18\n\x06\x61uthor\x18\x0b \x01(\tB\x00R\x06\x61uthor\x12\x18\n\x06\x63hange\x18\x0c \x01(\tB\x00R\x06\x63hange:\x00\x42W\n\x0cio.ownkey.v1B\rApprovalProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014io.ownkey.v1B\rApprovalProtoP\001Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1'
   _globals['_APPROVAL']._serialized_start=73
-  _globals['_APPROVAL']._serialized_end=437
+  _globals['_APPROVAL']._serialized_end=489
 # @@protoc_insertion_point(module_scope)

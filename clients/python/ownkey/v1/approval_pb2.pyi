@@ -33,8 +33,10 @@ class Approval(_message.Message):
     APPROVED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its id. The requester repeats the very same request with it in `note.approval`."""
+    """Its id. The requester repeats the very same request with it in `note.approval`; its etag may be a newer one."""
     requested_by: _builtins.str
     """Whose change it is."""
     method: _builtins.str
@@ -44,11 +46,18 @@ class Approval(_message.Message):
     resource: _builtins.str
     """Name of what would be changed."""
     summary: _builtins.str
-    """What would be done, in one line."""
+    """What would be done, in one line; `change` says all of it."""
     reason: _builtins.str
     """Why, as the requester says."""
     approved_by: _builtins.str
     """Who approved it; empty as long as nobody has."""
+    author: _builtins.str
+    """Who stands behind it, as the requester says."""
+    change: _builtins.str
+    """All that is dangerous in it, whole, as JSON: `{"effects": [{"danger", "resource", "before", "after"}, ...]}`. This and
+    nothing else is what is approved: where it would be something else by the time it is made, it is not made, and a new
+    approval is asked for.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -70,10 +79,12 @@ class Approval(_message.Message):
         approved_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        author: _builtins.str = ...,
+        change: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "method", b"method", "reason", b"reason", "requested_by", b"requested_by", "resource", b"resource", "summary", b"summary", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "author", b"author", "change", b"change", "create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "method", b"method", "reason", b"reason", "requested_by", b"requested_by", "resource", b"resource", "summary", b"summary", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

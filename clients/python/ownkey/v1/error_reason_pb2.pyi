@@ -117,6 +117,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION (metadata: key, replica): the key has wrapped as often as is safe with random nonces. It still
     opens; enrol another, let the policy name that, and retire this one.
     """
+    ERROR_REASON_APPROVALS_FULL: _ErrorReason.ValueType  # 37
+    """RESOURCE_EXHAUSTED (metadata: resource): too many changes of the caller, or of the tenant, wait for a second person
+    already. Have them approved and make them, or withdraw some.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that the service sends, with the status code and the metadata that come with it."""
@@ -215,5 +219,9 @@ ERROR_REASON_ISSUER_UNREACHABLE: ErrorReason.ValueType  # 35
 ERROR_REASON_KEY_EXHAUSTED: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION (metadata: key, replica): the key has wrapped as often as is safe with random nonces. It still
 opens; enrol another, let the policy name that, and retire this one.
+"""
+ERROR_REASON_APPROVALS_FULL: ErrorReason.ValueType  # 37
+"""RESOURCE_EXHAUSTED (metadata: resource): too many changes of the caller, or of the tenant, wait for a second person
+already. Have them approved and make them, or withdraw some.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

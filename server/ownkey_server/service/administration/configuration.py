@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica
 from ownkey_server.service.administration import tenants
-from ownkey_server.service.administration.desk import Act, Desk, Entry
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Entry
 from ownkey_server.service.administration.edits import Edit, Edits, Step, table_of
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
@@ -111,20 +110,23 @@ class Configuration:
             for edit in again:
                 if not proven.issuperset(edit.proofs):
                     raise ResourceInUse(edit.step.resource, "it was changed while the keys were tried: apply it again")
+            agreed = self._agreed(change, act, again)
+            for edit in again:
                 if edit.do:
                     edit.do(change, act)
-            self._require_agreement(change, act, again)
             done = any(edit.do for edit in again)
             plan = Plan(tuple(edit.step for edit in again), applied=done, etag=str(change.number))
-            return plan, _entries(again)
+            return plan, _entries(again, agreed)
 
         return await self._desk.change_many(act, "apply_tenants", work)
 
-    def _require_agreement(self, change: Change, act: Act, edits: Sequence[Edit]) -> None:
-        for danger in Danger:
-            about = ", ".join(edit.step.resource for edit in edits if edit.danger is danger)
-            if about:
-                self._desk.require_agreement(change, act, danger, "", "tenants", f"{danger.value}: {about[:200]}")
+    def _agreed(self, change: Change, act: Act, edits: Sequence[Edit]) -> Mapping[str, str]:
+        effects = [edit.effect for edit in edits if edit.effect is not None]
+        if not effects:
+            return {}
+        summary = f"gate fewer calls: {', '.join(effect.resource for effect in effects)}"
+        dangerous = Dangerous("", "tenants", summary, effects, field="document")
+        return self._desk.require_agreement(change, act, dangerous)
 
     async def export(self, only: Sequence[str] = ()) -> str:
         """The document that says what there is: of all tenants, or of some.
@@ -161,7 +163,7 @@ def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> Tenant
     return wanted
 
 
-def _entries(edits: Sequence[Edit]) -> list[Entry]:
+def _entries(edits: Sequence[Edit], agreed: Mapping[str, str]) -> list[Entry]:
     """One entry of the trail for each tenant that something was done to."""
     said: dict[str, list[dict[str, Any]]] = {}
     for edit in edits:
@@ -171,7 +173,7 @@ def _entries(edits: Sequence[Edit]) -> list[Entry]:
             fields |= {"before": step.before, "after": step.after}
             said.setdefault(edit.tenant, []).append({name: value for name, value in fields.items() if value})
     return [
-        Entry(tenant, tenants.name(tenant) if tenant else PROVIDER_KEY_NAME, {"steps": steps})
+        Entry(tenant, tenants.name(tenant) if tenant else PROVIDER_KEY_NAME, {**agreed, "steps": steps})
         for tenant, steps in said.items()
     ]
 

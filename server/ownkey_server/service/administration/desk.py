@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,10 +13,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain import approvals as agreements
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.audit import AuditRecord, Caller, Result, microseconds
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import ApprovalInvalid, ApprovalRequired, OwnkeyError
+from ownkey_server.domain.errors import ApprovalInvalid, ApprovalRequired, InvalidRequest, OwnkeyError, TooManyWaiting
+from ownkey_server.domain.roles import Grant
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.roster import Roster
@@ -37,7 +40,7 @@ class Act:
         author: Who stands behind it, in words, as the caller says.
         reason: Why, for whoever reads the trail.
         method: Name of the call.
-        digest: SHA-256 of the request without its note.
+        digest: SHA-256 of the request, with its author and reason.
         approval: Id of the approval by which it is made; empty for none.
     """
 
@@ -71,20 +74,39 @@ class Entry:
     detail: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Dangerous:
+    """What a second person has to agree to.
+
+    Attributes:
+        tenant: Whose it is; empty for the service itself.
+        resource: What the change is about.
+        summary: What it does, in one line.
+        effects: All of it that is dangerous, whole.
+        field: The request's field that it comes from.
+    """
+
+    tenant: str
+    resource: str
+    summary: str
+    effects: Sequence[Effect]
+    field: str
+
+
 class _SecondPersonNeeded(Exception):
     """A change may not be made yet: nobody else has agreed to it.
 
     Attributes:
-        tenant: Whose it is.
-        resource: What it is about.
-        summary: What it does, in one line.
+        dangerous: What it is.
+        change: The same, written.
+        instead_of: Id of an approval that was for something else, and falls.
     """
 
-    def __init__(self, tenant: str, resource: str, summary: str) -> None:
-        super().__init__(summary)
-        self.tenant = tenant
-        self.resource = resource
-        self.summary = summary
+    def __init__(self, dangerous: Dangerous, change: str, instead_of: str = "") -> None:
+        super().__init__(dangerous.summary)
+        self.dangerous = dangerous
+        self.change = change
+        self.instead_of = instead_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,46 +214,79 @@ class Desk:
                 self._roster.forget(entry.resource)
         return value
 
-    def require_agreement(
-        self, change: Change, act: Act, danger: Danger, tenant: str, resource: str, summary: str
-    ) -> None:
+    def require_agreement(self, change: Change, act: Act, dangerous: Dangerous) -> Mapping[str, str]:
         """To be called in a change that is a danger: it goes on only if somebody else has agreed, where that is set.
+
+        To be called before anything is changed: an approver counts by what they may do without the change.
 
         Args:
             change: The change; the agreement is used up with it.
             act: Who, and by which request.
-            danger: The kind of danger.
-            tenant: Whose it is; empty for the service itself.
-            resource: What it is about.
-            summary: What it does, in one line, for whoever is to agree.
+            dangerous: What is to be agreed to, as things are now.
+
+        Returns:
+            What the change's record has to say of it.
 
         Raises:
             ApprovalInvalid: What the request names is not somebody's agreement to it.
+            InvalidRequest: It is too large to be shown to whoever is to agree.
         """
-        if danger not in self._second_person.dangers:
-            return
+        needed = [one for one in dangerous.effects if one.danger in self._second_person.dangers]
+        if not needed:
+            return {}
+        written = agreements.written(needed)
+        size = len(written.encode())
+        if size > agreements.MAX_CHANGE_BYTES:
+            raise InvalidRequest(
+                dangerous.field,
+                f"changes more than a second person can be shown: {size} bytes of dangerous changes, and there may be"
+                f" {agreements.MAX_CHANGE_BYTES}: split it",
+            )
         if not act.approval:
-            raise _SecondPersonNeeded(tenant, resource, summary)
+            raise _SecondPersonNeeded(dangerous, written)
+        resource = dangerous.resource
         found = approvals.find(change.connection, act.approval, microseconds(self._clock()))
         if found is None or found.requested_by != act.caller.principal:
             raise ApprovalInvalid(resource, act.approval, "is none of yours, or has expired")
         if found.digest != act.digest:
-            raise ApprovalInvalid(resource, act.approval, "is for another request: repeat the very same one")
+            why = "is for another request: repeat the very same one, with its author and reason"
+            raise ApprovalInvalid(resource, act.approval, why)
+        if found.change != written:
+            # What it does has become something else since it was asked for: nobody has agreed to that.
+            raise _SecondPersonNeeded(dangerous, written, instead_of=found.id)
         if found.approved_by in ("", act.caller.principal):
             raise ApprovalInvalid(resource, act.approval, "is not approved yet")
+        if not agreements.may_approve(self._held(change, found.approved_by), found.method, found.tenant):
+            why = f"was approved by {found.approved_by}, who may not do so any more: somebody else must approve it"
+            raise ApprovalInvalid(resource, act.approval, why)
         approvals.remove(change.connection, act.approval)
+        return {"approved_by": found.approved_by, "effect": agreements.digest(written)}
+
+    def _held(self, change: Change, principal: str) -> Sequence[Grant]:
+        """All that a principal holds, as the change finds it."""
+        record = change.principal(principal)
+        fixed = self._roster.of_settings(principal) if self._roster is not None else ()
+        return (*fixed, *(record.grants if record is not None else ()))
 
     async def _ask(self, act: Act, needed: _SecondPersonNeeded) -> ApprovalRequired:
-        """Let the change wait; gives the error that says so."""
+        """Let the change wait; gives the error that says so.
+
+        Raises:
+            TooManyWaiting: Too many wait already.
+        """
         now = self._clock()
+        at = microseconds(now)
+        dangerous = needed.dangerous
         asked = ApprovalRecord(
             id=secrets.token_hex(8),
             requested_by=act.caller.principal,
             method=act.method,
-            tenant=needed.tenant,
-            resource=needed.resource,
-            summary=needed.summary,
+            tenant=dangerous.tenant,
+            resource=dangerous.resource,
+            summary=dangerous.summary,
+            author=act.author,
             reason=act.reason,
+            change=needed.change,
             digest=act.digest,
             approved_by="",
             create_time=now,
@@ -239,16 +294,29 @@ class Desk:
         )
 
         def transaction(connection: Connection) -> tuple[list[AuditRecord], ApprovalRecord]:
-            before = approvals.same(connection, asked.requested_by, asked.digest, microseconds(now))
-            if before is not None:
+            approvals.in_turn(connection)
+            before = approvals.same(connection, asked.requested_by, asked.digest, at)
+            if before is not None and before.change == asked.change:
                 return [], before
+            # The same request that would do something else by now: one of the two waits, the one that is true.
+            fallen = before.id if before is not None else needed.instead_of
+            approvals.remove(connection, fallen)
+            why = approvals.full(connection, asked.requested_by, asked.tenant, at)
+            if why:
+                raise TooManyWaiting(asked.resource, why)
             approvals.insert(connection, asked)
-            detail = {"approval": asked.id, "summary": asked.summary}
+            detail = {
+                "approval": asked.id,
+                "instead_of": fallen,
+                "summary": asked.summary,
+                "effect": agreements.digest(asked.change),
+                "change": json.loads(asked.change),
+            }
             record = self._record(act, "request_approval", asked.tenant, asked.resource, Result.OK, "", detail)
             return [record], asked
 
         waiting = await self._audit.change(transaction)
-        return ApprovalRequired(needed.resource, waiting.id)
+        return ApprovalRequired(dangerous.resource, waiting.id, changed=bool(needed.instead_of))
 
     async def refuse(self, act: Act, name: str, tenant: str, resource: str, error: OwnkeyError) -> None:
         """Record that a change was not made."""

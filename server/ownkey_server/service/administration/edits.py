@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
@@ -62,14 +62,14 @@ class Edit:
 
     Attributes:
         proofs: Places that must prove themselves first, each as key, primary and place.
-        danger: Whether it may need a second person.
+        effect: What of it is dangerous, and may need a second person.
     """
 
     tenant: str
     step: Step
     do: Callable[[Change, Act], object] | None = None
     proofs: tuple[tuple[str, Replica, Replica], ...] = ()
-    danger: Danger | None = None
+    effect: Effect | None = None
 
 
 class Edits:
@@ -196,8 +196,11 @@ def _changed_fields(record: TenantRecord, wanted: TenantTable) -> Iterator[Edit]
         yield Edit(tenant, step, update)
     if record.call_gate != wanted.call_gate:
         step = Step(StepKind.CHANGE, name, "call_gate", _json(record.call_gate), _json(wanted.call_gate))
-        danger = Danger.GATE_OFF if wanted.call_gate.gates_less_than(record.call_gate) else None
-        yield Edit(tenant, step, update, danger=danger)
+        effect = None
+        if wanted.call_gate.gates_less_than(record.call_gate):
+            before_it, after_it = tenants.gate_shown(record.call_gate), tenants.gate_shown(wanted.call_gate)
+            effect = Effect(Danger.GATE_OFF, name, before_it, after_it)
+        yield Edit(tenant, step, update, effect=effect)
 
 
 def _new_key(tenant: str, resource: str, table: KeyTable, places: list[Replica], now: datetime) -> Edit:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.aws_arn import ArnInvalid, KeyArn
-from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage import branch_keys
@@ -16,6 +16,8 @@ from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
 
 AWS_KMS = "aws_kms"
+
+NOTHING: Mapping[str, str] = {}
 
 
 class Keys:
@@ -239,19 +241,30 @@ class Keys:
             if where:
                 raise ResourceInUse(resource, f"{where} of the policy in force names it: put another version in force")
             places: Sequence[ReplicaRecord] = () if lifecycle is KeyLifecycle.REMOVED else before.replicas
-            change.update_key(before, etag, lifecycle, places)
-            detail = _lifecycle(before, lifecycle)
+            change.require_etag(resource, before.stamp, etag)
+            detail, count, agreed = _lifecycle(before, lifecycle), 0, NOTHING
             if lifecycle is KeyLifecycle.REMOVED:
                 count = branch_keys.under(change.connection, resource)
                 if count and not abandon_branch_keys:
                     raise ResourceInUse(resource, _would_lose(tenant, key, count))
+                agreed = self._agreed_to_remove(change, act, before, count)
+            change.update_key(before, etag, lifecycle, places)
+            if lifecycle is KeyLifecycle.REMOVED:
                 branch_keys.abandon(change.connection, resource)
-                self._desk.require_agreement(change, act, Danger.REMOVE_KEY, tenant, resource, "remove the key")
                 detail |= {"abandoned_branch_keys": count} if count else {}
-            return Done(change.key(resource), detail)
+            return Done(change.key(resource), {**agreed, **detail})
 
         changed: KeyRecord = await self._desk.change(act, what, tenant, resource, work)
         return changed
+
+    def _agreed_to_remove(self, change: Change, act: Act, before: KeyRecord, abandoned: int) -> Mapping[str, str]:
+        places = [_shown(one.place) for one in before.replicas]
+        was = {"lifecycle": before.lifecycle.value, "replicas": places, "branch_keys": abandoned}
+        now = {"lifecycle": KeyLifecycle.REMOVED.value, "replicas": [], "branch_keys": 0}
+        summary = "remove the key: nothing that it wrapped can be opened any more"
+        effect = Effect(Danger.REMOVE_KEY, before.name, was, now)
+        dangerous = Dangerous(before.tenant, before.name, summary, [effect], field="key")
+        return self._desk.require_agreement(change, act, dangerous)
 
     async def _proven(
         self, act: Act, what: str, tenant: str, resource: str, pairs: Sequence[tuple[Replica, Replica]]

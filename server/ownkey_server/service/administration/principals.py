@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import ResourceExists
 from ownkey_server.domain.roles import Grant
 from ownkey_server.domain.roles import principal_name as name
-from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.storage.grants import grants_json
 from ownkey_server.storage.records import PrincipalRecord
 from ownkey_server.storage.registry import Change, required
@@ -45,9 +45,10 @@ class Principals:
         def work(change: Change) -> Done:
             if change.principal(principal):
                 raise ResourceExists(name(principal), "there is a service principal of that id already")
+            after = _shown(display_name, grants)
+            agreed = self._require_agreement(change, act, principal, {}, (), after, grants)
             change.insert_principal(principal, display_name, grants)
-            self._require_agreement(change, act, principal, (), grants)
-            return Done(change.principal(principal), {"after": _shown(display_name, grants)})
+            return Done(change.principal(principal), {**agreed, "after": after})
 
         made: PrincipalRecord = await self._desk.change(act, "create_service_principal", "", name(principal), work)
         return made
@@ -64,10 +65,11 @@ class Principals:
 
         def work(change: Change) -> Done:
             before: PrincipalRecord = required(change.principal(principal), name(principal))
+            change.require_etag(name(principal), before.stamp, etag)
+            old, new = _shown(before.display_name, before.grants), _shown(display_name, grants)
+            agreed = self._require_agreement(change, act, principal, old, before.grants, new, grants)
             change.update_principal(before, etag, display_name, grants)
-            self._require_agreement(change, act, principal, before.grants, grants)
-            detail = {"before": _shown(before.display_name, before.grants), "after": _shown(display_name, grants)}
-            return Done(change.principal(principal), detail)
+            return Done(change.principal(principal), {**agreed, "before": old, "after": new})
 
         changed: PrincipalRecord = await self._desk.change(act, "update_service_principal", "", name(principal), work)
         return changed
@@ -88,12 +90,30 @@ class Principals:
         await self._desk.change(act, "delete_service_principal", "", name(principal), work)
 
     def _require_agreement(
-        self, change: Change, act: Act, principal: str, before: Sequence[Grant], after: Sequence[Grant]
-    ) -> None:
-        new = [one for one in after if one not in before]
-        if new:
-            summary = f"grant {', '.join(f'{one.role} for {one.tenant}' for one in new[:5])}"
-            self._desk.require_agreement(change, act, Danger.GRANT_ROLE, "", name(principal), summary)
+        self,
+        change: Change,
+        act: Act,
+        principal: str,
+        before: Mapping[str, object],
+        old: Sequence[Grant],
+        after: Mapping[str, object],
+        new: Sequence[Grant],
+    ) -> Mapping[str, str]:
+        more = [one for one in new if one not in old]
+        if not more:
+            return {}
+        summary = f"grant {principal}: {'; '.join(map(_said, more))}"
+        effect = Effect(Danger.GRANT_ROLE, name(principal), before, after)
+        return self._desk.require_agreement(
+            change, act, Dangerous("", name(principal), summary, [effect], field="grants")
+        )
+
+
+def _said(grant: Grant) -> str:
+    """A grant with all that limits it."""
+    limits = [f"of {', '.join(sorted(grant.asset_classes))}"] if grant.asset_classes else []
+    limits += [f"only {', '.join(sorted(grant.methods))}"] if grant.methods else []
+    return " ".join([f"{grant.role} for {grant.tenant}", *([f"({'; '.join(limits)})"] if limits else [])])
 
 
 def _shown(display_name: str, grants: Sequence[Grant]) -> dict[str, object]:

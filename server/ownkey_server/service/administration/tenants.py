@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
-from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import KeyLifecycle
-from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.storage.documents import CallGateTable, plain
 from ownkey_server.storage.records import TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
@@ -75,10 +76,11 @@ class Tenants:
             before: TenantRecord = required(change.tenant(tenant), name(tenant))
             new_name = before.display_name if display_name is None else display_name
             new_gate = before.call_gate if gate is None else gate
+            change.require_etag(name(tenant), before.stamp, etag)
+            agreed = self._agreed(change, act, before, new_gate)
             change.update_tenant(before, etag, new_name, new_gate)
-            if new_gate.gates_less_than(before.call_gate):
-                self._desk.require_agreement(change, act, Danger.GATE_OFF, tenant, name(tenant), "gate fewer calls")
             detail = {
+                **agreed,
                 "before": {"display_name": before.display_name, "call_gate": plain(before.call_gate)},
                 "after": {"display_name": new_name, "call_gate": plain(new_gate)},
             }
@@ -86,6 +88,15 @@ class Tenants:
 
         changed: TenantRecord = await self._desk.change(act, "update_tenant", tenant, name(tenant), work)
         return changed
+
+    def _agreed(self, change: Change, act: Act, before: TenantRecord, after: CallGateTable) -> Mapping[str, str]:
+        if not after.gates_less_than(before.call_gate):
+            return {}
+        resource = name(before.id)
+        effect = Effect(Danger.GATE_OFF, resource, gate_shown(before.call_gate), gate_shown(after))
+        summary = f"gate fewer calls: {before.call_gate.mode} before, {after.mode} after"
+        dangerous = Dangerous(before.id, resource, summary, [effect], field="call_gate")
+        return self._desk.require_agreement(change, act, dangerous)
 
     async def delete(self, act: Act, tenant: str, etag: str) -> None:
         """Delete a tenant without keys and groups. Its audit records stay, and its id stays taken.
@@ -118,6 +129,11 @@ def require_unused(reader: Reader, tenant: str) -> None:
     """
     if reader.was_changed(tenant):
         raise ResourceExists(name(tenant), "there was a tenant of that id, and ids are not used again: take another")
+
+
+def gate_shown(gate: CallGateTable) -> Mapping[str, Any]:
+    """Every field of a call gate, those that are as they are by default too."""
+    return {"call_gate": gate.model_dump(mode="json")}
 
 
 def name(tenant: str) -> str:
