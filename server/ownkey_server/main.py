@@ -149,9 +149,12 @@ async def running_server(
         stack.push_async_callback(probes.close)
         await stack.enter_async_context(_looked_after(core))
         authorizer = Authorizer(core.roster)
+        refusals = Refusals(core.audit, clock)
+        refusals.start()
+        stack.push_async_callback(refusals.close)
         server = await Server.start(
             _options(settings, share_port),
-            _gates(core, authorizer),
+            _gates(core, authorizer, refusals),
             _services(core, probes),
             _admin_services(core, authorizer),
         )
@@ -434,7 +437,7 @@ def _branch_key_options(keys: KeySettings) -> BranchKeyOptions:
     )
 
 
-def _gates(core: Core, authorizer: Authorizer) -> Gates:
+def _gates(core: Core, authorizer: Authorizer, refusals: Refusals) -> Gates:
     settings, clock = core.settings, core.clock
     server = settings.server
     return Gates(
@@ -442,7 +445,7 @@ def _gates(core: Core, authorizer: Authorizer) -> Gates:
         authorizer=authorizer,
         rates=Rates(_rate_limits(settings.limits), time.monotonic),
         admission=Admission(_admission_limits(settings.limits), time.monotonic),
-        refusals=Refusals(core.audit, clock),
+        refusals=refusals,
         streams=Streams(stream_limits(settings.limits)),
         strangers=Strangers(Budget(), time.monotonic),
         turned_away=Strangers(Budget(), time.monotonic),

@@ -57,8 +57,11 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "ExportTenants": (READ, "tenant"),
     "ListAuditRecords": (READ, "tenant"),
     "ListApprovals": (READ, "visible"),
+    "GetApproval": (READ, "visible"),
     "ApproveChange": (CHANGE, "visible"),
     "WithdrawApproval": (CHANGE, "visible"),
+    "GetAuditRetention": (OVERSEE, "service"),
+    "UpdateAuditRetention": (RUN, "service"),
 }
 METHODS = [
     *key_service_pb2.DESCRIPTOR.services_by_name["KeyService"].methods,

@@ -44,8 +44,8 @@ class Call:
         plain = type(request)()
         plain.CopyFrom(request)
         # Of the note counts what a second person is shown; with another reason it is another change.
-        said = admin_service_pb2.ChangeNote(author=note.author, reason=note.reason)
-        plain.note.CopyFrom(said)  # type: ignore[attr-defined]
+        plain.ClearField("note")
+        plain.note.author, plain.note.reason = note.author, note.reason  # type: ignore[attr-defined]
         # What an etag says of things as they were, the approved change itself says: an approval moves etags on.
         if "etag" in plain.DESCRIPTOR.fields_by_name:
             plain.ClearField("etag")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 
 from ownkey.v1 import key_service_pb2
 from ownkey_server.domain.audit import Caller
-from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, Unauthenticated
+from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, TooMuch, Unauthenticated
 from ownkey_server.domain.roles import Facts, Permit
 from ownkey_server.rpc import errors
 from ownkey_server.rpc.calls import Call, Context
@@ -29,7 +29,7 @@ from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, Request
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
-from ownkey_server.rpc.stream_guard import Streams
+from ownkey_server.rpc.stream_guard import StreamLimitReached, Streams
 from ownkey_server.rpc.wire import Peek
 from ownkey_server.service.admission import Admission, Priority
 from ownkey_server.service.authorization import Authorizer
@@ -73,6 +73,14 @@ class Gates:
     turned_away: Strangers
 
 
+@dataclass(slots=True)
+class _About:
+    """What is known of a call when it ends."""
+
+    principal: str = ""
+    facts: Facts = field(default_factory=Facts)
+
+
 class Dispatcher:
     """Makes handlers of methods."""
 
@@ -98,18 +106,19 @@ class Dispatcher:
         # Served as a stream of one request: grpc.aio would otherwise read it before this sees the call, wait, and hold
         # what has come of it, for as long as the connection lives.
         async def handle(_requests: object, context: Context) -> bytes:
+            about = _About()
             try:
-                return await answer(context)
+                return await answer(context, about)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if isinstance(error, Unauthenticated | PermissionDenied):
                     # While it waits, nothing that it came through shall hold the request.
                     error.__traceback__ = None
                     await self._gates.turned_away.turn(context.peer())
-                await self._refuse(method, context, error)
+                await self._refuse(method, context, error, about)
 
-        async def answer(context: Context) -> bytes:
+        async def answer(context: Context, about: _About) -> bytes:
             if first is None:
-                principal = await self._known(context)
+                principal = await self._known(context, about)
                 raw = await self._gates.streams.only_request(context)
             else:
                 raw = await self._gates.streams.only_request(context)
@@ -117,9 +126,9 @@ class Dispatcher:
                 if connected is not None:
                     return connected
                 parser.require_size(raw, method.request)
-                principal = await self._known(context)
+                principal = await self._known(context, about)
             request = parser.parse(raw, method.request)
-            facts = method.facts(request)
+            facts = about.facts = method.facts(request)
             urgency = method.urgency(request)
             call = await self._let_in(method, principal, facts, context, urgency)
             # Who names no tenant stands for itself.
@@ -134,31 +143,34 @@ class Dispatcher:
         parser = self._parser(method)
 
         async def handle(_requests: object, context: Context) -> None:
+            about = _About()
             try:
-                principal = await self._known(context, or_wait=True)
+                principal = await self._known(context, about, or_wait=True)
                 async with self._gates.streams.guard(context, principal) as guard:
                     requests: Requests[Any] = Requests(guard, parser, method.request)
                     first = await requests.first()
-                    facts = method.facts(first)
+                    facts = about.facts = method.facts(first)
                     urgency = method.urgency(first)
                     call = await self._let_in(method, principal, facts, context, urgency)
-                    requests.decide_anew(lambda: self._still_may(method, principal, facts, context))
-                    with self._gates.admission.stream(urgency, facts.tenant):
+                    with (
+                        requests.watched(lambda: self._still_may(method, principal, facts, context)),
+                        self._gates.admission.stream(urgency, facts.tenant),
+                    ):
                         await work(first, requests, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():
                     return  # the client has left, and writing to it failed: that is its right, and no defect
-                await self._refuse(method, context, error)
+                await self._refuse(method, context, error, about)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
     def _parser(self, method: Method) -> RequestParser:
         return self._admin_parser if method.service == ADMIN_SERVICE_NAME else self._key_parser
 
-    async def _known(self, context: Context, *, or_wait: bool = False) -> str:
+    async def _known(self, context: Context, about: _About, *, or_wait: bool = False) -> str:
         """Who calls, if they may call now."""
         try:
-            principal = await self._gates.authenticator.principal(context)
+            principal = about.principal = await self._gates.authenticator.principal(context)
         except Unauthenticated:
             if or_wait:
                 await self._gates.turned_away.turn(context.peer())
@@ -218,7 +230,10 @@ class Dispatcher:
                 _log.exception("it could not be told who asks about a call")
         return standing
 
-    async def _refuse(self, method: Method, context: Context, error: Exception) -> NoReturn:
+    async def _refuse(self, method: Method, context: Context, error: Exception, about: _About) -> NoReturn:
         if isinstance(error, Unauthenticated):
             self._gates.refusals.note(Caller(peer=context.peer()), method.name, error)
+        elif isinstance(error, TooMuch | StreamLimitReached):
+            caller = Caller(about.principal or Caller().principal, context.peer())
+            self._gates.refusals.note(caller, method.name, error, about.facts.tenant, at_once=False)
         await errors.abort(context, error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
@@ -141,13 +142,26 @@ class Requests(Generic[R]):
         self._guard = guard
         self._parser = parser
         self._type: type[R] = request_type
-        self._still_allowed: Callable[[], Awaitable[None]] | None = None
-        self._decided_until = 0.0
 
-    def decide_anew(self, still_allowed: Callable[[], Awaitable[None]]) -> None:
-        """From now on, ask from time to time whether the caller may still do this; what is raised ends the stream."""
-        self._still_allowed = still_allowed
-        self._decided_until = time.monotonic() + DECIDED_SECONDS
+    @contextlib.contextmanager
+    def watched(self, still_allowed: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """While the block runs, ask from time to time whether the caller may still do this; what is raised ends it.
+
+        By time and not by message: a caller who sends nothing keeps no stream either.
+        """
+        watch = asyncio.get_running_loop().create_task(self._watch(still_allowed), name="stream-watch")
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self, still_allowed: Callable[[], Awaitable[None]]) -> None:
+        try:
+            while True:
+                await asyncio.sleep(DECIDED_SECONDS)
+                await still_allowed()
+        except Exception as error:  # noqa: BLE001 - it becomes the stream's status
+            self._guard.end(error)
 
     async def first(self) -> R:
         """The first request, which is a start."""
@@ -162,9 +176,6 @@ class Requests(Generic[R]):
     async def chunk(self) -> Buffer | None:
         """The next chunk; None when the client has sent its last."""
         raw = await self._guard.read()
-        if self._still_allowed is not None and time.monotonic() >= self._decided_until:
-            await self._still_allowed()
-            self._decided_until = time.monotonic() + DECIDED_SECONDS
         if raw is grpc.aio.EOF:
             return None
         chunk: Buffer | None = chunk_of(raw)

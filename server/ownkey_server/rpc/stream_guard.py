@@ -227,7 +227,7 @@ class StreamGuard:
         self._waited = 0.0
         self._window_bytes = 0
         self._frame = self._in_hand = 0
-        self._verdict: StreamLimitReached | None = None
+        self._verdict: Exception | None = None
         self._cancelled = False
 
     async def __aenter__(self) -> Self:
@@ -259,7 +259,7 @@ class StreamGuard:
         """The client's next message, or ``grpc.aio.EOF``.
 
         Raises:
-            StreamLimitReached: The stream is over.
+            Exception: The stream is over: it broke a limit, or was ended with this.
         """
         self._put_down(self._in_hand)
         self._begin(_Wait.SEND)
@@ -281,7 +281,7 @@ class StreamGuard:
         """Send a message.
 
         Raises:
-            StreamLimitReached: The stream is over.
+            Exception: The stream is over: it broke a limit, or was ended with this.
         """
         # A message that is not taken stays counted to the end of the stream: the transport holds it so long.
         self._take_up(len(message))
@@ -304,6 +304,13 @@ class StreamGuard:
         """
         self._streams.hold(size)
         self._frame += size
+
+    def end(self, error: Exception) -> None:
+        """Let the stream end with this error: at once when it waits for its client, else when it next would."""
+        if self._verdict is None:
+            # What the error came through would close a circle with this guard, and hold the call's messages.
+            error.__traceback__ = None
+            self._pronounce(error)
 
     def _take_up(self, size: int) -> None:
         self._streams.hold(size)
@@ -331,7 +338,7 @@ class StreamGuard:
         self._cancelled = False
         return self._task.uncancel() == 0
 
-    def _told(self) -> StreamLimitReached:
+    def _told(self) -> Exception:
         """The verdict, which is then the caller's alone.
 
         An error refers to the frames that it went through, and so to this guard and to the call. Kept here it would
@@ -366,11 +373,18 @@ class StreamGuard:
                 )
 
     def _look(self) -> None:
+        if self._verdict is not None:
+            return
         now = self._clock()
-        self._verdict = self._judge(now)
-        if not self._verdict:
+        verdict = self._judge(now)
+        if verdict is None:
             self._timer = self._loop.call_later(self._soonest(now), self._look)
-        elif self._wait is not _Wait.NOTHING:
+        else:
+            self._pronounce(verdict)
+
+    def _pronounce(self, verdict: Exception) -> None:
+        self._verdict = verdict
+        if self._wait is not _Wait.NOTHING:
             self._cancelled = True
             self._task.cancel()
 

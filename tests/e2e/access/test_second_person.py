@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ownkey.v1 import policy_pb2, role_pb2, tenant_pb2
 from support.access import Caller, Lab
 from support.rpc import Failure
 
-ALL_DANGERS = '"remove_key", "gate_off", "grant_role"'
+ALL_DANGERS = '"remove_key", "gate_off", "grant_role", "retention"'
 GATED = tenant_pb2.CallGate(
     mode=tenant_pb2.CALL_GATE_MODE_REFUSE,
     countries=["US", "DE"],
@@ -66,14 +67,28 @@ def test_a_role_is_granted_when_another_has_agreed_and_once(lab: Lab, first: Cal
     assert (own.reason, "your own" in own.message) == ("APPROVAL_INVALID", True)
     waiting = second("ListApprovals").approvals
     assert [(one.id, one.method, one.summary) for one in waiting] == [
-        (approval, "CreateServicePrincipal", "grant player for acme")
+        (approval, "CreateServicePrincipal", "grant spiffe://example.org/player: player for acme")
     ]
+    assert second("GetApproval", approval=approval).approval == waiting[0]
+    assert json.loads(waiting[0].change) == {
+        "effects": [
+            {
+                "danger": "grant_role",
+                "resource": "servicePrincipals/spiffe://example.org/player",
+                "before": {},
+                "after": {"display_name": "", "grants": [{"role": "player", "tenant": "acme"}]},
+            }
+        ]
+    }
     agreed = second("ApproveChange", approval=approval).approval
     assert agreed.approved_by == "spiffe://example.org/other-admin"
     assert agreed.requested_by == "spiffe://example.org/admin"
     greedy = [role_pb2.RoleGrant(role=role_pb2.ROLE_PLAYER, tenant="*")]
     other = made(first, "CreateServicePrincipal", approval, id=fields["id"], grants=greedy)
     assert (other.reason, "another request" in other.message) == ("APPROVAL_INVALID", True)
+    note = admin.ChangeNote(reason="another reason", approval=approval)
+    reworded = first("CreateServicePrincipal", note=note, **fields)
+    assert (reworded.reason, "another request" in reworded.message) == ("APPROVAL_INVALID", True)
     stolen = made(second, "CreateServicePrincipal", approval, **fields)
     assert (stolen.reason, "none of yours" in stolen.message) == ("APPROVAL_INVALID", True)
     assert not isinstance(made(first, "CreateServicePrincipal", approval, **fields), Failure)
@@ -142,9 +157,84 @@ def test_what_waits_can_be_withdrawn_and_is_seen_by_those_alone_who_may(
     assert not foreign("ListApprovals").approvals
     assert foreign("ApproveChange", approval=waiting).reason == "RESOURCE_NOT_FOUND"
     assert foreign("WithdrawApproval", approval=waiting).reason == "RESOURCE_NOT_FOUND"
+    assert foreign("GetApproval", approval=waiting).reason == "RESOURCE_NOT_FOUND"
+    assert not foreign("ListApprovals", tenant="acme").approvals
     assert not isinstance(second("WithdrawApproval", approval=waiting), Failure)
     assert made(first, "UpdateTenant", waiting, tenant="acme", etag="*", call_gate=OFF).reason == "APPROVAL_INVALID"
     assert {one.id for one in first("ListApprovals").approvals} == before
     records = first("ListAuditRecords", page_size=1000).records
+    refused = {(one.action, one.principal, one.tenant) for one in records if one.result == "refused"}
+    assert ("admin.approve_change", name, "acme") in refused
+    assert ("admin.approve_change", "spiffe://example.org/admin", "") in refused
     actions = [one.action for one in records]
     assert {"admin.request_approval", "admin.approve_change", "admin.withdraw_approval"} <= set(actions)
+
+
+def test_what_a_document_does_may_not_change_between_approval_and_application(first: Caller, second: Caller) -> None:
+    for tenant in ("acme", "initech"):
+        first("CreateTenant", id=tenant)
+        assert not isinstance(made(first, "UpdateTenant", tenant=tenant, etag="*", call_gate=GATED), Failure)
+    switched = {"tenant": "initech", "etag": "*", "call_gate": OFF}
+    approval = asked(first, "UpdateTenant", **switched)
+    second("ApproveChange", approval=approval)
+    assert not isinstance(made(first, "UpdateTenant", approval, **switched), Failure)
+    document = first("ExportTenants").document.replace('mode = "refuse"', 'mode = "off"')
+    plan = first("ApplyTenants", document=document, dry_run=True)
+    approval = asked(first, "ApplyTenants", document=document, etag=plan.etag)
+    second("ApproveChange", approval=approval)
+    assert not isinstance(made(second, "UpdateTenant", tenant="initech", etag="*", call_gate=GATED), Failure)
+    answer = made(first, "ApplyTenants", approval, document=document)
+    assert (answer.reason, "has changed since" in answer.message) == ("APPROVAL_REQUIRED", True)
+    assert first("GetTenant", tenant="initech").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    fresh = answer.metadata["approval"]
+    assert fresh != approval
+    told = json.loads(second("GetApproval", approval=fresh).approval.change)["effects"]
+    assert "tenants/initech" in [one["resource"] for one in told]
+    second("ApproveChange", approval=fresh)
+    again = first("ApplyTenants", document=document, dry_run=True)
+    done = made(first, "ApplyTenants", fresh, document=document, etag=again.etag)
+    assert done.applied
+
+
+def test_what_waits_comes_in_pages_and_has_an_end(first: Caller, second: Caller) -> None:
+    made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED)
+    for one in first("ListApprovals", page_size=1000).approvals:
+        first("WithdrawApproval", approval=one.id)
+    expected = [
+        asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=OFF, display_name=f"n{number}")
+        for number in range(20)
+    ]
+    more = made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=OFF, display_name="one more")
+    assert (more.reason, more.code.name) == ("APPROVALS_FULL", "RESOURCE_EXHAUSTED")
+    assert "withdraw" in more.message
+    found: list[str] = []
+    token = ""
+    while True:
+        page = second("ListApprovals", page_size=7, page_token=token)
+        found += [one.id for one in page.approvals]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == expected
+    for one in expected:
+        second("WithdrawApproval", approval=one)
+
+
+def test_audit_records_are_kept_for_less_long_by_two(first: Caller, second: Caller) -> None:
+    before = first("GetAuditRetention").audit_retention
+    assert (before.second_person, before.HasField("agreed"), before.HasField("in_force")) == (True, False, False)
+    fields = {"agreed": {"seconds": 30 * 86_400}, "etag": before.etag}
+    approval = asked(first, "UpdateAuditRetention", **fields)
+    [effect] = json.loads(second("GetApproval", approval=approval).approval.change)["effects"]
+    assert (effect["danger"], effect["before"], effect["after"]) == (
+        "retention",
+        {"keep": "for ever"},
+        {"keep": "for 30 days"},
+    )
+    second("ApproveChange", approval=approval)
+    after = made(first, "UpdateAuditRetention", approval, **fields).audit_retention
+    assert after.agreed.seconds == 30 * 86_400
+    assert not after.HasField("in_force"), "the settings say for ever"
+    longer = first("UpdateAuditRetention", agreed={"seconds": 60 * 86_400}, etag=after.etag)
+    assert longer.audit_retention.agreed.seconds == 60 * 86_400
+    assert first("UpdateAuditRetention", etag=after.etag).reason == "ETAG_MISMATCH"

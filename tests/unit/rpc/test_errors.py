@@ -45,6 +45,7 @@ def sample(kind: type[Exception]) -> Exception:
         StreamTooSlow: StreamTooSlow("stream_idle_seconds", "no message came in 60 s"),
         StreamTooMuch: StreamTooMuch("stream_bytes", "it has too many"),
         StreamsBusy: StreamsBusy("streams", "there are too many"),
+        errors.TooManyWaiting: errors.TooManyWaiting("tenants/acme", "20 changes of yours wait already"),
         errors.ApprovalRequired: errors.ApprovalRequired("tenants/acme", "a1"),
         errors.ApprovalInvalid: errors.ApprovalInvalid("tenants/acme", "a1", "is none of yours"),
         errors.AuditUnavailable: errors.AuditUnavailable("the database does not answer"),
