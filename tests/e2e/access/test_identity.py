@@ -201,24 +201,34 @@ def test_a_certificate_is_revoked_on_a_living_connection(lab: Lab) -> None:
     assert "was revoked" in caller("GetTenant", tenant="acme").message
 
 
-def _endless(caller: Caller) -> tuple[Failure, float]:
-    """A recording that ends only when the server ends it: why, and after how long."""
+def _endless(caller: Caller, *, idle: bool) -> tuple[Failure, float]:
+    """A recording that ends only when the server ends it: why, and after how long.
+
+    Args:
+        caller: Whose it is.
+        idle: Whether nothing is sent after the start.
+    """
     began = time.monotonic()
+    over = threading.Event()
 
     def requests() -> Iterator[object]:
         yield request("EncryptMedia", "acme")
-        while time.monotonic() - began < PATIENCE + 10:
+        if idle:
+            over.wait(PATIENCE + 10)
+        while not idle and time.monotonic() - began < PATIENCE + 10:
             yield key_service_pb2.EncryptMediaRequest(chunk=bytes(4096))
             time.sleep(0.05)
 
     ended = caller.send_all("EncryptMedia", requests())
+    over.set()
     assert isinstance(ended, Failure), "it went on to its end"
     return ended, time.monotonic() - began
 
 
+@pytest.mark.parametrize("idle", [False, True])
 @pytest.mark.parametrize("what", ["role", "certificate"])
-def test_a_stream_ends_when_its_caller_s_role_or_certificate_is_taken_away(lab: Lab, what: str) -> None:
-    name = f"recording-{what}"
+def test_a_stream_ends_when_its_caller_s_role_or_certificate_is_taken_away(lab: Lab, what: str, idle: bool) -> None:
+    name = f"recording-{what}-{idle}"
     issued = lab.authority.issue(name, uris=[f"{DOMAIN}/{name}"])
     lab.grant(f"{DOMAIN}/{name}", role_pb2.RoleGrant(role=role_pb2.ROLE_RECORDER, tenant="acme"))
     caller = lab.by_certificate(issued)
@@ -232,7 +242,7 @@ def test_a_stream_ends_when_its_caller_s_role_or_certificate_is_taken_away(lab: 
 
     soon = threading.Timer(1.0, take_away)
     soon.start()
-    ended, seconds = _endless(caller)
+    ended, seconds = _endless(caller, idle=idle)
     soon.join()
     assert ended.reason == ("UNAUTHENTICATED" if what == "certificate" else "PERMISSION_DENIED"), ended
     assert 1.0 < seconds < 1.0 + 2 * DECIDED_SECONDS + 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ownkey.v1 import admin_service_pb2 as admin
 from ownkey.v1 import policy_pb2, role_pb2, tenant_pb2
 from support.access import Caller, Lab
 from support.rpc import Failure
+from support.server import OWNKEY
 
 ALL_DANGERS = '"remove_key", "gate_off", "grant_role", "retention"'
 GATED = tenant_pb2.CallGate(
@@ -238,3 +241,43 @@ def test_audit_records_are_kept_for_less_long_by_two(first: Caller, second: Call
     longer = first("UpdateAuditRetention", agreed={"seconds": 60 * 86_400}, etag=after.etag)
     assert longer.audit_retention.agreed.seconds == 60 * 86_400
     assert first("UpdateAuditRetention", etag=after.etag).reason == "ETAG_MISMATCH"
+
+
+def test_the_command_line_shows_all_of_it(lab: Lab, first: Caller, second: Caller) -> None:
+    grants = [
+        role_pb2.RoleGrant(role=role_pb2.ROLE_PLAYER, tenant="acme", methods=[method])
+        for method in ("CheckPolicy", "KeyStatus", "Unwrap", "DecryptMedia")
+    ]
+    grants += [role_pb2.RoleGrant(role=role_pb2.ROLE_DATA, tenant="*")]
+    approval = asked(first, "CreateServicePrincipal", id="spiffe://example.org/mole", grants=grants)
+    whole = second("GetApproval", approval=approval).approval.change
+    listed = command(lab, "admin", "approval", "list")
+    assert whole in listed
+    shown = command(lab, "admin", "approval", "show", approval)
+    for part in (
+        "player for acme (only DecryptMedia)",
+        "data for *",
+        '{"role": "data", "tenant": "*"}',
+        "1 of 1 before",
+    ):
+        assert part in shown
+    assert json.loads(command(lab, "--json", "admin", "approval", "show", approval))["change"] == whole
+    kept = command(lab, "admin", "retention", "show")
+    assert "two persons" in kept
+    assert "for ever" in command(lab, "admin", "retention", "agree", "--forever")
+
+
+def command(lab: Lab, *arguments: str) -> str:
+    """What ``ownkey`` prints, as the second operator."""
+    issued = lab.authority.issue("other-cli", uris=["spiffe://example.org/other-admin"])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OWNKEY_")} | {
+        "OWNKEY_ADDRESS": lab.address,
+        "OWNKEY_CA_FILE": str(lab.authority.pem),
+        "OWNKEY_CERTIFICATE_FILE": str(issued.pem),
+        "OWNKEY_PRIVATE_KEY_FILE": str(issued.key),
+    }
+    done = subprocess.run(
+        [OWNKEY, *arguments], text=True, capture_output=True, env=environment, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

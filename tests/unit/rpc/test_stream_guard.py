@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import grpc
 import pytest
 
+from ownkey_server.domain.errors import PermissionDenied
 from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.stream_guard import (
     StreamGuard,
@@ -314,3 +315,24 @@ def test_the_settings_are_the_limits() -> None:
     settings, ours = LimitSettings(), StreamLimits()
     for field in fields(StreamLimits):
         assert getattr(settings, field.name) == getattr(ours, field.name), field.name
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_stream_that_is_ended_from_outside_ends_with_that_error(waits: bool) -> None:
+    streams, denied = Streams(limits(stream_idle_seconds=60)), PermissionDenied("a", "EncryptMedia", "")
+
+    async def work(guard: StreamGuard) -> None:
+        def end() -> None:
+            for error in (denied, PermissionDenied("b", "EncryptMedia", "")):
+                guard.end(error)
+
+        if waits:
+            asyncio.get_running_loop().call_soon(end)
+        else:
+            end()
+        await guard.read()
+
+    with pytest.raises(PermissionDenied) as caught:
+        await serve(streams, Peer(), work)
+    assert caught.value is denied
+    assert (len(streams), streams.buffered) == (0, 0)

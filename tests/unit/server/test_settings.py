@@ -167,3 +167,22 @@ outage_seconds = {seconds}
     assert load(write(tmp_path, text.format(seconds=7 * 86_400)))
     with pytest.raises(SettingsError, match="outage_seconds"):
         load(write(tmp_path, text.format(seconds=7 * 86_400 + 1)))
+
+
+@pytest.mark.parametrize(
+    ("named", "good"),
+    [
+        ('"remove_key"', False),
+        ('"gate_off", "retention"', False),
+        ('"grant_role"', True),
+        ('"remove_key", "grant_role"', True),
+        ("", True),
+    ],
+)
+def test_a_second_person_is_nobody_whom_the_first_can_make(tmp_path: Path, named: str, good: bool) -> None:
+    path = write(tmp_path, f"{TEMPLATE}\n[authorization]\nsecond_person = [{named}]\n")
+    if good:
+        assert len(load(path).authorization.second_person) == named.count('"') // 2
+        return
+    with pytest.raises(SettingsError, match=r"without grant_role: an operator alone could.*; add grant_role"):
+        load(path)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ownkey_server.domain.audit_documents import read_line
 from ownkey_server.domain.audit_findings import Kind
+from ownkey_server.storage import retention_agreement
 from ownkey_server.storage.audit_keeper import Kept
 from ownkey_server.storage.audit_sink import DirectorySink, SinkError
 from ownkey_server.storage.audit_verify_directory import verify_directory
@@ -179,6 +180,23 @@ def test_retention_removes_old_segments_and_the_rest_stays_verifiable(trail: Tra
     # And what is still there is guarded as before.
     trail.run("DELETE FROM audit_records WHERE sequence = 11")
     assert [(f.kind, f.sequence) for f in trail.found()] == [(Kind.MISSING, 11)]
+
+
+@pytest.mark.parametrize(
+    ("agreed", "removed"), [("nothing", 0), (None, 0), (timedelta(days=30), 0), (timedelta(days=2), 12)]
+)
+def test_where_it_takes_two_persons_nothing_goes_before_what_was_agreed(
+    trail: Trail, agreed: timedelta | str | None, removed: int
+) -> None:
+    trail.write(trail.writer(), 11)
+    trail.after(days=10)
+    if not isinstance(agreed, str):
+        with trail.database.writing() as connection:
+            age = agreed // timedelta(microseconds=1) if agreed is not None else None
+            retention_agreement.agree(connection, age, 1)
+    assert keeper(trail, retention=timedelta(days=1), guarded=True).keep().removed_records == removed
+    # What is longer in the settings counts as it is.
+    assert keeper(trail, retention=timedelta(days=100), guarded=True).keep().removed_records == 0
 
 
 def test_all_records_of_a_writer_may_go(trail: Trail) -> None:
