@@ -18,7 +18,14 @@ from support.rpc import Failure, asset
 
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["AdminService"].methods]
 # What a request without any field means, where that is no mistake.
-MEANINGFUL_WHEN_EMPTY = {"ListApprovals", "ListTenants", "ListServicePrincipals", "ExportTenants", "ListAuditRecords"}
+MEANINGFUL_WHEN_EMPTY = {
+    "GetAuditRetention",
+    "ListApprovals",
+    "ListTenants",
+    "ListServicePrincipals",
+    "ExportTenants",
+    "ListAuditRecords",
+}
 NOTE = pb.ChangeNote(author="ann", reason="a test", request_id="r-1")
 
 
