@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -59,6 +61,8 @@ class Authority:
         addresses: Sequence[str] = (),
         not_before: datetime | None = None,
         not_after: datetime | None = None,
+        serial: int | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> Issued:
         """A certificate with these subject alternative names."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -67,7 +71,9 @@ class Authority:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         names += [x509.DNSName(host) for host in hosts]
         names += [x509.IPAddress(ip_address(address)) for address in addresses]
-        builder = self._builder(subject, key.public_key(), start, end)
+        builder = self._builder(subject, key.public_key(), start, end, serial)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         made = builder.sign(self._key, hashes.SHA256())
@@ -87,20 +93,76 @@ class Authority:
 
     def write_crl(self, next_update: datetime | None = None) -> None:
         """Write the list anew, whole, as whoever runs an authority does."""
-        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
-        builder = builder.last_update(now() - DAY).next_update(next_update or now() + DAY)
-        for serial in self._revoked:
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now() - DAY).build()
-            builder = builder.add_revoked_certificate(entry)
         partial = self.crl.with_suffix(".new")
-        partial.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        partial.write_bytes(self.signed_list(next_update=next_update))
         partial.rename(self.crl)
 
+    def signed_list(
+        self,
+        *,
+        revoked: Iterable[int] | None = None,
+        last_update: datetime | None = None,
+        next_update: datetime | None = None,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        entry: tuple[x509.ExtensionType, bool] | None = None,
+    ) -> bytes:
+        """A list in PEM: of what was revoked, or of these numbers; with extensions that may be critical, or not."""
+        return self._list(revoked, last_update, next_update, extensions, entry).public_bytes(serialization.Encoding.PEM)
+
+    def endless_list(self) -> bytes:
+        """A list in PEM that does not say when it ends, as RFC 5280 forbids and X.509 allows."""
+        der = self._list(None, None, None, (), None).tbs_certlist_bytes
+        assert der[0] == 0x30
+        assert der[1] < 0x80
+        times = der.rindex(b"\x17\x0d")  # the last UTCTime of an empty list
+        signed = bytes([0x30, der[1] - 15]) + der[2:times] + der[times + 15 :]
+        signature = self._key.sign(signed, ec.ECDSA(hashes.SHA256()))
+        algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+        assert algorithm in der
+        body = signed + algorithm + bytes([0x03, len(signature) + 1, 0]) + signature
+        text = base64.encodebytes(bytes([0x30, 0x81, len(body)]) + body)
+        return b"-----BEGIN X509 CRL-----\n" + text + b"-----END X509 CRL-----\n"
+
+    def renewed(self) -> Authority:
+        """The same authority with the same key, and another certificate."""
+        again = copy.copy(self)
+        again.pem = self.folder / "renewed.pem"
+        builder = self._builder(self._name, self._key.public_key(), now() - DAY, now() + 700 * DAY)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        again.certificate = builder.sign(self._key, hashes.SHA256())
+        again.pem.write_bytes(again.certificate.public_bytes(serialization.Encoding.PEM))
+        return again
+
+    def _list(
+        self,
+        revoked: Iterable[int] | None,
+        last_update: datetime | None,
+        next_update: datetime | None,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]],
+        extra: tuple[x509.ExtensionType, bool] | None,
+    ) -> x509.CertificateRevocationList:
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(last_update or now() - DAY).next_update(next_update or now() + DAY)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        entries = []
+        for serial in self._revoked if revoked is None else revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now() - DAY)
+            entries.append((entry.add_extension(*extra) if extra else entry).build())
+        builder._revoked_certificates = entries  # one by one it copies them all each time
+        return builder.sign(self._key, hashes.SHA256())
+
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, start: datetime, end: datetime
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        start: datetime,
+        end: datetime,
+        serial: int | None = None,
     ) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
-        return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+        builder = builder.serial_number(serial or x509.random_serial_number())
+        return builder.not_valid_before(start).not_valid_after(end)
 
 
 class TokenIssuer:

@@ -30,17 +30,24 @@ class Reloaded(Generic[T]):
         paths: The files.
         load: Makes the content; raises :class:`UnusableFile`.
         monotonic: The present time of a clock that is never set.
+        aside: Whether a change is loaded in a thread of its own, so that whoever asks meanwhile gets what was, at once.
 
     Raises:
         UnusableFile: The files cannot be used at the start.
     """
 
     def __init__(
-        self, paths: Sequence[Path], load: Callable[[], T], monotonic: Callable[[], float] = time.monotonic
+        self,
+        paths: Sequence[Path],
+        load: Callable[[], T],
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        aside: bool = False,
     ) -> None:
         self._paths = paths
         self._load = load
         self._monotonic = monotonic
+        self._aside = aside
         self._lock = threading.Lock()
         self._seen = self._look()
         self._looked_at = monotonic()
@@ -49,10 +56,21 @@ class Reloaded(Generic[T]):
 
     def get(self) -> T:
         """The content, as the files were within the last second."""
-        if self._monotonic() - self._looked_at >= LOOK_SECONDS:
-            with self._lock:
-                self._refresh()
+        if self._monotonic() - self._looked_at >= LOOK_SECONDS and self._lock.acquire(blocking=False):
+            if self._aside and self._has_changed():
+                threading.Thread(target=self._replace_and_release, name="ownkey-reload", daemon=True).start()
+            else:
+                self._replace_and_release()
         return self._value
+
+    def _has_changed(self) -> bool:
+        return self._look() != self._seen
+
+    def _replace_and_release(self) -> None:
+        try:
+            self._refresh()
+        finally:
+            self._lock.release()
 
     def _refresh(self) -> None:
         self._looked_at = self._monotonic()
