@@ -83,6 +83,8 @@ class IssuerSettings(_Section):
     jwks_url: Annotated[str, AfterValidator(_require_fetchable)] | None = None
     jwks_file: Path | None = None
     principal_claim: str = Field(default="sub", min_length=1)
+    authorized_parties: list[Annotated[str, StringConstraints(min_length=1)]] = []
+    token_type: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9.+/-]{1,64}$")] | None = None
     algorithms: list[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]] = Field(
         default=["RS256", "PS256", "ES256", "EdDSA"], min_length=1
     )

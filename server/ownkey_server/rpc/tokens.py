@@ -20,6 +20,7 @@ MAX_TOKEN = 8 * 1024
 # How far the issuer's clock may be from ours.
 LEEWAY_SECONDS = 30
 _KEPT = 4096
+_EMAIL, _VERIFIED = "email", "email_verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ class Tokens:
         settings = issuer.settings
         if header.get("alg") not in settings.algorithms:
             raise Unauthenticated(f"the token is not signed by one of: {', '.join(settings.algorithms)}")
+        if "crit" in header:  # RFC 7515, section 4.1.11: nothing of it is understood here
+            raise Unauthenticated("the token has a critical header, which is not understood here")
+        _require_type(header, settings)
         key, version = await issuer.keys.key(str(header.get("kid", "")))
         if key is None:
             raise Unauthenticated("the token is signed by a key that its issuer does not have")
@@ -113,9 +117,13 @@ class Tokens:
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token does not hold: {_why(error)}") from None
         expires_at = self._require_time(claims, settings)
+        _require_party(claims, settings)
         name = claims.get(settings.principal_claim)
         if not isinstance(name, str) or not name:
             raise Unauthenticated(f"the token has no claim {settings.principal_claim!r} that names its bearer")
+        if settings.principal_claim == _EMAIL and claims.get(_VERIFIED) is not True:
+            # Many issuers let their users write any address: OpenID Connect Core, section 5.7.
+            raise Unauthenticated(f"the token's issuer has not verified the address: {_VERIFIED} is not true")
         principal = require_principal(f"{issuer.name}/{name}")
         return _Verified(principal, expires_at, issuer, version)
 
@@ -143,6 +151,29 @@ def unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     except (jwt.PyJWTError, ValueError, RecursionError):
         raise Unauthenticated("the token is no JSON Web Token") from None
     return header, claims
+
+
+def _require_type(header: Mapping[str, Any], settings: IssuerSettings) -> None:
+    """Make sure that it is a token of the kind that is asked for (RFC 8725, section 3.11)."""
+    if settings.token_type is None:
+        return
+    said = header.get("typ")
+    if not isinstance(said, str) or _type(said) != _type(settings.token_type):
+        raise Unauthenticated(f"the token's typ is not {settings.token_type}")
+
+
+def _type(name: str) -> str:
+    return name.lower().removeprefix("application/")
+
+
+def _require_party(claims: Mapping[str, Any], settings: IssuerSettings) -> None:
+    """Make sure that it was made for somebody who may use it here (OpenID Connect Core, section 3.1.3.7, 4 and 5)."""
+    audiences = claims["aud"]
+    several = isinstance(audiences, list) and len(audiences) > 1
+    parties = settings.authorized_parties or ([settings.audience] if several else [])
+    if parties and claims.get("azp") not in parties:
+        why = "which several audiences need" if several else "which this server asks for"
+        raise Unauthenticated(f"the token has no authorized party (azp) of ours, {why}")
 
 
 def _why(error: jwt.PyJWTError) -> str:

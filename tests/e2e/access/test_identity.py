@@ -111,6 +111,8 @@ def tokens(lab: Lab) -> dict[str, tuple[Caller, str]]:
         "with an end that is no number": (make("ann", exp=float("nan")), "has expired"),
         "begun beyond numbers": (make("ann", nbf=10**400), "times are no numbers"),
         "for another audience": (make("ann", aud="another"), "another audience"),
+        "for several audiences": (make("ann", aud=["ownkey", "account"]), "authorized party"),
+        "with a critical header": (_with(good, 0, crit=["b64"], b64=True), "critical header"),
         "for no audience": (make("ann", aud=None), "no claim 'aud'"),
         "of another issuer": (make("ann", iss="https://evil.example.org"), "issuer that this server does not know"),
         "of no issuer": (make("ann", iss=None), "issuer that this server does not know"),
