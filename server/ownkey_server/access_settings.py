@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from ownkey_server.domain.approvals import Danger
+from ownkey_server.setting_types import FilePath, Section, split_url
 
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 PRINCIPAL_PATTERN = r"^[a-zA-Z0-9]([a-zA-Z0-9._/:@+|=~%-]*[a-zA-Z0-9])?$"
 Principal = Annotated[str, StringConstraints(max_length=512, pattern=PRINCIPAL_PATTERN)]
 
 
-class _Section(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Section(Section, BaseModel):
+    """BaseModel too, by which linters know that defaults are copied."""
 
 
 def _require_domain(name: str) -> str:
@@ -32,10 +31,10 @@ Domain = Annotated[str, AfterValidator(_require_domain)]
 class TlsSettings(_Section):
     """The server's certificate, and whose clients' certificates it takes."""
 
-    certificate_file: Path
-    private_key_file: Path
-    client_ca_file: Path | None = None
-    crl_file: Path | None = None
+    certificate_file: FilePath
+    private_key_file: FilePath
+    client_ca_file: FilePath | None = None
+    crl_file: FilePath | None = None
     minimum_version: Literal["1.3", "1.2"] = "1.3"
 
     @model_validator(mode="after")
@@ -66,12 +65,10 @@ class SidecarSettings(_Section):
 
 
 def _require_fetchable(url: str) -> str:
-    parts = urlsplit(url)
-    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise ValueError("must be an https URL; plain http is for this machine alone")
-    if parts.username or parts.password:
-        raise ValueError("must not hold a user or a password")
+    complaint = "must be an https URL; plain http is for this machine alone"
+    parts = split_url(url, complaint)
+    if parts.scheme != "https" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        raise ValueError(complaint)
     return url
 
 
@@ -81,7 +78,7 @@ class IssuerSettings(_Section):
     issuer: str = Field(min_length=1)
     audience: str = Field(min_length=1)
     jwks_url: Annotated[str, AfterValidator(_require_fetchable)] | None = None
-    jwks_file: Path | None = None
+    jwks_file: FilePath | None = None
     principal_claim: str = Field(default="sub", min_length=1)
     authorized_parties: list[Annotated[str, StringConstraints(min_length=1)]] = []
     token_type: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9.+/-]{1,64}$")] | None = None

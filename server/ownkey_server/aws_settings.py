@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from ownkey_server.keystores.aws_arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.setting_types import Section
 
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}")
 
@@ -29,7 +30,7 @@ def _require_endpoint(url: str) -> str:
         raise ValueError(complaint) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or "{" in parts.netloc:
         raise ValueError(complaint)
-    if parts.username is not None or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be a URL of scheme, host, port and path alone")
     return url
 
@@ -46,10 +47,8 @@ Region = Annotated[str, AfterValidator(_require_region)]
 Endpoint = Annotated[str, AfterValidator(_require_endpoint)]
 
 
-class AwsKmsSettings(BaseModel):
+class AwsKmsSettings(Section, BaseModel):
     """Keys in AWS KMS, in customers' accounts or our own."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["aws_kms"]
     profile: str | None = Field(default=None, min_length=1, max_length=128)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.paths import is_path
 
 LONGEST = 4096
 PROMPT = "prompt"
@@ -76,6 +77,8 @@ class SecretReference:
         """
         scheme, separator, name = text.partition(":")
         if not separator or scheme not in _NAMES or not _NAMES[scheme].fullmatch(name):
+            raise ReferenceInvalid
+        if scheme == "file" and not is_path(name):
             raise ReferenceInvalid
         if scheme == "env" and name in os.environ:
             return cls(scheme, name, SecretBytes(os.environb[os.fsencode(name)]))

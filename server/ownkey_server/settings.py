@@ -12,13 +12,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     PlainSerializer,
@@ -32,25 +31,12 @@ from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
+from ownkey_server.setting_types import EndpointUrl, FilePath, Section, message, place
 from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
 SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization", "limits")
-# Settings whose value is not repeated in an error, whatever is wrong with it: the last part of their names.
-_NEVER_SHOWN = frozenset(
-    {
-        "pin",
-        "pin_file",
-        "passphrase",
-        "signing_key_passphrase",
-        "password",
-        "url",
-        "storage",
-        "endpoint_url",
-        "sts_endpoint_url",
-    }
-)
-_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
+_HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:@/\s]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
 class SettingsError(Exception):
@@ -78,8 +64,8 @@ def is_local(listen: str) -> bool:
         return False
 
 
-class _Section(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Section(Section, BaseModel):
+    """BaseModel too, by which linters know that defaults are copied."""
 
 
 def _parse_reference(value: object) -> SecretReference:
@@ -110,15 +96,15 @@ class ServerSettings(_Section):
     def _let_in_nobody_unknown(self) -> Self:
         if self.development and (self.tls or not is_local(self.listen)):
             raise ValueError(
-                f"development lets in whoever can connect: it is for a listener on this machine without TLS, and"
-                f" {self.listen} {'has TLS' if self.tls else 'is not on this machine'}"
+                "development lets in whoever can connect: it is for a listener on this machine without TLS, and this"
+                f" one {'has TLS' if self.tls else 'is not on this machine'}"
             )
         if self.tls is None and not is_local(self.listen):
-            raise ValueError(f"{self.listen} is not on this machine alone: it needs [server.tls]; ownkey pki helps")
+            raise ValueError("listen is not on this machine alone: it needs [server.tls]; ownkey pki helps")
         if self.token_listen and self.tls is None:
             raise ValueError("token_listen needs [server.tls]: a token is not sent in clear")
         if self.health_listen and not is_local(self.health_listen):
-            raise ValueError(f"health_listen: {self.health_listen} is not on this machine alone, and has no TLS")
+            raise ValueError("health_listen: is not on this machine alone, and has no TLS")
         return self
 
 
@@ -132,7 +118,7 @@ class StorageSettings(_Section):
 
     url: Annotated[str, AfterValidator(_require_database)] = "sqlite:///ownkey.db"
     password: SecretSetting | None = None
-    tenants_file: Path = Path("tenants.toml")
+    tenants_file: FilePath = Path("tenants.toml")
     connections: int = Field(default=4, ge=2, le=64)
     cached_tenants: int = Field(default=1500, ge=1, le=1_000_000)
     view_max_age_seconds: float = Field(default=60.0, ge=1, le=3600)
@@ -148,7 +134,7 @@ class DirectorySinkSettings(_Section):
     """Sealed audit segments, copied into a directory."""
 
     kind: Literal["directory"]
-    directory: Path
+    directory: FilePath
 
 
 class S3SinkSettings(_Section):
@@ -158,7 +144,7 @@ class S3SinkSettings(_Section):
     bucket: str = Field(min_length=3, max_length=63)
     prefix: str = ""
     region: str | None = None
-    endpoint_url: str | None = None
+    endpoint_url: EndpointUrl | None = None
     retain_days: int = Field(ge=1, le=36_500)
     mode: Literal["COMPLIANCE", "GOVERNANCE"] = "COMPLIANCE"
 
@@ -169,9 +155,9 @@ SinkSettings = Annotated[DirectorySinkSettings | S3SinkSettings, Field(discrimin
 class AuditSettings(_Section):
     """How the audit trail is signed, sealed, copied and kept."""
 
-    signing_key_file: Path = Path("audit-signing.pem")
+    signing_key_file: FilePath = Path("audit-signing.pem")
     signing_key_passphrase: SecretSetting | None = None
-    public_key_files: list[Path] = []
+    public_key_files: list[FilePath] = []
     checkpoint_seconds: float = Field(default=60.0, gt=0, le=86_400)
     segment_records: int = Field(default=10_000, ge=1, le=100_000)
     segment_seconds: float = Field(default=86_400.0, gt=0)
@@ -202,7 +188,7 @@ class EmbeddedSettings(_Section):
     """Keys in a directory. Not for production."""
 
     kind: Literal["embedded"]
-    directory: Path
+    directory: FilePath
     passphrase: SecretSetting | None = None
 
 
@@ -210,10 +196,10 @@ class Pkcs11Settings(_Section):
     """Keys in a PKCS#11 token."""
 
     kind: Literal["pkcs11"]
-    module: Path
+    module: FilePath
     token_label: str = Field(min_length=1, max_length=32)
     pin: SecretSetting | None = None
-    pin_file: Path | None = None
+    pin_file: FilePath | None = None
     mechanism: Literal["auto", "aes-gcm", "aes-key-wrap"] = "auto"
 
     @model_validator(mode="after")
@@ -358,15 +344,7 @@ def _describe(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     if location[:1] == ["key_stores"]:
         del location[2:3]  # pydantic puts the kind of the key store between its name and the field
-    place = ".".join(location) or "the file"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "there is no such setting"
-    given = error.get("input")
-    shown = f" (got {given!r})" if isinstance(given, int | float | str) and error["type"] != "extra_forbidden" else ""
-    if location[-1:] and (location[-1] in _NEVER_SHOWN or "endpoint_urls" in location):
-        shown = ""  # it may be the secret itself, or hold the password that it is refused for
-    return f"{place}: {message}{shown}"
+    return f"{place(location) or 'the file'}: {message(error)}"
 
 
 def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:

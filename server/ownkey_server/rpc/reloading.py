@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from ownkey_server.paths import shown
+
 T = TypeVar("T")
 
 # Between two looks at the files: a revoked certificate is refused about so soon after the list is written.
@@ -78,7 +80,7 @@ class Reloaded(Generic[T]):
         if seen == self._seen:
             return
         self._seen = seen
-        names = ", ".join(str(path) for path in self._paths)
+        names = ", ".join(shown(path) for path in self._paths)
         try:
             self._value = self._load()
         except UnusableFile as error:
@@ -100,7 +102,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
+        raise UnusableFile(f"{shown(path)} cannot be read: {error.strerror}") from None
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from ownkey_server.domain.errors import Unauthenticated
+from ownkey_server.paths import shown
 from ownkey_server.rpc.reloading import UnusableFile, read
 from ownkey_server.rpc.tls import certificates
 
@@ -77,16 +78,16 @@ class RevocationLists:
             try:
                 found = x509.load_pem_x509_crl(pem)
             except ValueError:
-                raise UnusableFile(f"{path} holds what is no certificate revocation list") from None
+                raise UnusableFile(f"{shown(path)} holds what is no certificate revocation list") from None
             signer = next((one for one in authorities if _has_signed(one, found)), None)
             if signer is None:
-                raise UnusableFile(f"{path} holds a list that no authority of {bundle} has signed")
+                raise UnusableFile(f"{shown(path)} holds a list that no authority of {shown(bundle)} has signed")
             try:
                 lists.setdefault(_name_and_key(signer), []).append(_understood(found))
             except UnusableFile as error:
-                raise UnusableFile(f"{path}: the list of {found.issuer.rfc4514_string()!r} {error}") from None
+                raise UnusableFile(f"{shown(path)}: the list of {found.issuer.rfc4514_string()!r} {error}") from None
         if not lists:
-            raise UnusableFile(f"{path} holds no certificate revocation list in PEM")
+            raise UnusableFile(f"{shown(path)} holds no certificate revocation list in PEM")
         return cls(authorities, lists)
 
     def require_good(self, certificate: x509.Certificate, now: datetime) -> None:

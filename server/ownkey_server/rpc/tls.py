@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ownkey_server.access_settings import TlsSettings
+from ownkey_server.paths import shown
 from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
 
 # gRPC for Python cannot be told a least version. With ciphers alone that need a shared key, which nobody has, it agrees
@@ -73,9 +74,9 @@ def _require_pair(settings: TlsSettings, chain: bytes, key: bytes) -> None:
     try:
         private = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError):
-        raise UnusableFile(f"{settings.private_key_file} holds no unencrypted private key in PEM") from None
+        raise UnusableFile(f"{shown(settings.private_key_file)} holds no unencrypted private key in PEM") from None
     if _bytes(private.public_key()) != _bytes(leaf.public_key()):
-        raise UnusableFile(f"{settings.private_key_file} is not the key of {settings.certificate_file}")
+        raise UnusableFile(f"{shown(settings.private_key_file)} is not the key of {shown(settings.certificate_file)}")
 
 
 def certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
@@ -87,7 +88,7 @@ def certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise UnusableFile(f"{path} holds no certificate in PEM") from None
+        raise UnusableFile(f"{shown(path)} holds no certificate in PEM") from None
 
 
 def _bytes(key: PublicKeyTypes) -> bytes:

@@ -106,7 +106,7 @@ def parse_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # whose message may have a part of it
         raise DatabaseUrlError("must be sqlite:///PATH or postgresql://USER@HOST/NAME") from None
     if url.password is not None or {"password", "sslpassword"} & set(url.query):
         # Settings are read, printed and committed; a file of its own can be guarded.
