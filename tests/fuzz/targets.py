@@ -34,6 +34,10 @@ from vectors.container.independent import Writer
 
 DATA_KEY = bytes(range(32))
 MESSAGE_ID = bytes(range(32, 64))
+# Bytes that differ, over several frames: what is left out, swapped or doubled shows.
+FRAME = 16
+CONTENT = bytes(range(100, 156))
+MESSAGE = Writer(DATA_KEY, MESSAGE_ID, frame_length=FRAME).message(CONTENT)
 TEMPLATES = resources.files("ownkey_server") / "templates"
 RULES = CertificateRules(spiffe_trust_domains=["example.org"], dns_suffixes=["example.org"])
 _folder = Path(tempfile.mkdtemp(prefix="ownkey-fuzz-"))
@@ -48,12 +52,17 @@ class Target:
     seeds: Sequence[bytes]
 
 
-def _message() -> bytes:
-    return Writer(DATA_KEY, MESSAGE_ID).message(bytes(56))
-
-
 def _header() -> bytes:
     return Writer(DATA_KEY, MESSAGE_ID).header
+
+
+def _moved() -> list[bytes]:
+    """The object with frames left out, swapped and doubled: what chance would hardly make."""
+    writer = Writer(DATA_KEY, MESSAGE_ID, frame_length=FRAME)
+    one, two, three, final = writer.frames(CONTENT)
+    orders = ([two, one, three, final], [one, three, final], [one, two, two, three, final], [two, three, final])
+    orders += ([one, two, three], [final], [one, two, three, final, final], [final, one, two, three])
+    return [writer.header + b"".join(order) for order in orders]
 
 
 def header(data: bytes) -> None:
@@ -73,23 +82,32 @@ def header(data: bytes) -> None:
 
 
 def decryptor(data: bytes) -> None:
-    """What is not the object that was written gives nothing that was not in it."""
-    released = bytearray()
+    """What is not the object that was written gives nothing that was not in it, and is never taken for whole."""
+    released, whole = bytearray(), False
     try:
         reader = HeaderReader()
         found = reader.feed(data)
         if found is None:
             return
         opening = Decryptor(found, DATA_KEY)
-        released += opening.update(reader.rest)
+        # In slices, so that frames are released before an error that comes after them.
+        step = 1 + data[-1] % 61
+        for at in range(0, len(reader.rest), step):
+            released += opening.update(reader.rest[at : at + step])
         opening.finish()
+        whole = True
     except ContainerError:
         pass
-    assert bytes(56).startswith(released)
+    if whole:
+        assert bytes(released) == CONTENT, "taken for whole, and is not what was written"
+        assert data == MESSAGE, "other bytes, and taken for the object"
+    else:
+        assert CONTENT.startswith(released), "released what is not the beginning of what was written"
+        assert data != MESSAGE, "the object itself was refused"
 
 
 def ranges(data: bytes) -> None:
-    """A range read of anything fails as documented, or gives what the object holds."""
+    """A range read of anything fails as documented, or gives what the object holds there, and all of it."""
     try:
         reader = HeaderReader()
         found = reader.feed(data)
@@ -98,10 +116,12 @@ def ranges(data: bytes) -> None:
         opening = RangeDecryptor(found, DATA_KEY, object_size=len(data))
         span = opening.final_frame
         opening.open_final_frame(data[span.offset : span.offset + span.length])
-        span = opening.span(3, 20)
-        assert bytes(56).startswith(opening.decrypt(3, 20, data[span.offset : span.offset + span.length]))
+        for start, length in ((0, len(CONTENT)), (3, 20), (FRAME - 1, 2), (FRAME, FRAME), (len(CONTENT) - 5, 5)):
+            span = opening.span(start, length)
+            given = opening.decrypt(start, length, data[span.offset : span.offset + span.length])
+            assert given == CONTENT[start : start + length], "not what the object holds there"
     except ContainerError:
-        pass
+        assert data != MESSAGE, "the object itself was refused"
 
 
 def wrapped_key(data: bytes) -> None:
@@ -228,9 +248,9 @@ _WRAPPED = WrappedKey(
 TARGETS = {
     target.name: target
     for target in (
-        Target("header", header, [_header(), _message()]),
-        Target("decryptor", decryptor, [_message()]),
-        Target("ranges", ranges, [_message()]),
+        Target("header", header, [_header(), MESSAGE]),
+        Target("decryptor", decryptor, [MESSAGE, *_moved()]),
+        Target("ranges", ranges, [MESSAGE, *_moved()]),
         Target("wrapped_key", wrapped_key, [_WRAPPED]),
         Target("settings_file", settings_file, [(TEMPLATES / "ownkey.toml").read_bytes()]),
         Target("tenants", tenants, [(TEMPLATES / "tenants.toml").read_bytes()]),

@@ -18,9 +18,14 @@ from support.rpc import Failure
 DOMAIN = "spiffe://example.org"
 ADMIN = f"{DOMAIN}/admin"
 ACCESS = """
-tls = {{ certificate_file = "{certificate}", private_key_file = "{key}", client_ca_file = "{ca}", crl_file = "{crl}" }}
 token_listen = "localhost:0"
 health_listen = "unix:{health}"
+[server.tls]
+certificate_file = "{pair}.pem"
+private_key_file = "{pair}.key"
+client_ca_file = "{ca}"
+crl_file = "{crl}"
+{least}
 [identity.certificates]
 spiffe_trust_domains = ["example.org"]
 dns_suffixes = ["services.example.org"]
@@ -72,23 +77,28 @@ class Lab:
         process: The server, while it runs.
         address: Where certificates are asked for.
         token_address: Where tokens are.
+        bundle: The authorities whose clients are taken.
     """
 
     process: server.ServerProcess
     address: str
     token_address: str
 
-    def __init__(self, folder: Path, *, jwks: str = "", second_person: str = "", extra: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, jwks: str = "", second_person: str = "", extra: str = "", least: str = ""
+    ) -> None:
         self.folder = folder
         self.authority = Authority(folder / "pki")
         self.health = folder / "health.sock"
         self.tokens = TokenIssuer(folder)
+        self.bundle = folder / "clients.pem"
+        self.bundle.write_bytes(self.authority.pem.read_bytes())
         self.admin = self.authority.issue("admin", uris=[ADMIN])
         at = self.authority.issue("server", hosts=["localhost"], addresses=["127.0.0.1"])
         self._access = ACCESS.format(
-            certificate=at.pem,
-            key=at.key,
-            ca=self.authority.pem,
+            pair=at.pem.with_suffix(""),
+            ca=self.bundle,
+            least=f'minimum_version = "{least}"' if least else "",
             crl=self.authority.crl,
             issuer=self.tokens.issuer,
             audience=self.tokens.audience,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -90,7 +91,14 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, *, source: str = "", window: int = 65_535, receive_buffer: int = 0, greet: bool = True
+        self,
+        address: str,
+        *,
+        source: str = "",
+        window: int = 65_535,
+        receive_buffer: int = 0,
+        greet: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.socket()
@@ -101,6 +109,9 @@ class Connection:
         self.socket.settimeout(10)
         self.socket.connect((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=host)
         self.authority = address
         self.answers: dict[int, Answer] = {}
         self.goaway: tuple[int, str] | None = None
@@ -142,7 +153,7 @@ class Connection:
         stream = self.h2.get_next_available_stream_id()
         headers = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", self.scheme),
             (":path", path),
             (":authority", self.authority),
             ("content-type", "application/grpc"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -280,34 +279,22 @@ def test_keys_of_an_issuer_come_and_go(lab: Lab) -> None:
     lab.tokens.write()
     by_second = lab.by_token(lab.tokens.token("carol", kid="second"))
     until(lambda: not isinstance(by_second("GetTenant", tenant="acme"), Failure))
-    withdrawn = lab.tokens.keys.pop("second")
+    del lab.tokens.keys["second"]
     lab.tokens.write()
     until(lambda: getattr(by_second("GetTenant", tenant="acme"), "reason", "") == "UNAUTHENTICATED")
-    assert withdrawn.key_size == 256
 
 
 def test_the_server_s_certificate_is_exchanged_without_a_restart(lab: Lab, good: Caller) -> None:
     before = _serial(lab)
-    host, _, port = lab.address.rpartition(":")
     lab.authority.issue("server", hosts=["localhost"], addresses=["127.0.0.1"])
     until(lambda: _serial(lab) != before)
     assert not isinstance(good("GetTenant", tenant="acme"), Failure), "the old connection serves on"
-    assert host
-    assert port
 
 
 def _serial(lab: Lab) -> bytes:
     """The certificate that the server shows where tokens are taken."""
     host, _, port = lab.token_address.rpartition(":")
     return ssl.get_server_certificate((host, int(port)), ca_certs=str(lab.authority.pem)).encode()
-
-
-@pytest.mark.parametrize(("version", "agreed"), [("-tls1_2", False), ("-tls1_3", True)])
-def test_nothing_less_than_tls_1_3_is_agreed_on(lab: Lab, version: str, agreed: bool) -> None:
-    command = ["openssl", "s_client", "-connect", lab.token_address, version, "-alpn", "h2", "-CAfile"]
-    command.append(str(lab.authority.pem))
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
-    assert (b"Verify return code: 0" in done.stdout and b"Cipher is (NONE)" not in done.stdout) == agreed
 
 
 def test_nothing_is_served_in_clear_beside_tls(lab: Lab) -> None:
