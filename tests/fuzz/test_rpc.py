@@ -1,7 +1,8 @@
 """Every RPC with messages made from the contract, and with bytes that are none: an answer, or a documented error.
 
-A method that is added to the contract is fuzzed without a line here. The server is a process of its own, where every
-caller may do everything, so that what is behind the door is reached.
+A method that is added to the contract is fuzzed without a line here. The servers are processes of their own: one where
+every caller may do everything, so that what is behind the door is reached, and one with TLS that tells callers apart,
+for the door itself: one may do everything by a certificate, one by a token, and one has no role.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ownkey.v1 import error_reason_pb2, key_service_pb2_grpc
+from ownkey.v1 import error_reason_pb2, key_service_pb2_grpc, role_pb2
 from support import server
+from support.access import DOMAIN, Caller, Lab
 from support.requests import METHODS, request
 from support.rpc import Failure, asset, pb
 
@@ -106,13 +108,56 @@ def raw(draw: st.DrawFn, descriptor: Descriptor, valid: bytes) -> bytes:
             return draw(st.binary(max_size=200))
 
 
+# How many examples each kind of caller tries.
+CALLERS = {"in development": EXAMPLES, "by certificate": 40, "by token": 30, "without a role": 30}
+
+
 @pytest.fixture(scope="module")
-def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+def development(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     """A connection to a server of these tests alone."""
     with (
         server.process(Path(tmp_path_factory.mktemp("fuzz"))) as running,
         grpc.insecure_channel(running.address) as connected,
     ):
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server with TLS that tells its callers apart."""
+    with Lab(Path(tmp_path_factory.mktemp("fuzz-tls"))).running() as running:
+        everything = [role_pb2.RoleGrant(role=number, tenant="*") for number in role_pb2.Role.values() if number]
+        for name in (f"{DOMAIN}/fuzzer", "corp/fuzzer"):
+            running.grant(name, *everything)
+        yield running
+
+
+@pytest.fixture(scope="module", params=CALLERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """A kind of caller."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def channel(request: pytest.FixtureRequest, kind: str) -> Iterator[grpc.Channel]:
+    """A connection of that kind of caller."""
+    if kind == "in development":
+        yield request.getfixturevalue("development")
+        return
+    lab: Lab = request.getfixturevalue("lab")
+    roots, issued, address = lab.authority.pem.read_bytes(), None, lab.token_address
+    if kind != "by token":
+        name = "fuzzer" if kind == "by certificate" else "stranger"
+        issued, address = lab.authority.issue(name, uris=[f"{DOMAIN}/{name}"]), lab.address
+    pair = (issued.key.read_bytes(), issued.pem.read_bytes()) if issued else (None, None)
+    credentials = grpc.ssl_channel_credentials(roots, *pair)
+    if not issued:
+        bearer = grpc.access_token_call_credentials(lab.tokens.token("fuzzer"))
+        credentials = grpc.composite_channel_credentials(credentials, bearer)
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    with grpc.secure_channel(address, credentials, options) as connected:
+        answer = Caller(connected)("GetTenant", tenant="acme")
+        assert getattr(answer, "reason", "") == ("PERMISSION_DENIED" if kind == "without a role" else ""), answer
         yield connected
 
 
@@ -135,17 +180,21 @@ def require_serving(channel: grpc.Channel) -> None:
 
 UNARY = [method for method in METHODS if not method.client_streaming]
 STREAMS = [method for method in METHODS if method.client_streaming]
-BOUNDED = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def bounded(kind: str) -> settings:
+    """As many examples as that kind of caller tries."""
+    return settings(max_examples=CALLERS[kind], deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
-def test_a_unary_method_answers_whatever_comes(method: Any, channel: grpc.Channel) -> None:
+def test_a_unary_method_answers_whatever_comes(method: Any, kind: str, channel: grpc.Channel) -> None:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
         f"/{method.containing_service.full_name}/{method.name}"
     )
     valid = request(method.name, "acme").SerializeToString()  # type: ignore[attr-defined]
 
-    @BOUNDED
+    @bounded(kind)
     @given(raw(method.input_type, valid))
     def run(data: bytes) -> None:
         try:
@@ -160,7 +209,7 @@ def test_a_unary_method_answers_whatever_comes(method: Any, channel: grpc.Channe
 
 
 @pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)
-def test_a_stream_ends_whatever_comes(method: Any, channel: grpc.Channel) -> None:
+def test_a_stream_ends_whatever_comes(method: Any, kind: str, channel: grpc.Channel) -> None:
     call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
         f"/{method.containing_service.full_name}/{method.name}"
     )
@@ -168,7 +217,7 @@ def test_a_stream_ends_whatever_comes(method: Any, channel: grpc.Channel) -> Non
     chunk = getattr(pb, f"{method.name}Request")(chunk=b"some bytes").SerializeToString()
     pieces = st.lists(raw(method.input_type, chunk), max_size=4)
 
-    @BOUNDED
+    @bounded(kind)
     @given(st.booleans(), pieces)
     def run(started: bool, rest: list[bytes]) -> None:
         messages = [start.SerializeToString()] * started + rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -11,9 +12,12 @@ import pytest
 from ownkey.v1 import role_pb2
 from support import server
 from support.access import DOMAIN, Caller, Lab
+from support.pki import now
 from support.requests import request
+from support.server import wait_until
 
 HEADER = "x-forwarded-client-cert"
+BRIEF_SECONDS = 4
 RECORDER = role_pb2.RoleGrant(role=role_pb2.ROLE_RECORDER, tenant="acme")
 
 
@@ -72,6 +76,26 @@ def test_a_token_makes_nobody_a_sidecar(lab: Lab) -> None:
     assert reason(envoy) == "", "the token names the caller"
     envoy._metadata = (*bearer, (HEADER, "garbage"))
     assert reason(envoy) == "UNAUTHENTICATED"
+
+
+def test_a_proxy_whose_certificate_does_not_count_any_more_says_nothing(lab: Lab) -> None:
+    says = f"URI={DOMAIN}/recorder"
+    revoked = lab.authority.issue("envoy-to-be-revoked", uris=[f"{DOMAIN}/envoy"])
+    brief = lab.authority.issue(
+        "envoy-that-expires", uris=[f"{DOMAIN}/envoy"], not_after=now() + timedelta(seconds=BRIEF_SECONDS)
+    )
+    until_revoked, until_expired = (forwarded(lab.by_certificate(one), says) for one in (revoked, brief))
+    assert (reason(until_revoked), reason(until_expired)) == ("", "")
+    lab.authority.revoke(revoked)
+    for caller, told in ((until_revoked, "was revoked"), (until_expired, "is valid from")):
+        wait_until(lambda caller=caller: reason(caller) == "UNAUTHENTICATED", "the proxy is not believed")  # type: ignore[misc]
+        answer = caller.send("GenerateDataKey", request("GenerateDataKey", "acme"))
+        assert told in answer.message, answer
+    # On a new connection as little: revoked by the server's word, expired already in the handshake.
+    again = forwarded(lab.by_certificate(revoked), says)
+    assert reason(again) == "UNAUTHENTICATED"
+    expired = forwarded(lab.by_certificate(brief), says)
+    assert expired.send("GenerateDataKey", request("GenerateDataKey", "acme")).code is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_socket_for_a_sidecar_alone(tmp_path: Path) -> None:
