@@ -26,7 +26,7 @@ from ownkey_server.keystores.sealed_directory import SEAL_NAME
 from ownkey_server.main import open_key_stores, prepare
 from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.rpc.reloading import UnusableFile
-from ownkey_server.rpc.tls import require_tls_1_3
+from ownkey_server.rpc.tls import settle_environment
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
 from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
 from ownkey_server.storage import upgrade as schema
@@ -96,8 +96,7 @@ def serve(config: Path, log_level: str, workers: int) -> None:
     try:
         hardening.harden()
         settings = _load(config)
-        if settings.server.tls and settings.server.tls.minimum_version == "1.3":
-            require_tls_1_3()
+        settle_environment(settings.server.tls)
         worker = Worker.from_environment()
         log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
         logging.basicConfig(level=log_level.upper(), format=log_format, stream=sys.stderr)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 # NAME_MAX and PATH_MAX of Linux, the latter with the zero at its end.
 _LONGEST_NAME, _LONGEST = 255, 4095
-_SHOWN, _SHOWN_NAME = 200, 64
+# Names of files are shorter as a rule, and keys and tokens longer.
+_SHOWN, _SHOWN_NAME = 200, 40
 _PEM = "-----BEGIN"
 
 
@@ -25,10 +26,9 @@ def is_path(text: str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """The path as an error tells it: whole where that is short, and never what cannot be one."""
-    text = str(path)
-    if not is_path(text):
+    """The path as an error tells it: its end where it is long, without names as long as a key or a token."""
+    if not is_path(str(path)):
         return "a file whose name is none"
-    if len(text) <= _SHOWN:
-        return text
-    return f".../{path.name}" if len(path.name) <= _SHOWN_NAME else f"a path of {len(text)} characters"
+    names = [name if len(name) <= _SHOWN_NAME else "..." for name in str(path).split("/")]
+    text = "/".join(names)
+    return text if len(text) <= _SHOWN else f".../{names[-1]}"

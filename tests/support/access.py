@@ -78,6 +78,7 @@ class Lab:
         address: Where certificates are asked for.
         token_address: Where tokens are.
         bundle: The authorities whose clients are taken.
+        access: Its settings of who may call.
     """
 
     process: server.ServerProcess
@@ -95,7 +96,7 @@ class Lab:
         self.bundle.write_bytes(self.authority.pem.read_bytes())
         self.admin = self.authority.issue("admin", uris=[ADMIN])
         at = self.authority.issue("server", hosts=["localhost"], addresses=["127.0.0.1"])
-        self._access = ACCESS.format(
+        self.access = ACCESS.format(
             pair=at.pem.with_suffix(""),
             ca=self.bundle,
             least=f'minimum_version = "{least}"' if least else "",
@@ -112,11 +113,17 @@ class Lab:
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
         """Serve until the block ends."""
-        with server.process(self.folder / "server", access=self._access, extra=self._extra) as process, self._channels:
-            log = (self.folder / "server" / "server.log").read_text(encoding="utf-8")
+        started = server.process(self.folder / "server", access=self.access, extra=self._extra)
+        with started as process, self.attached(process):
+            yield self
+
+    @contextlib.contextmanager
+    def attached(self, process: server.ServerProcess) -> Iterator[Self]:
+        """Call a server that was started with these settings, in the lab's folder, until the block ends."""
+        with self._channels:
             self.process, self.address = process, process.address
-            found = re.search(r"with tokens alone at (\S+)", log)
-            assert found, log
+            found = re.search(r"with tokens alone at (\S+)", self.log)
+            assert found, self.log
             self.token_address = found[1]
             yield self
 

@@ -19,17 +19,27 @@ from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
 # with no client on TLS 1.2; those of TLS 1.3 are not set by this.
 _NO_CIPHERS_BELOW_1_3 = "ECDHE-PSK-CHACHA20-POLY1305"
 _CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
+_TRACE_VARIABLE = "GRPC_TRACE"
+# The tracers that print headers; the last word counts.
+_NO_HEADERS = ",-http,-chttp2_hpack_parser"
 
 
-def require_tls_1_3() -> None:
-    """Agree on nothing less than TLS 1.3 in this process, which begins anew for it with the same arguments.
+def settle_environment(settings: TlsSettings | None) -> None:
+    """Make sure of what gRPC does by its environment, which it reads when it is imported.
 
-    gRPC reads its environment when it is imported. On every call the version is looked at once more (``identity.py``).
+    Where something is missing, this process begins anew with the same arguments. gRPC agrees on nothing less than TLS
+    1.3, where the settings say so (on every call the version is looked at once more, ``identity.py``); and its traces,
+    if there are any, leave headers out: a bearer token is one.
     """
-    if os.environ.get(_CIPHERS_VARIABLE) != _NO_CIPHERS_BELOW_1_3:
-        environment = {**os.environ, _CIPHERS_VARIABLE: _NO_CIPHERS_BELOW_1_3}
+    wanted = dict(os.environ)
+    if settings and settings.minimum_version == "1.3":
+        wanted[_CIPHERS_VARIABLE] = _NO_CIPHERS_BELOW_1_3
+    traced = wanted.get(_TRACE_VARIABLE, "")
+    if traced and not traced.endswith(_NO_HEADERS):
+        wanted[_TRACE_VARIABLE] = traced + _NO_HEADERS
+    if wanted != os.environ:
         # -P: a file beside the user's settings must not stand in for a module of Python's.
-        os.execve(sys.executable, [sys.executable, "-P", "-m", "ownkey.cli", *sys.argv[1:]], environment)  # noqa: S606
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "ownkey.cli", *sys.argv[1:]], wanted)  # noqa: S606
 
 
 def server_credentials(settings: TlsSettings, *, client_certificates: bool) -> grpc.ServerCredentials:

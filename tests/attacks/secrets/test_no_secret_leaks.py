@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from attacks.secrets.scenario import Scene, play
+from attacks.secrets import callers
+from attacks.secrets.scenario import LOUD, Scene, play
 from ownkey_server.domain.errors import OwnkeyError
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores import catalog
@@ -60,6 +61,24 @@ def test_it_was_worth_looking(scene: Scene) -> None:
     assert names <= set(scene.secrets)
     assert all(len(secret) >= 32 for secret in scene.secrets.values())
     assert len(set(scene.secrets.values())) == len(scene.secrets)
+
+
+def test_neither_a_token_nor_a_private_key_of_tls_is_in_anything_that_a_server_shows_or_keeps(tmp_path: Path) -> None:
+    secrets, heaps = callers.call(tmp_path, LOUD)
+    assert leaks(secrets, heaps) == []
+    assert {"a bearer token", "the server's private key (number)", "the server's private key (text)"} <= secrets.keys()
+    log = heaps["the server's output"]
+    for told in (b"DEBUG", b"Fatal Python error: ", b"grpc", b"GenerateDataKey"):
+        assert told in log, told
+    for reason in (b"has expired", b"another audience", b"signature", b"not know", b"must be one bearer token"):
+        assert reason in heaps["errors of calls"], reason
+    said = heaps["what commands say"]
+    for told in (b"must be the path of a file", b"must not hold a user", b"cannot be read", b"no unencrypted private"):
+        assert told in said, (told, said)
+    for name, secret in secrets.items():
+        assert len(secret) >= 16, name
+        for heap, content in heaps.items():
+            assert leaks({name: secret}, {heap: content + secret}), (name, heap)
 
 
 def test_each_secret_would_be_found_in_each_heap_in_each_way_that_it_may_be_written(scene: Scene) -> None:

@@ -235,5 +235,6 @@ def test_a_path_in_errors_is_short_and_is_a_path() -> None:
             read(path)
         assert "AAAA" not in str(caught.value)
         assert len(str(caught.value)) < 300
+    assert shown(Path(f"/run/{'A' * 43}/tls.pem")) == "/run/.../tls.pem"
     assert shown(Path("/etc/ownkey/tls.pem")) == "/etc/ownkey/tls.pem"
     assert shown(Path("/" + "/".join(["folder"] * 100) + "/tls.pem")) == ".../tls.pem"
