@@ -13,9 +13,12 @@ if "$python" -m venv "$venv" >/dev/null 2>&1; then
     exit 0
 fi
 rm -rf "$venv"
-# No ensurepip, but perhaps a pip: it can install into an environment that has none.
+# No ensurepip, but perhaps a pip: it can install the one of the lock into an environment that has none.
+pip=$(mktemp)
+trap 'rm -f "$pip"' EXIT
+awk '/^pip==/ {found = 1} found {print} found && !/\\$/ {exit}' "$(dirname "$0")/../requirements/server.txt" >"$pip"
 if "$python" -m pip --version >/dev/null 2>&1 && "$python" -m venv --without-pip "$venv" \
-    && "$python" -m pip --python "$venv/bin/python" install --quiet pip; then
+    && "$python" -m pip --python "$venv/bin/python" install --quiet --require-hashes -r "$pip"; then
     exit 0
 fi
 rm -rf "$venv"

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LOCKS = {name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("server", "dev")}
+LOCKS = {
+    name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("server", "dev", "emulators")
+}
 
 
 def normal(name: str) -> str:
@@ -40,7 +43,7 @@ def direct(lists: list[list[str]]) -> set[str]:
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_package_of_a_lock_has_one_version_and_hashes_and_no_place(name: str) -> None:
     packages = locked(LOCKS[name])
-    assert len(packages) > 40
+    assert len(packages) >= {"server": 40, "dev": 100, "emulators": 10}[name]
     for package, block in packages.items():
         assert re.search(r"==[0-9]", block), package
         assert block.count("--hash=sha256:") >= 1, package
@@ -55,6 +58,63 @@ def test_every_direct_dependency_is_locked_and_bounded() -> None:
     assert direct([*serving, groups["dev"]]) <= locked(LOCKS["dev"]).keys()
     for one in [*project["dependencies"], *project["optional-dependencies"]["server"]]:
         assert re.search(r"==|<", one), f"{one} has no upper bound"
+
+
+def test_whatever_is_installed_is_in_a_lock_by_its_hash() -> None:
+    scripts = [ROOT / "Makefile", ROOT / "Dockerfile", *sorted((ROOT / "tools").glob("*.sh")), ROOT / ".ci" / "run"]
+    found = []
+    for path in scripts:
+        text = re.sub(r"(?m)^#.*$", "", re.sub(r"\\\n", " ", path.read_text(encoding="utf-8")))
+        found += [part for part in re.split(r"\n|&&|;", text) if re.search(r"\bpip\b.*\binstall\b", part)]
+    assert len(found) >= 8, "of the server's lock, the tools', the emulators', a container's, and of ownkey itself"
+    for command in found:
+        # ownkey itself comes from its folder, built with what the lock has.
+        itself = "--no-deps" in command and "--no-build-isolation" in command
+        assert itself or "--require-hashes" in command, command
+    assert not [path for path in scripts if re.search(r"\b(curl|wget)\b", path.read_text(encoding="utf-8"))]
+
+
+def test_an_environment_that_has_no_pip_gets_the_one_of_the_lock(tmp_path: Path) -> None:
+    """As on Debian without python3-venv: a Python whose venv cannot make a pip, and which has one itself."""
+    fake = tmp_path / "python"
+    fake.write_text(
+        "#!/bin/sh\n"
+        '[ "$2" = venv ] && [ "$3" != --without-pip ] && exit 1\n'
+        'case "$*" in *--python*) for last; do :; done\n'
+        f'cp "$last" "{tmp_path}/asked"; echo "$@" >"{tmp_path}/how" ;; esac\n',
+        encoding="utf-8",
+    )
+    fake.chmod(0o755)
+    subprocess.run(["tools/make_venv.sh", str(fake), str(tmp_path / "venv")], cwd=ROOT, check=True)
+    assert "--require-hashes" in (tmp_path / "how").read_text(encoding="utf-8")
+    assert (tmp_path / "asked").read_text(
+        encoding="utf-8"
+    ).strip() == f"pip{locked(LOCKS['server'])['pip'][3:].strip()}"
+
+
+PLANTED = {
+    "S102": "exec(input())",
+    "S105": 'password = "hunter2"',
+    "S301": "import pickle\n\npickle.loads(b'')",
+    "S307": "eval(input())",
+    "S311": "import random\n\ntoken = random.random()",
+    "S324": "import hashlib\n\nhashlib.md5(b'')",
+    "S501": "import requests\n\nrequests.get('https://x', verify=False, timeout=1)",
+    "S506": "import yaml\n\nyaml.load('')",
+    "S602": "import subprocess\n\nsubprocess.run(input(), shell=True, check=True)",
+    "S608": "def f(name: str) -> str:\n    return f\"SELECT * FROM t WHERE name = '{name}'\"",
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+@pytest.mark.parametrize("room", ["server/ownkey_server/rpc", "clients/python/ownkey/cli", "tools"])
+def test_what_is_dangerous_is_found_where_it_counts(room: str, rule: str) -> None:
+    """Ruff's S rules, which are bandit's, are on for what is shipped."""
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--output-format", "concise", "--no-cache"]
+    command += ["--stdin-filename", f"{room}/planted.py", "-"]
+    done = subprocess.run(command, cwd=ROOT, input=PLANTED[rule] + "\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f" {rule} " in done.stdout, done.stdout
 
 
 def test_what_serves_is_the_same_in_development() -> None:
@@ -81,8 +141,8 @@ def test_the_bill_of_materials_lists_what_is_locked_and_is_the_same_each_time() 
 class Advisories(ThreadingHTTPServer):
     """An advisory service on this machine: of the packages named, each version is vulnerable."""
 
-    def __init__(self, vulnerable: dict[str, str], *, silent: bool = False) -> None:
-        self.vulnerable, self.silent = vulnerable, silent
+    def __init__(self, vulnerable: dict[str, str], *, silent: bool = False, unknown: str = "") -> None:
+        self.vulnerable, self.silent, self.unknown = vulnerable, silent, unknown
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -91,9 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(503 if self.server.silent else 200)
-        self.end_headers()
         name = asked["package"]["name"]
+        self.send_response(503 if self.server.silent or name == self.server.unknown else 200)
+        self.end_headers()
         vulns = []
         if name in self.server.vulnerable:
             fixed = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99"}]}]
@@ -113,17 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def service(vulnerable: dict[str, str], *, silent: bool = False) -> Iterator[list[str]]:
+def service(vulnerable: dict[str, str], *, silent: bool = False, unknown: str = "") -> Iterator[list[str]]:
     """The arguments by which the audit asks the service."""
-    with Advisories(vulnerable, silent=silent) as running:
+    with Advisories(vulnerable, silent=silent, unknown=unknown) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield ["--vulnerability-service", "osv", "--osv-url", f"http://127.0.0.1:{running.server_port}/v1/query"]
         running.shutdown()
 
 
 @pytest.fixture
-def audit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """tools/audit.py, over the server's lock alone."""
+def audit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """tools/audit.py, over the server's lock alone, as somebody runs it who has set nothing."""
     spec = importlib.util.spec_from_file_location("audit", ROOT / "tools" / "audit.py")
     assert spec is not None
     assert spec.loader is not None
@@ -131,6 +191,8 @@ def audit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(__import__("sys").modules, "audit", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "LOCKS", module.LOCKS[:1])
+    monkeypatch.setattr(module, "VERDICT", tmp_path / "build" / "audit.txt")
+    monkeypatch.delenv("OWNKEY_REQUIRE_AUDIT", raising=False)
     return module
 
 
@@ -175,8 +237,37 @@ def test_a_service_that_does_not_answer_is_never_taken_for_good_news(
         told = capsys.readouterr()
         assert "NOT AUDITED" in told.err
         assert "0 known" not in told.out
+        assert audit.VERDICT.read_text(encoding="utf-8") == told.err
         monkeypatch.setenv("OWNKEY_REQUIRE_AUDIT", "1")
         assert audit.main(arguments) == 1
+
+
+def test_where_the_service_can_be_reached_continuous_integration_needs_every_answer(
+    audit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LOCKS", [ROOT / "requirements" / f"{name}.txt" for name in ("server", "emulators")])
+    monkeypatch.setenv("OWNKEY_REQUIRE_AUDIT", "if-reachable")
+    with service({}, silent=True) as arguments:
+        assert audit.main(arguments) == 0
+    only_there = min(locked(LOCKS["emulators"]).keys() - locked(LOCKS["server"]).keys())
+    with service({}, unknown=only_there) as arguments:
+        assert audit.main(arguments) == 1
+        assert "NOT AUDITED" in audit.VERDICT.read_text(encoding="utf-8")
+    with service({}) as arguments:
+        assert audit.main(arguments) == 0
+        assert "0 known" in audit.VERDICT.read_text(encoding="utf-8")
+    with service({"grpcio": "GHSA-test-0000-0001"}, unknown=only_there) as arguments:
+        monkeypatch.delenv("OWNKEY_REQUIRE_AUDIT")
+        assert audit.main(arguments) == 1, "what is known to be vulnerable fails, whatever else was not told"
+    monkeypatch.setenv("OWNKEY_REQUIRE_AUDIT", "yes")
+    with pytest.raises(SystemExit, match="must be 1 or if-reachable"):
+        audit.main([])
+
+
+def test_continuous_integration_asks_for_it_and_says_at_its_end_what_came_of_it() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert "export OWNKEY_REQUIRE_AUDIT=${OWNKEY_REQUIRE_AUDIT:-if-reachable}" in lines
+    assert lines[-1] == "cat build/audit.txt"
 
 
 def test_no_advisory_is_accepted_without_reason_or_beyond_its_day(audit: ModuleType) -> None:
