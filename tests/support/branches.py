@@ -55,6 +55,7 @@ class CountedStore:
     def __init__(self, store: KeyStore) -> None:
         self._store = store
         self.name = store.name
+        self.counts_wraps = store.counts_wraps
         self.calls: list[str] = []
         self.failure: type[KeyStoreError] | None = None
         self.gate: asyncio.Event | None = None
