@@ -81,11 +81,16 @@ def ask(lock: Path, options: Sequence[str]) -> Sequence[Mapping[str, Any]] | str
     return found
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Audit each lock; arguments go to pip-audit."""
+def _required() -> str:
     required = os.environ.get(REQUIRED, "")
     if required not in ("", ALWAYS, IF_REACHABLE):
         raise SystemExit(f"{REQUIRED} must be {ALWAYS} or {IF_REACHABLE}, or not be set")
+    return required
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Audit each lock; arguments go to pip-audit."""
+    required = _required()
     allowed = accepted(ACCEPTED, datetime.now(UTC).date())
     bad, unknown, asked = [], set(), set()
     for lock in LOCKS:
