@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -30,9 +31,18 @@ def _require_endpoint(url: str) -> str:
         raise ValueError(complaint) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or "{" in parts.netloc:
         raise ValueError(complaint)
+    if parts.scheme == "http" and not _is_this_machine(parts.hostname):
+        raise ValueError("needs https: data keys and credentials would cross the network in clear")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be a URL of scheme, host, port and path alone")
     return url
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _require_key(arn: str) -> str:

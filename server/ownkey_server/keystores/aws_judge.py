@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyStoreError
 from ownkey_server.keystores import aws_errors
@@ -44,7 +45,7 @@ class Failure:
     key: KeyArn
     tenant: str
     kms: Any
-    error: ClientError | BotoCoreError
+    error: ClientError | BotoCoreError | ResponseParserError
     at: float
     deadline: float
 
@@ -87,7 +88,7 @@ class Canary:
             code = error.response["Error"]["Code"]
             ours = code in aws_errors.DENIALS or aws_errors.by_code(code).kind is KeyMisconfigured
             return When.CANARY_DENIED if ours else When.CANARY_SILENT
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             ours = aws_errors.by_exception(error).kind is KeyMisconfigured
             return When.CANARY_DENIED if ours else When.CANARY_SILENT
         return When.CANARY_WORKS
@@ -123,7 +124,7 @@ class Judge:
     def row(self, failure: Failure) -> Row:
         """The row of the table that a failure is."""
         error = failure.error
-        if isinstance(error, BotoCoreError):
+        if not isinstance(error, ClientError):
             return aws_errors.by_exception(error)
         code = str(error.response["Error"]["Code"])
         if code in aws_errors.DENIALS:
@@ -170,7 +171,7 @@ class Judge:
             return None
         try:
             described = failure.kms.describe_key(KeyId=str(failure.key))["KeyMetadata"]
-        except (ClientError, BotoCoreError):
+        except (ClientError, BotoCoreError, ResponseParserError):
             return None  # the right to ask is not needed for anything else
         self._materials.saw(failure.key, described)
         return self._of_state(failure.key, str(described.get("KeyState", "")))

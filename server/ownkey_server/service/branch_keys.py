@@ -474,7 +474,8 @@ class BranchKeys:
 
     def _is_revoked(self, key: CustomerKey) -> bool:
         evidence = self._board.of(key, self._clock())
-        return evidence is not None and evidence.state is KeyState.REVOKED
+        # An outage that came after does not undo it.
+        return evidence is not None and (evidence.state is KeyState.REVOKED or evidence.revoked_at is not None)
 
     def _end_if_revoked(self, lease: Lease) -> bool:
         if not self._is_revoked(lease.key):

@@ -15,7 +15,7 @@ from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
 from ownkey_server.domain.branch_keys import BRANCH, BranchKey, BranchKeyState, branch_context
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.encryption_context import TENANT
-from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, OwnkeyError
+from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, OwnkeyError
 from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import GeneratedDataKey, UnwrappedDataKey
 from ownkey_server.service.audit_log import AuditLog
@@ -97,10 +97,14 @@ class BranchSource:
 
         def transaction(connection: Connection) -> tuple[list[AuditRecord], BranchKey]:
             change = Change(connection, self._clock())
+            # First, as every administrative change does: from here on nobody removes the key, or makes another.
+            change.touch(made.tenant)
+            holder = change.key(made.key)
+            if holder is not None and not holder.lifecycle.wraps:
+                raise KeyMisconfigured(use.replica, made.key, "it was retired or removed meanwhile, and wraps nothing")
             branch = kept.add(connection, made, instead_of)
             result = Result.OK if branch.id == made.id else Result.REFUSED
             detail = {"branch": made.id} | ({} if result is Result.OK else {"made_already": branch.id})
-            change.touch(made.tenant)
             record = self._record(
                 Action.MAKE_BRANCH_KEY, made, use.replica, use.value.request_id, result, detail=detail
             )

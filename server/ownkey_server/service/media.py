@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,10 +31,17 @@ class StreamLease:
     So a revocation ends a stream that is under way, within the time of a lease.
     """
 
-    def __init__(self, until: datetime, ask: Callable[[], Awaitable[OpenedDataKey]], clock: Clock) -> None:
-        self._until = until
+    def __init__(
+        self,
+        until: datetime,
+        ask: Callable[[], Awaitable[OpenedDataKey]],
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ask = ask
         self._clock = clock
+        self._monotonic = monotonic
+        self._hold(until)
 
     async def require(self) -> None:
         """Return while the lease holds or is given anew.
@@ -41,10 +49,15 @@ class StreamLease:
         Raises:
             OwnkeyError: It is not given any more: as :meth:`DataKeys.unwrap`.
         """
-        if self._clock() >= self._until:
+        # By both clocks: a system's time that is set back must lengthen no lease.
+        if self._clock() >= self._until or self._monotonic() >= self._ends:
             opened = await self._ask()
             opened.plaintext.wipe()
-            self._until = opened.lease_expires_at
+            self._hold(opened.lease_expires_at)
+
+    def _hold(self, until: datetime) -> None:
+        self._until = until
+        self._ends = self._monotonic() + (until - self._clock()).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

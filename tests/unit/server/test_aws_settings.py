@@ -72,6 +72,9 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         ('endpoint_url = "ftp://kms"', r"key_stores\.aws\.endpoint_url: must be a URL"),
         ('endpoint_url = "https://kms.{zone}.example.com"', "must be a URL"),
         ('endpoint_url = "https://kms:99999"', "must be a URL"),
+        ('endpoint_url = "http://kms.example.com"', "needs https"),
+        ('endpoint_urls = { eu-west-1 = "http://10.0.0.1:80" }', "needs https"),
+        ('sts_endpoint_url = "http://sts.example.com"', "needs https"),
         ('sts_endpoint_url = "https://me:secret@sts"', "scheme, host, port and path alone"),
         ('endpoint_urls = { x = "https://kms" }', "must be a region of AWS"),
         (

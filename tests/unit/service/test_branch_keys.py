@@ -30,6 +30,8 @@ from ownkey_server.keystores.catalog import Pkcs11Options
 from ownkey_server.secret_sources import SecretReference
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.registry import Change
 from support.branches import LEASE, Instance, chat, instance, recording, tenant_of
 from support.softhsm import SoftHsm
 
@@ -213,6 +215,33 @@ async def test_a_grace_is_none_against_a_revocation_nor_against_any_other_answer
     assert graced.branches.held == 0
     with pytest.raises(KeyRevoked):
         await graced.unwrap(issued)
+
+
+async def test_an_outage_is_no_way_around_a_revocation_that_was_seen(graced: Instance) -> None:
+    issued = await graced.generate()
+    key = graced.known.tenants["acme"].keys["main"]
+    graced.disable()
+    await graced.ring.probe(key)
+    graced.store.failure = KeyUnreachable
+    graced.board.saw_error(key.name, KeyUnreachable("keys", "acme-main", "away"), graced.clock())
+    for seconds in (1, LEASE - 1, LEASE + 30):
+        graced.clock.seconds = seconds
+        with pytest.raises(KeyStoreError):
+            await graced.unwrap(issued)
+    assert graced.branches.held == 0
+
+
+@pytest.mark.parametrize("lifecycle", [KeyLifecycle.RETIRED, KeyLifecycle.REMOVED])
+async def test_nothing_is_kept_under_a_key_that_left_meanwhile(one: Instance, lifecycle: KeyLifecycle) -> None:
+    key = one.known.tenants["acme"].keys["main"]
+    with one.database.writing() as connection:
+        change = Change(connection, one.clock())
+        change.insert_tenant("acme", "", one.clock(), CallGateTable())
+        change.insert_key(key.name, "acme", lifecycle, key.replicas, None)
+    with pytest.raises(KeyMisconfigured, match="retired or removed meanwhile"):
+        await one.generate()
+    with one.database.reading() as connection:
+        assert kept.under(connection, key.name) == 0
 
 
 @pytest.mark.parametrize("failure", [KeyStoreThrottled, KeyMisconfigured, CiphertextInvalid])

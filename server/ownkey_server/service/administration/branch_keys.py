@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 
 from ownkey.container import ContainerError
@@ -127,6 +128,13 @@ class BranchKeyOffice:
         opened = await self._ring.unwrap(old, entry, branch.context, None)
         try:
             wrapped = await self._ring.wrap(new, opened.value.plaintext, branch.context, None)
+            # What is kept is the only one there is: never one that was not seen to open.
+            again = await self._ring.unwrap(new, wrapped.value, branch.context, None)
+            same = hmac.compare_digest(again.value.plaintext.reveal(), opened.value.plaintext.reveal())
+            again.value.plaintext.wipe()
+            if not same:
+                place = new.primary
+                raise CiphertextInvalid(place.name, place.reference, "it opens what it has just wrapped to other bytes")
         finally:
             opened.value.plaintext.wipe()
         return WrappedKey(new.name, (wrapped.value,)).to_bytes()
@@ -136,6 +144,9 @@ class BranchKeyOffice:
 
         def work(change: Change) -> Done:
             change.touch(branch.tenant)
+            holder = change.key(target)
+            if holder is not None and not holder.lifecycle.wraps:
+                raise ResourceInUse(target, "it was retired or removed meanwhile, and wraps nothing")
             now = kept.rewrap(change.connection, branch, target, wrapped)
             detail = {"before": {"key": branch.key}, "after": {"key": now.key if now else ""}}
             return Done(now is not None, detail)
