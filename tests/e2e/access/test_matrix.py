@@ -28,6 +28,7 @@ BESIDE: Mapping[str, frozenset[str]] = {
     "EnrolKey": frozenset({"ENROLMENT_FAILED"}),
     "GenerateDataKey": frozenset({"POLICY_DENIED"}),
     "Unwrap": frozenset({"INVALID_FIELD"}),
+    "UpdateAuditRetention": frozenset({"ETAG_MISMATCH"}),
     "UpdateGroup": frozenset({"ETAG_MISMATCH"}),
     "UpdateTenant": frozenset({"ETAG_MISMATCH"}),
 }

@@ -51,7 +51,7 @@ WHOLE: dict[str, Any] = {
             "file": {"issuer": "https://other.example.org", "audience": "ownkey", "jwks_file": "jwks.json"},
         },
     },
-    "authorization": {"operators": ["spiffe://example.org/admin"], "second_person": ["remove_key"]},
+    "authorization": {"operators": ["spiffe://example.org/admin"], "second_person": ["remove_key", "grant_role"]},
     "storage": {"url": "postgresql://o@db/o", "password": "file:password", "tenants_file": "tenants.toml"},
     "audit": {
         "signing_key_file": "signing.pem",
