@@ -24,10 +24,15 @@ class Fetch:
     Args:
         url: An https URL, or an http one of this machine.
         most: Bytes that the document may have.
+
+    Attributes:
+        place: The URL as logs tell it, without a query.
     """
 
     def __init__(self, url: str, most: int) -> None:
         self._url = url
+        # What follows may be a secret of some issuers.
+        self.place = url.partition("?")[0]
         self._most = most
         self._socket: socket.socket | None = None
         self._aborted = False
@@ -41,7 +46,7 @@ class Fetch:
         try:
             return self._get()
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise UnusableFile(f"{self._url} cannot be fetched: {str(error) or type(error).__name__}") from None
+            raise UnusableFile(f"{self.place} cannot be fetched: {str(error) or type(error).__name__}") from None
         finally:
             self._close()
 
@@ -63,10 +68,10 @@ class Fetch:
         connection.request("GET", path, headers={"Accept": "application/json", "User-Agent": "ownkey"})
         answer = connection.getresponse()
         if answer.status != http.client.OK:
-            raise UnusableFile(f"{self._url} cannot be fetched: it answers {answer.status}")
+            raise UnusableFile(f"{self.place} cannot be fetched: it answers {answer.status}")
         text = answer.read(self._most + 1)
         if len(text) > self._most:
-            raise UnusableFile(f"{self._url} gives more than {self._most} bytes")
+            raise UnusableFile(f"{self.place} gives more than {self._most} bytes")
         return text
 
     def _connected(self, host: str, port: int, *, secure: bool) -> socket.socket:

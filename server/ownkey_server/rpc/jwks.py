@@ -12,6 +12,7 @@ import jwt
 
 from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.errors import IssuerUnreachable
+from ownkey_server.paths import shown
 from ownkey_server.rpc.fetching import Fetch
 from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
 from ownkey_server.service.cancelled import by_the_caller
@@ -46,7 +47,7 @@ class KeySet:
         self._file = None
         if settings.jwks_file is not None:
             path = settings.jwks_file
-            self._file = Reloaded([path], lambda: parse_keys(read(path), str(path)))
+            self._file = Reloaded([path], lambda: parse_keys(read(path), shown(path)))
         self._keys: Keys = {}
         self._confirmed_at = float("-inf")
         self._asked_at = float("-inf")
@@ -103,16 +104,16 @@ class KeySet:
         fetch = Fetch(url, MAX_BYTES)
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                keys = parse_keys(await asyncio.to_thread(fetch.get), url)
+                keys = parse_keys(await asyncio.to_thread(fetch.get), fetch.place)
         except TimeoutError:
             fetch.abort()  # the thread ends with its connection
-            self._failed(f"{url} does not give its keys in {FETCH_SECONDS:g} s")
+            self._failed(f"{fetch.place} does not give its keys in {FETCH_SECONDS:g} s")
             return
         except UnusableFile as error:
             self._failed(str(error))
             return
         except Exception as error:  # noqa: BLE001 - whatever comes of what others say, it is no key set
-            self._failed(f"{url} cannot be used: {type(error).__name__}")
+            self._failed(f"{fetch.place} cannot be used: {type(error).__name__}")
             return
         if not keys:
             _log.error("issuer %r has withdrawn all of its keys: its tokens count no more", self._name)

@@ -32,6 +32,7 @@ class Publisher(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.document, self.status, self.asked, self.location = "", 200, 0, ""
+        self.paths: list[str] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -45,6 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1
+        self.server.paths.append(self.path)
         self.send_response(self.server.status)
         if self.server.location:
             self.send_header("Location", self.server.location)

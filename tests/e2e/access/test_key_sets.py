@@ -112,6 +112,25 @@ async def test_garbage_gives_no_key(tokens: TokenIssuer, name: str) -> None:
         assert issuer.asked == 1
 
 
+async def test_what_follows_the_place_in_a_url_is_asked_with_and_is_in_no_log(
+    tokens: TokenIssuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for document, status in (
+        (tokens.document(), 200),
+        (tokens.document(), 503),
+        ("no JSON", 200),
+        (" " * 300_000, 200),
+    ):
+        with publishing(document, status) as issuer:
+            found = await has_key(f"{issuer.url}?p=policy&code=hunter2")
+            assert found == (document == tokens.document() and status == 200)
+            assert issuer.url in caplog.text or found
+            assert issuer.paths == ["/keys?p=policy&code=hunter2"]
+    assert not await has_key("http://127.0.0.1:1/keys?code=hunter2")
+    assert len(caplog.records) >= 4
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.parametrize("status", [204, 400, 401, 404, 500, 503])
 async def test_an_answer_that_is_no_success_gives_no_key(tokens: TokenIssuer, status: int) -> None:
     with publishing("" if status == 204 else tokens.document(), status) as issuer:
