@@ -28,7 +28,7 @@ def is_path(text: str) -> bool:
 def shown(path: Path) -> str:
     """The path as an error tells it: its end where it is long, without names as long as a key or a token."""
     if not is_path(str(path)):
-        return "a file whose name is none"
+        return "what should be a path and is none"
     names = [name if len(name) <= _SHOWN_NAME else "..." for name in str(path).split("/")]
     text = "/".join(names)
     return text if len(text) <= _SHOWN else f".../{names[-1]}"
