@@ -15,12 +15,13 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
+from ownkey_server.mistakes import told
 from ownkey_server.paths import is_path
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}|\[key\]")
 # Enough to see a slip in a choice of words, and too little for a secret.
 _WORD = re.compile(r"[A-Za-z][A-Za-z_-]{0,19}")
-_CHOICES = frozenset({"literal_error", "enum"})
+_CHOICES = frozenset({"literal_error", "enum", "union_tag_invalid"})
 _NUMBERS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
 
 
@@ -96,13 +97,11 @@ def place(location: Iterable[int | str]) -> str:
     return ".".join(part if _NAME.fullmatch(part) else f"(a name of {len(part)} characters)" for part in named)
 
 
-def message(error: Mapping[str, Any]) -> str:
+def message(error: Mapping[str, Any], document: type[BaseModel]) -> str:
     """What is wrong, with the value where that is a number out of its range, or a plain word among choices."""
-    kind, given, text = error["type"], error.get("input"), str(error["msg"]).removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        return "there is no such setting"
-    if kind == "union_tag_invalid" and not _WORD.fullmatch(str(error["ctx"]["tag"])):
-        return f"must be one of {error['ctx']['expected_tags']}"
+    kind, given = error["type"], error.get("input")
+    if kind == "union_tag_invalid":
+        given = error["ctx"]["tag"]
     number = kind in _NUMBERS and isinstance(given, int | float)
     word = kind in _CHOICES and isinstance(given, str) and _WORD.fullmatch(given)
-    return f"{text} (got {given!r})" if number or word else text
+    return told(error, document) + (f" (got {given!r})" if number or word else "")

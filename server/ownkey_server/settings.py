@@ -30,6 +30,7 @@ from ownkey_server.access_settings import AuthorizationSettings, IdentitySetting
 from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.limit_settings import LimitSettings
+from ownkey_server.mistakes import FromEnvironment, wrong_kinds
 from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
 from ownkey_server.setting_types import EndpointUrl, FilePath, Section, message, place
 from ownkey_server.storage.database import parse_url, relative_to
@@ -260,10 +261,17 @@ def load(path: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
     _put_environment_over(document)
+    # pydantic takes true for 1 and "no" for false, as it must where a variable of the environment says so.
+    mistakes = [(place(location), what) for location, what in wrong_kinds(document, Settings)]
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
-        raise SettingsError("\n".join(f"{path}: {_describe(e)}" for e in error.errors())) from None
+        told_already = {where for where, _ in mistakes}
+        mistakes += [one for one in map(_describe, error.errors()) if one[0] not in told_already]
+    if mistakes:
+        raise SettingsError(
+            "\n".join(": ".join(part for part in (str(path), where, what) if part) for where, what in mistakes)
+        )
     return _with_absolute_paths(settings, path.parent.absolute())
 
 
@@ -337,14 +345,17 @@ def _put_environment_over(document: dict[str, Any]) -> None:
                 raise SettingsError(f"environment variable {name}: there is no section [{section}] to override")
             table = document.setdefault(section, {})
             if isinstance(table, dict):  # what else it may be, the validation tells
-                table[field] = os.environ[name]
+                table[field] = FromEnvironment(os.environ[name])
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any) -> tuple[str, str]:
+    """A mistake's place, and what is wrong there."""
     location = [str(part) for part in error["loc"]]
     if location[:1] == ["key_stores"]:
         del location[2:3]  # pydantic puts the kind of the key store between its name and the field
-    return f"{place(location) or 'the file'}: {message(error)}"
+    if location in ([], ["key_stores"]) and error["type"] in ("missing", "too_short"):
+        return "", "the file has no [key_stores.NAME]; ownkey init writes one"
+    return place(location) or "the file", message(error, Settings)
 
 
 def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:

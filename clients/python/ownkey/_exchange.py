@@ -34,6 +34,8 @@ from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
 T = TypeVar("T")
 
 DEFAULT_ADDRESS = "127.0.0.1:7400"
+# Characters of an address: at most, with room for a port, and as an error shows it.
+_LONGEST, _SHOWN = 253 + 6, 60
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 MIB = 1024 * 1024
 CHANNEL_OPTIONS = (
@@ -68,30 +70,53 @@ class Exchange(Generic[T]):
     parse: Callable[[Any], T]
 
 
+def require_address(address: str) -> None:
+    """Make sure that it has the form of an address.
+
+    Raises:
+        InvalidRequest: It has not.
+    """
+    if address.startswith("unix:"):
+        if not address.removeprefix("unix:").strip("/"):
+            raise InvalidRequest(f"{_shortened(address)} does not name a socket: unix:PATH")
+        return
+    parts = _HOST_AND_PORT.fullmatch(address)
+    # No name of a host is longer (RFC 1035), nor may a slash be in one: somebody gave a URL.
+    if parts is None or len(address) > _LONGEST or "/" in address:
+        raise InvalidRequest(
+            f"{_shortened(address)} is no address: give HOST:PORT, such as {DEFAULT_ADDRESS}, or unix:PATH"
+        )
+    # gRPC would take a larger number modulo 65,536: another service's port.
+    if not 0 < int(parts["port"]) < 65_536:
+        raise InvalidRequest(f"{_shortened(address)} has no port from 1 to 65,535")
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """The two parts of an address; None when it is a socket's or has no such parts."""
+    parts = None if address.startswith("unix:") else _HOST_AND_PORT.fullmatch(address)
+    return None if parts is None else (parts["name"] or parts["v6"], int(parts["port"]))
+
+
+def _shortened(address: str) -> str:
+    return repr(address if len(address) <= _SHOWN else address[:_SHOWN] + "...")
+
+
 def require_local(address: str) -> None:
     """Make sure that nobody else can listen: without credentials nothing is encrypted.
 
     Raises:
         InvalidRequest: The address is not this machine's, or nothing can listen there.
     """
-    if address.startswith("unix:"):
-        if not address.removeprefix("unix:").strip("/"):
-            raise InvalidRequest(f"{address!r} does not name a socket: unix:PATH")
-        return
-    parts = _HOST_AND_PORT.fullmatch(address)
-    if parts is None:
-        raise InvalidRequest(f"{address!r} is no address: give HOST:PORT, such as {DEFAULT_ADDRESS}, or unix:PATH")
+    require_address(address)
+    place = host_and_port(address)
     try:
-        local = parts["name"] == "localhost" or ipaddress.ip_address(parts["name"] or parts["v6"]).is_loopback
+        local = place is None or place[0] == "localhost" or ipaddress.ip_address(place[0]).is_loopback
     except ValueError:
         local = False
     if not local:
         raise InvalidRequest(
-            f"{address!r} is not on this machine, and keys are not sent unencrypted: give channel credentials"
+            f"{_shortened(address)} is not on this machine, and keys are not sent unencrypted: give channel credentials"
         )
-    # gRPC would take a larger number modulo 65,536: another service's port.
-    if not 0 < int(parts["port"]) < 65_536:
-        raise InvalidRequest(f"{address!r} has no port from 1 to 65,535")
 
 
 def require_timeout(timeout: float) -> None:

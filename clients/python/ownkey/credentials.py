@@ -12,6 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ownkey.errors import InvalidRequest
 
@@ -34,13 +38,17 @@ def tls(
         token_file: A bearer token, read again for each call, so that a renewed one counts at once.
 
     Raises:
-        InvalidRequest: A file cannot be used, or one of certificate and key is missing.
+        InvalidRequest: A file cannot be used, or one of certificate and key is missing, or the key is
+            another's. Whether the certificate has ended is not looked at: that is for the service to say, and calls
+            for help must not depend on it.
     """
     if (certificate_file is None) != (private_key_file is None):
         raise InvalidRequest("a client certificate needs its private key, and the key its certificate: give both")
-    channel = grpc.ssl_channel_credentials(
-        _pem(ca_file, "CERTIFICATE"), _pem(private_key_file, "PRIVATE KEY"), _pem(certificate_file, "CERTIFICATE")
-    )
+    authorities, certificate = _pem(ca_file, "CERTIFICATE"), _pem(certificate_file, "CERTIFICATE")
+    private_key = _pem(private_key_file, "PRIVATE KEY")
+    if certificate and private_key:
+        _require_pair(certificate, private_key, f"{certificate_file}", f"{private_key_file}")
+    channel = grpc.ssl_channel_credentials(authorities, private_key, certificate)
     if token_file is None:
         return channel
     _token(Path(token_file))
@@ -71,6 +79,26 @@ def _token(path: Path) -> str:
     if not token or len(token) > MAX_TOKEN or not token.isprintable() or " " in token:
         raise InvalidRequest(f"the token file {path} holds no bearer token")
     return token
+
+
+def _require_pair(certificate: bytes, private_key: bytes, certificate_file: str, private_key_file: str) -> None:
+    """Make sure that the key is the certificate's. gRPC itself would only say that no connection can be made."""
+    try:
+        own = x509.load_pem_x509_certificate(certificate)
+    except ValueError:
+        raise InvalidRequest(f"{certificate_file} holds no certificate in PEM") from None
+    try:
+        key = serialization.load_pem_private_key(private_key, password=None)
+    except TypeError:
+        raise InvalidRequest(f"{private_key_file} is encrypted: give a file with the key in clear") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest(f"{private_key_file} holds no private key in PEM") from None
+    if _public(own.public_key()) != _public(key.public_key()):
+        raise InvalidRequest(f"{private_key_file} is not the key of {certificate_file}")
+
+
+def _public(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _pem(path: str | Path | None, kind: str) -> bytes | None:

@@ -139,7 +139,7 @@ def _table(kind: type[T], fields: Mapping[str, Any], at: str) -> T:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        violations = [InvalidRequest(f"{at}.{where}" if where else at, what) for where, what in describe(error)]
+        violations = [InvalidRequest(f"{at}.{where}" if where else at, what) for where, what in describe(error, kind)]
         raise InvalidRequests(violations) from None
 
 

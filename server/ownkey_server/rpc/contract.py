@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from protovalidate import FieldPathPb as FieldPath
 
 from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.patterns import in_words
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.rpc.wire import MAX_FIELDS, walk
 
@@ -101,7 +102,7 @@ class RequestParser:
         violations = self._validator.collect_violations(request, fail_fast=many)
         if violations:
             found = [v.proto for v in violations[:MAX_VIOLATIONS]]
-            raise InvalidRequests([InvalidRequest(_path(v.field), v.message) for v in found])
+            raise InvalidRequests([InvalidRequest(_path(v.field), in_words(v.message)) for v in found])
         return request
 
     def require_size(self, raw: bytes, stub: type[M]) -> None:

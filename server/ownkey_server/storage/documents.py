@@ -25,6 +25,7 @@ from ownkey.emergency import COUNTRIES
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
 from ownkey_server.domain.policy import DEFAULT_RULE, MAX_OUTAGE_GRACE, Effect, Outcome, Policy, Rule, Wrapping
 from ownkey_server.domain.tenants import CallDirection, CallGate, GateMode
+from ownkey_server.mistakes import told
 
 ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 KEY_PREFIX = "key:"
@@ -209,9 +210,9 @@ class TenantsDocument(Table):
     tenants: list[TenantTable] = []
 
 
-def describe(error: ValidationError) -> list[tuple[str, str]]:
-    """Each mistake, as its place and what is wrong."""
-    return [(_place(one["loc"]), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+def describe(error: ValidationError, document: type[BaseModel]) -> list[tuple[str, str]]:
+    """Each mistake, as its place and what is wrong with what should be such a document."""
+    return [(_place(one["loc"]), told(one, document)) for one in error.errors()]
 
 
 def repeated(what: str, names: list[str]) -> list[str]:

@@ -68,7 +68,7 @@ def parse(text: str, where: str, key_stores: Mapping[str, str]) -> TenantsDocume
     try:
         parsed = TenantsDocument.model_validate(document)
     except ValidationError as error:
-        lines = [f"{where}: {place or 'the file'}: {what}" for place, what in describe(error)]
+        lines = [f"{where}: {place or 'the file'}: {what}" for place, what in describe(error, TenantsDocument)]
         raise TenantsFileError("\n".join(lines)) from None
     mistakes = _mistakes(parsed, key_stores)
     if mistakes:

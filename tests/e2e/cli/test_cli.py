@@ -299,7 +299,7 @@ def test_a_server_stops_by_signal_and_says_what_is_wrong_with_its_settings(tmp_p
     missing = serve(tmp_path / "none.toml")
     assert (missing.returncode, b"ownkey init" in missing.stderr) == (1, True)
     config = server.write_settings(tmp_path / "bad", tenants="tenants = 3\n")
-    assert b"tenants.toml: provider_key: Field required" in serve(config).stderr
+    assert b"tenants.toml: provider_key: is missing" in serve(config).stderr
     with server.process(tmp_path / "good") as running:
         taken = server.write_settings(tmp_path / "taken")
         taken.write_text(taken.read_text(encoding="utf-8").replace("127.0.0.1:0", running.address), encoding="utf-8")

@@ -61,16 +61,33 @@ def test_it_listens_where_only_this_machine_can_call(tmp_path: Path, listen: str
         (
             "lease_seconds = 60",
             "lease_seconds = 6000",
-            "keys.lease_seconds: Input should be less than or equal to 900 (got 6000)",
+            "keys.lease_seconds: must be at most 900 (got 6000)",
         ),
-        ("lease_seconds", "leese_seconds", "keys.leese_seconds: there is no such setting"),
-        ('kind = "embedded"', 'kind = "vault"', "key_stores.embedded: Input tag 'vault'"),
-        ('directory = "keys"', "", "key_stores.embedded.directory: Field required"),
+        (
+            "lease_seconds",
+            "leese_seconds",
+            "keys.leese_seconds: there is no such setting; did you mean 'lease_seconds'?",
+        ),
+        (
+            'kind = "embedded"',
+            'kind = "embeded"',
+            "key_stores.embedded: kind must be one of embedded, pkcs11, aws_kms ; did you mean 'embedded'? (got 'embeded')",
+        ),
+        ('directory = "keys"', "", "key_stores.embedded.directory: is missing"),
         ('"127.0.0.1:7400"', '"::1:7400"', "server.listen: must be HOST:PORT"),
         ('"127.0.0.1:7400"', '"127.0.0.1:\u0667"', "server.listen: must be HOST:PORT"),
-        ("lease_seconds = 60 ", "lease_seconds = inf ", "keys.lease_seconds: Input should be a finite number"),
-        ("[server]", "server = 3\n[servr]", "server: Input should be"),
+        ("lease_seconds = 60 ", "lease_seconds = inf ", "keys.lease_seconds: must be a finite number"),
+        ("[server]", "server = 3\n[servr]", "server: must be a table"),
         ("[server]", "[server", "is not valid TOML"),
+        ("lease_seconds = 60 ", "lease_seconds = true ", "keys.lease_seconds: must be a number (got true)"),
+        ("lease_seconds = 60 ", 'lease_seconds = "60" ', "keys.lease_seconds: must be a number"),
+        ("development = true", "development = 1", "server.development: must be true or false (got 1)"),
+        ("[server]", "[limits]\nstreams = true\n[server]", "limits.streams: must be a number (got true)"),
+        (
+            'kind = "embedded"',
+            'kind = "pkcs11"\nmodul = "x.so"',
+            "key_stores.embedded.modul: there is no such setting; did you mean 'module'?",
+        ),
     ],
 )
 def test_a_bad_setting_is_told_with_its_place(tmp_path: Path, old: str, new: str, complaint: str) -> None:
@@ -96,6 +113,42 @@ def test_a_misspelt_variable_is_an_error(
     assert complaint in str(caught.value)
 
 
+def test_a_number_and_a_truth_in_the_environment_are_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWNKEY_SERVER__REFLECTION", "false")
+    monkeypatch.setenv("OWNKEY_LIMITS__STREAMS", "7")
+    settings = load(write(tmp_path))
+    assert (settings.server.reflection, settings.limits.streams) == (False, 7)
+    monkeypatch.setenv("OWNKEY_LIMITS__STREAMS", "many")
+    with pytest.raises(SettingsError, match=r"limits\.streams: must be a whole number"):
+        load(write(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[key_stores]\n"])
+def test_a_file_without_a_key_store_says_what_it_lacks(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert str(caught.value) == f"{tmp_path}/ownkey.toml: the file has no [key_stores.NAME]; ownkey init writes one"
+
+
+def test_every_line_of_several_mistakes_names_the_file(tmp_path: Path) -> None:
+    text = TEMPLATE.replace("lease_seconds", "leese_seconds").replace("development = true", 'development = "yes"')
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{tmp_path}/ownkey.toml: ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["pkcs11", "aws_kms", "embedded"])
+def test_numbers_of_every_table_below_a_name_are_numbers(tmp_path: Path, kind: str) -> None:
+    text = TEMPLATE + f'\n[key_stores.other]\nkind = "{kind}"\ndirectory = "o"\nthreads = true\n'
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    # Only one kind has such a number; for the others the name is the mistake.
+    number = "key_stores.other.threads: must be a number (got true)"
+    assert (number in str(caught.value)) is (kind == "aws_kms")
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="ownkey init"):
         load(tmp_path / "nowhere.toml")
@@ -109,7 +162,7 @@ def test_one_directory_is_one_key_store(tmp_path: Path) -> None:
 
 def test_a_variable_for_a_section_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWNKEY_SERVER__LISTEN", "127.0.0.1:1")
-    with pytest.raises(SettingsError, match="server: Input should be"):
+    with pytest.raises(SettingsError, match="server: must be a table"):
         load(write(tmp_path, TEMPLATE.replace("[server]", "server = 3\n[keys_too]")))
 
 

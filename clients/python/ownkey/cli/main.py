@@ -15,12 +15,15 @@ from click.core import ParameterSource
 
 import ownkey
 from ownkey import errors
-from ownkey.cli.output import EXIT_CODES, OTHER_ERROR, USAGE, Output
+from ownkey.cli.output import CONFLICT, EXIT_CODES, OTHER_ERROR, USAGE, Failure, Output
+from ownkey.cli.typed import in_the_user_s_words
 from ownkey.container import ContainerError
 from ownkey.files import OutputExists, Terminated
 
 if TYPE_CHECKING:
     import grpc
+
+    from ownkey.cli.diagnosis import Shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +73,8 @@ class Shared:
         self.token_file: Path | None = None
         self.approval = ""
         self.given: set[str] = set()
+        # The command that runs, the innermost.
+        self.context: click.Context | None = None
 
     @property
     def output(self) -> Output:
@@ -78,18 +83,32 @@ class Shared:
 
     def client(self) -> ownkey.Client:
         """A client of the service."""
+        self._require_address()
         return ownkey.Client(self.address, timeout=self.timeout, credentials=self._credentials())
 
     def admin(self, author: str = "") -> ownkey.AdminClient:
         """A client of its control plane. Without a timeout of the user's it has patience: key stores are asked."""
+        self._require_address()
         timeout = self.timeout if "timeout" in self.given else ADMIN_TIMEOUT
         return ownkey.AdminClient(
             self.address, author=author, timeout=timeout, credentials=self._credentials(), approval=self.approval
         )
 
+    @property
+    def shown(self) -> Shown:
+        """What there is to speak TLS with."""
+        from ownkey.cli.diagnosis import Shown  # noqa: PLC0415 - commands that ask no service need it not
+
+        return Shown(self.ca, self.certificate, self.private_key, self.token_file)
+
+    def _require_address(self) -> None:
+        from ownkey._exchange import require_address  # noqa: PLC0415
+
+        require_address(self.address)
+
     def _credentials(self) -> grpc.ChannelCredentials | None:
         """Credentials, if the user gave any."""
-        if not (self.ca or self.certificate or self.private_key or self.token_file):
+        if not self.shown.tls:
             return None
         from ownkey.credentials import tls  # noqa: PLC0415 - commands that ask no service do not load gRPC
 
@@ -104,6 +123,7 @@ class Shared:
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         shared = context.ensure_object(Shared)
+        shared.context = context
         # A variable of the environment is read again after the command's name: it must not undo what stood before.
         from_environment = context.get_parameter_source(str(parameter.name)) is ParameterSource.ENVIRONMENT
         if value not in (None, False) and not (from_environment and name in shared.given):
@@ -249,7 +269,7 @@ def run(arguments: list[str], shared: Shared) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if shared.verbose and _is_defect(error):
             raise
-        return _ended_by(error, shared.output)
+        return _ended_by(error, shared)
     return code if isinstance(code, int) else 0
 
 
@@ -268,12 +288,16 @@ def _is_defect(error: BaseException) -> bool:
     return not isinstance(error, _EXPECTED)
 
 
-def _ended_by(error: BaseException, output: Output) -> int:  # noqa: C901 - a kind of end a line
+def _ended_by(error: BaseException, shared: Shared) -> int:  # noqa: C901, PLR0912 - a kind of end a line
     """Say what ended the command; gives the exit code."""
-    code, hint = OTHER_ERROR, ""
+    output, code, hint = shared.output, OTHER_ERROR, ""
     match error:
+        case errors.ServiceUnavailable():
+            from ownkey.cli.diagnosis import diagnosed  # noqa: PLC0415
+
+            return output.failure(diagnosed(error, shared.address, shared.shown))
         case errors.OwnkeyError():
-            return output.failure(error)
+            return output.failure(error, in_the_user_s_words(error, shared.context))
         case ContainerError():
             return output.failure(errors.from_container_error(error))
         case click.Abort() | KeyboardInterrupt():
@@ -288,10 +312,12 @@ def _ended_by(error: BaseException, output: Output) -> int:  # noqa: C901 - a ki
             hint = f"{error.ctx.command_path} --help" if error.ctx else "ownkey --help"
         case ServerMissing():
             message, hint = error.format_message(), "pip install 'ownkey[server]'"
+        case Failure():
+            message, code, hint = error.format_message(), error.code, error.hint
         case click.ClickException():
             message = error.format_message()
         case OutputExists():
-            message, hint = _describe(error), "--force replaces it"
+            message, code, hint = _describe(error), CONFLICT, "--force replaces it"
         case OSError():
             message = _describe(error)
         case _:

@@ -63,6 +63,23 @@ EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.ServiceFailed: OTHER_ERROR,
     errors.OwnkeyError: OTHER_ERROR,
 }
+
+
+class Failure(click.ClickException):
+    """What ends a command that asked no service.
+
+    Args:
+        message: What happened.
+        code: One of the codes above.
+        hint: What to do about it.
+    """
+
+    def __init__(self, message: str, code: int = OTHER_ERROR, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 STATE_COLOURS = {
     "available": "green",
@@ -123,11 +140,11 @@ class Output:
                 if value:
                     click.echo(f"ownkey: {name}: {printable(str(value))}", err=True)
 
-    def failure(self, error: errors.OwnkeyError) -> int:
-        """Print an error of the SDK; gives the exit code."""
-        code = next(code for kind, code in EXIT_CODE_OF_ERROR.items() if isinstance(error, kind))
+    def failure(self, error: errors.OwnkeyError, message: str = "") -> int:
+        """Print an error of the SDK, in its own words or in others; gives the exit code."""
+        code = exit_code_of(type(error))
         self.error(
-            str(error),
+            message or str(error),
             code,
             reason=error.reason,
             hint=error.hint,
@@ -136,6 +153,11 @@ class Output:
             violations=error.violations,
         )
         return code
+
+
+def exit_code_of(kind: type[errors.OwnkeyError]) -> int:
+    """How a command ends that such an error ends."""
+    return next(code for listed, code in EXIT_CODE_OF_ERROR.items() if issubclass(kind, listed))
 
 
 def plain(value: object) -> Any:  # noqa: PLR0911 - a kind a line
