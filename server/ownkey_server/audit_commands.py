@@ -13,15 +13,15 @@ from typing import BinaryIO
 import click
 
 from ownkey.cli.main import Shared, shared_options
-from ownkey.cli.output import OTHER_ERROR, printable
+from ownkey.cli.output import CONFLICT, NOT_FOUND, OTHER_ERROR, Failure, printable
 from ownkey_server import audit_files
-from ownkey_server import settings as settings_module
+from ownkey_server.command_errors import config_option, failure_of, load
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.audit_documents import DocumentInvalid, line, signed_document
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.service.audit_setup import open_keeper, open_verifier
-from ownkey_server.settings import Settings, SettingsError
+from ownkey_server.settings import Settings
 from ownkey_server.storage import audit_export, upgrade
 from ownkey_server.storage.audit_keeper import Kept
 from ownkey_server.storage.audit_rows import read_newest_checkpoint
@@ -34,15 +34,6 @@ from ownkey_server.storage.upgrade import SchemaMismatch
 
 FOLLOW_SECONDS = 1.0
 
-_config_option = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("ownkey.toml"),
-    envvar="OWNKEY_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The settings file.",
-)
 _tenant_option = click.option("--tenant", help="Only records of this tenant; all otherwise.")
 
 
@@ -67,7 +58,7 @@ def audit() -> None:
 
 
 @audit.command("verify")
-@_config_option
+@config_option
 @click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -103,14 +94,14 @@ def verify_command(
     progress = _progress if sys.stderr.isatty() and not shared.as_json else no_progress
     with _refusals():
         if directory is not None:
-            verifier = load_verifier(list(public_keys)) if public_keys else open_verifier(_load(config).audit)
+            verifier = load_verifier(list(public_keys)) if public_keys else open_verifier(load(config).audit)
             report = verify_directory(directory, verifier, progress=progress, known_checkpoint=known)
             if not report.segments and not report.checkpoints and report.ok:
                 raise click.ClickException(
                     f"{directory} holds no segment and no checkpoint: is the sink mounted there?"
                 )
         else:
-            settings = _load(config)
+            settings = load(config)
             verifier = load_verifier(list(public_keys)) if public_keys else open_verifier(settings.audit)
             report = _verify_database(settings, verifier, progress, known)
     if progress is _progress:
@@ -121,7 +112,7 @@ def verify_command(
 
 
 @audit.command("export")
-@_config_option
+@config_option
 @_tenant_option
 @click.option("--from", "start", callback=_parse_time, metavar="TIME", help="Not before this time.")
 @click.option("--to", "end", callback=_parse_time, metavar="TIME", help="Before this time.")
@@ -145,7 +136,7 @@ def export_command(
     if resume and output is None:
         raise click.UsageError("--resume needs an output: -o FILE")
     chosen = tenant or shared.tenant or None
-    with _refusals(), _open(_load(config)) as database:
+    with _refusals(), _open(load(config)) as database:
         if output is None:
             out = sys.stdout.buffer
             for row in audit_export.read_all(database, tenant=chosen, start=start, end=end):
@@ -161,7 +152,7 @@ def export_command(
 
 
 @audit.command("tail")
-@_config_option
+@config_option
 @_tenant_option
 @click.option("-n", "count", type=click.IntRange(min=0), default=10, show_default=True, help="How many to begin with.")
 @click.option("--follow/--no-follow", default=False, help="Go on with what is written from now on.")
@@ -171,7 +162,7 @@ def tail_command(shared: Shared, config: Path, tenant: str | None, count: int, f
     """Show the last records as JSON Lines."""
     chosen = tenant or shared.tenant or None
     out = sys.stdout.buffer
-    with _refusals(), _open(_load(config)) as database:
+    with _refusals(), _open(load(config)) as database:
         rows, positions = audit_export.read_last(database, count, tenant=chosen)
         while True:
             out.writelines(line(row) for row in rows if chosen in (None, row.tenant))
@@ -184,11 +175,11 @@ def tail_command(shared: Shared, config: Path, tenant: str | None, count: int, f
 
 
 @audit.command("checkpoint")
-@_config_option
+@config_option
 @shared_options
 def checkpoint_command(config: Path) -> None:
     """Print the newest signed checkpoint, to keep where nobody who can change the database can reach it."""
-    with _refusals(), _open(_load(config)) as database:
+    with _refusals(), _open(load(config)) as database:
         with database.reading() as connection:
             row = read_newest_checkpoint(connection)
         if row is None:
@@ -197,13 +188,13 @@ def checkpoint_command(config: Path) -> None:
 
 
 @audit.command("keep")
-@_config_option
+@config_option
 @shared_options
 @click.pass_context
 def keep_command(context: click.Context, config: Path) -> None:
     """Seal, sign, copy and remove what is due now, as the server does by itself."""
     shared = context.ensure_object(Shared)
-    settings = _load(config)
+    settings = load(config)
     with _refusals(), _open(settings) as database:
         signer = load_signer(settings.audit.signing_key_file, settings.audit.signing_key_passphrase)
         guarded = Danger.RETENTION in settings.authorization.second_person
@@ -213,19 +204,12 @@ def keep_command(context: click.Context, config: Path) -> None:
         context.exit(OTHER_ERROR)
 
 
-def _load(config: Path) -> Settings:
-    try:
-        return settings_module.load(config)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-
-
 @contextlib.contextmanager
 def _open(settings: Settings) -> Iterator[Database]:
     url = parse_url(settings.storage.url)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         # A command that reads must not make one: the next one would find it empty, and say so.
-        raise click.ClickException(f"there is no database at {url.database}: is --config right?")
+        raise Failure(f"there is no database at {url.database}", NOT_FOUND, hint="is --config right?")
     database = Database(settings.storage.url, password=settings.storage.password)
     try:
         upgrade.require_newest(database)
@@ -240,7 +224,9 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailable as error:
-        raise click.ClickException(f"{error}: {error.cause}") from error
+        raise failure_of(error) from error
+    except audit_files.FileTaken as error:
+        raise Failure(str(error), CONFLICT, hint="--resume goes on with it") from error
     except DocumentInvalid as error:
         raise click.ClickException(f"the kept checkpoint cannot be used: {error}") from error
     except (SchemaMismatch, SigningKeyError, SinkError, audit_files.FileUnusable) as error:

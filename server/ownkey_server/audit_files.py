@@ -18,16 +18,21 @@ class FileUnusable(Exception):
     """The file cannot be written, or not be continued. The message says why."""
 
 
+class FileTaken(FileUnusable):
+    """There is a file already, and it is not to be continued."""
+
+
 @contextlib.contextmanager
 def appending(path: Path, *, resume: bool) -> Iterator[tuple[BinaryIO, Cursor | None]]:
     """The file, open for what comes next, and the place of the last record in it. On disk when the block has ended.
 
     Raises:
-        FileUnusable: There is one already and it is not to be continued, or it holds something else.
+        FileTaken: There is one already, and it is not to be continued.
+        FileUnusable: It holds something else.
         OSError: It cannot be written.
     """
     if not resume and path.exists():
-        raise FileUnusable(f"{path} is there already; --resume goes on with it")
+        raise FileTaken(f"{path} is there already")
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(handle, "r+b") as file:
         end = _cut_torn_line(file)

@@ -12,17 +12,17 @@ from botocore.exceptions import BotoCoreError
 
 from ownkey.cli.main import Shared, output_options
 from ownkey.cli.options import optional_tenant_option, tenant_option
-from ownkey.cli.output import OTHER_ERROR, printable
+from ownkey.cli.output import CONFLICT, OTHER_ERROR, Failure, printable
 from ownkey_server import hardening
-from ownkey_server import settings as settings_module
 from ownkey_server.aws_settings import AwsKmsSettings
+from ownkey_server.command_errors import load
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.keystores import aws_policies, aws_templates
 from ownkey_server.keystores.aws_findings import Finding, Outcome
 from ownkey_server.keystores.aws_options import AwsKmsOptions
 from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, PrincipalArn, account_root, role_arn
 from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, Scope, ScopeInvalid
-from ownkey_server.settings import SettingsError
+from ownkey_server.settings import key_store_options
 from ownkey_server.storage.documents import ID_PATTERN
 
 DEFAULT_ROLE = "ownkey"
@@ -299,10 +299,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
 
 
 def _aws_store(config: Path, store: str | None) -> tuple[str, AwsKmsOptions]:
-    try:
-        settings = settings_module.load(config)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+    settings = load(config)
     found = {name: one for name, one in settings.key_stores.items() if isinstance(one, AwsKmsSettings)}
     there_are = f"{config} has {', '.join(found) or 'none'} of kind aws_kms"
     if store is None and len(found) != 1:
@@ -310,7 +307,7 @@ def _aws_store(config: Path, store: str | None) -> tuple[str, AwsKmsOptions]:
     name = store or next(iter(found))
     if name not in found:
         raise click.UsageError(f"there is no key store {name!r} of kind aws_kms: {there_are}")
-    options = settings_module.key_store_options(found[name])
+    options = key_store_options(found[name])
     assert isinstance(options, AwsKmsOptions)  # noqa: S101
     return name, options
 
@@ -386,6 +383,6 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise click.ClickException(f"{path} is there already; choose another file") from None
+        raise Failure(f"{path} is there already", CONFLICT, hint="choose another file") from None
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error

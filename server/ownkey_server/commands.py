@@ -16,10 +16,13 @@ from typing import TypeVar
 import click
 
 from ownkey.cli.main import Shared, output_options
+from ownkey.cli.output import CONFLICT, NOT_FOUND, USAGE, Failure
 from ownkey_server import hardening
 from ownkey_server import settings as settings_module
 from ownkey_server.aws_settings import AwsKmsSettings
-from ownkey_server.domain.errors import DatabaseUnavailable, KeyStoreError, OwnkeyError
+from ownkey_server.command_errors import config_option, exit_code, failure_of, load
+from ownkey_server.domain.errors import DatabaseUnavailable, KeyAbsent, KeyStoreError, OwnkeyError
+from ownkey_server.keystore_check import check
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.keystores.sealed_directory import SEAL_NAME
@@ -46,7 +49,6 @@ WORKER_LOG_FORMAT = "%(asctime)s %(levelname)s [worker {number}] %(name)s: %(mes
 _REFUSALS = (
     TenantsFileError,
     SchemaMismatch,
-    SettingsError,
     SigningKeyError,
     SinkError,
     OwnkeyError,
@@ -56,26 +58,9 @@ _REFUSALS = (
 END_SECONDS = 2.0
 TEMPLATES = ("ownkey.toml", "tenants.toml")
 
-_config_option = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("ownkey.toml"),
-    envvar="OWNKEY_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The settings file.",
-)
-
-
-def _load(config: Path) -> Settings:
-    try:
-        return settings_module.load(config)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-
 
 @click.command()
-@_config_option
+@config_option
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
@@ -95,7 +80,7 @@ def serve(config: Path, log_level: str, workers: int) -> None:
     """
     try:
         hardening.harden()
-        settings = _load(config)
+        settings = load(config)
         settle_environment(settings.server.tls)
         worker = Worker.from_environment()
         log_format = WORKER_LOG_FORMAT.format(number=worker.number) if worker else LOG_FORMAT
@@ -134,10 +119,10 @@ def serve(config: Path, log_level: str, workers: int) -> None:
             else:
                 runner.run(serve_until_signal(settings))
             _end_for_certain()
-    except DatabaseUnavailable as error:
-        raise click.ClickException(f"{error}: {error.cause}") from error
+    except SettingsError as error:
+        raise Failure(f"{config}: {error}", USAGE) from error
     except (*_REFUSALS, WorkersError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise failure_of(error) from error
 
 
 def _end_for_certain() -> None:
@@ -173,7 +158,7 @@ def init(shared: Shared, directory: Path) -> None:
     """
     taken = [name for name in TEMPLATES if (directory / name).exists()]
     if taken:
-        raise click.ClickException(f"{directory / taken[0]} is there already; choose another directory")
+        raise Failure(f"{directory / taken[0]} is there already", CONFLICT, hint="choose another directory")
     directory.mkdir(parents=True, exist_ok=True)
     for name in TEMPLATES:
         text = resources.files("ownkey_server").joinpath("templates", name).read_text(encoding="utf-8")
@@ -189,7 +174,7 @@ def db() -> None:
 
 
 @db.command()
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def upgrade(shared: Shared, config: Path) -> None:
@@ -197,14 +182,12 @@ def upgrade(shared: Shared, config: Path) -> None:
 
     Take a backup first. Instances of the old version must not run meanwhile.
     """
-    settings = _load(config)
+    settings = load(config)
     database = Database(settings.storage.url, password=settings.storage.password)
     try:
         before, after = schema.upgrade(database)
-    except DatabaseUnavailable as error:
-        raise click.ClickException(f"{error}: {error.cause}") from error
-    except SchemaMismatch as error:
-        raise click.ClickException(str(error)) from error
+    except (DatabaseUnavailable, SchemaMismatch) as error:
+        raise failure_of(error) from error
     finally:
         database.close()
     changed = "nothing: it had it already" if before == after else f"from schema {before or 'none'} to {after}"
@@ -219,6 +202,8 @@ def keystore() -> None:
     These commands work on the key store itself, as its holder would, and need no running server.
     """
 
+
+keystore.add_command(check)
 
 _store_option = click.option(
     "--store", default="embedded", show_default=True, help="The key store's name in the settings."
@@ -237,7 +222,7 @@ _secret_option = click.option(
 @click.argument("reference")
 @_store_option
 @_secret_option
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def create(shared: Shared, reference: str, store: str, secret: str | None, config: Path) -> None:
@@ -249,7 +234,7 @@ def create(shared: Shared, reference: str, store: str, secret: str | None, confi
 @keystore.command()
 @click.argument("reference")
 @_store_option
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def disable(shared: Shared, reference: str, store: str, config: Path) -> None:
@@ -262,7 +247,7 @@ def disable(shared: Shared, reference: str, store: str, config: Path) -> None:
 @keystore.command()
 @click.argument("reference")
 @_store_option
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def enable(shared: Shared, reference: str, store: str, config: Path) -> None:
@@ -275,7 +260,7 @@ def enable(shared: Shared, reference: str, store: str, config: Path) -> None:
 @keystore.command()
 @_store_option
 @_secret_option
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def seal(shared: Shared, store: str, secret: str | None, config: Path) -> None:
@@ -291,7 +276,7 @@ def seal(shared: Shared, store: str, secret: str | None, config: Path) -> None:
 @keystore.command()
 @_store_option
 @_secret_option
-@_config_option
+@config_option
 @output_options
 @click.pass_obj
 def unseal(shared: Shared, store: str, secret: str | None, config: Path) -> None:
@@ -320,10 +305,10 @@ def _without_warnings() -> Iterator[None]:
 def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]], secret: str | None = None) -> T:
     """Open one key store of the settings, work on it as its holder, and close it."""
     hardening.harden()
-    settings = _load(config)
+    settings = load(config)
     if store not in settings.key_stores:
         names = ", ".join(settings.key_stores)
-        raise click.ClickException(f"the settings have no key store {store!r}; they have: {names}")
+        raise Failure(f"the settings have no key store {store!r}; they have: {names}", NOT_FOUND)
     if secret:
         settings = _with_secret(settings, store, secret)
 
@@ -339,7 +324,13 @@ def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]],
         return asyncio.run(run())
     except KeyStoreError as error:
         what = str(error) if error.key else f"key store {store!r}: {error.cause}"
-        raise click.ClickException(what) from error
+        raise Failure(what, exit_code(error), hint=_other_stores(settings, store, error)) from error
+
+
+def _other_stores(settings: Settings, store: str, error: KeyStoreError) -> str:
+    """Where else a key may be that is not here."""
+    others = ", ".join(name for name in settings.key_stores if name != store)
+    return f"--store names another key store: {others}" if others and isinstance(error, KeyAbsent) else ""
 
 
 def _prompted(section: KeyStoreSettings) -> str:
@@ -366,11 +357,11 @@ def _with_secret(settings: Settings, store: str, where: str) -> Settings:
 
 def _require_maker(store: KeyStore, name: str) -> KeyMaker:
     if not isinstance(store, KeyMaker):
-        raise click.ClickException(f"key store {name!r} makes no keys: its holder makes them, in AWS KMS")
+        raise Failure(f"key store {name!r} makes no keys: its holder makes them, in AWS KMS", USAGE)
     return store
 
 
 def _require_embedded(store: KeyStore, name: str) -> EmbeddedKeyStore:
     if not isinstance(store, EmbeddedKeyStore):
-        raise click.ClickException(f"key store {name!r} is not embedded: use the tools of its token")
+        raise Failure(f"key store {name!r} is not embedded: use the tools of its token", USAGE)
     return store

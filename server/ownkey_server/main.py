@@ -62,6 +62,7 @@ from ownkey_server.service.rates import Rate, RateLimits, Rates
 from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.service.store_checks import warn_of_unusable
 from ownkey_server.service.strangers import Budget, Strangers
 from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
 from ownkey_server.storage import key_usage, tenants_file, upgrade
@@ -159,6 +160,8 @@ async def running_server(
             _admin_services(core, authorizer),
         )
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
+        looking = asyncio.create_task(warn_of_unusable(core.stores), name="key-stores")
+        stack.push_async_callback(_cancel, looking)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(_cancel, probing)
         leases = asyncio.create_task(core.branches.run(), name="branch-keys")

@@ -31,6 +31,8 @@
         ├── KeyUnreachable         an outage: nobody decided anything
         ├── KeyStoreThrottled      too busy at the moment
         ├── KeyMisconfigured       it never worked, or our own permission is at fault
+        │   ├── KeyExists          one is to be made, and there is one of that name
+        │   └── KeyAbsent          its holder names one that is not there
         ├── KeyExhausted           it has wrapped as often as is safe
         ├── CiphertextInvalid      not made by this key under this context, or changed since
         └── OperationUnsupported   this key store or token cannot do that
@@ -374,6 +376,14 @@ class KeyMisconfigured(KeyStoreError):
     """The key never worked, or our own credentials or permissions are at fault."""
 
     reason = "KEY_MISCONFIGURED"
+
+
+class KeyExists(KeyMisconfigured):
+    """A key is to be made, and there is one of that name. None is ever overwritten."""
+
+
+class KeyAbsent(KeyMisconfigured):
+    """The holder of a key store names a key that is not in it."""
 
 
 class KeyExhausted(KeyStoreError):

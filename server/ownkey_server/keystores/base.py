@@ -141,6 +141,19 @@ class ReWrapper(Protocol):
 
 
 @runtime_checkable
+class Checkable(Protocol):
+    """A key store that can tell, without using a key, whether it can be opened."""
+
+    async def check(self, timeout: float) -> None:
+        """Open it as a use of a key would. For an operator who looks at it, before anybody needs a key.
+
+        Raises:
+            KeyStoreError: It cannot be opened; ``key`` is empty.
+        """
+        ...
+
+
+@runtime_checkable
 class KeyMaker(KeyStore, Protocol):
     """A key store in which keys can be made from here, by its holder."""
 

@@ -36,7 +36,14 @@ from ownkey.container import (
     serialize_context,
 )
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
-from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyRevoked, KeyUnreachable
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyAbsent,
+    KeyExists,
+    KeyMisconfigured,
+    KeyRevoked,
+    KeyUnreachable,
+)
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, UnwrappedDataKey
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
@@ -218,6 +225,19 @@ class EmbeddedKeyStore:
         """Use the key both ways on throw-away bytes."""
         return await use_both_ways(self, reference, timeout)
 
+    async def check(self, timeout: float) -> None:  # noqa: ARG002
+        """Look whether the directory is there, and the passphrase opens its seal.
+
+        Raises:
+            KeyUnreachable: The directory is not there, though it was.
+            KeyMisconfigured: The passphrase cannot be had, or is another.
+        """
+        if not self._directory.is_dir() and not self.is_new:
+            raise KeyUnreachable(self._name, "", f"{self._directory} is not there: is its volume mounted?")
+        if self._sealed:
+            with contextlib.suppress(SealMissing):
+                await asyncio.to_thread(self._seal, "", self._sealed.open)
+
     async def close(self) -> None:
         """Forget the keys."""
         self._closed = True
@@ -227,7 +247,8 @@ class EmbeddedKeyStore:
         """Make a key. It is on disk before this returns, and none is ever overwritten.
 
         Raises:
-            KeyMisconfigured: There is such a key already, or the directory cannot be written.
+            KeyExists: There is such a key already.
+            KeyMisconfigured: The directory cannot be written.
         """
         path = self._path(reference, "key")
         try:
@@ -240,7 +261,7 @@ class EmbeddedKeyStore:
             write_new(path, key)
             sync_directory(self._directory)
         except FileExistsError:
-            raise KeyMisconfigured(self._name, reference, "there is a key of this name already") from None
+            raise KeyExists(self._name, reference, "there is a key of this name already") from None
         except OSError as error:
             raise KeyMisconfigured(self._name, reference, f"cannot be made: {error.strerror}") from error
 
@@ -273,7 +294,8 @@ class EmbeddedKeyStore:
         """Take the key away, as its holder.
 
         Raises:
-            KeyMisconfigured: There is no such key, or the directory cannot be written.
+            KeyAbsent: There is no such key.
+            KeyMisconfigured: The directory cannot be written.
         """
         self._require_key(reference)
         try:
@@ -286,7 +308,8 @@ class EmbeddedKeyStore:
         """Give the key back, as its holder.
 
         Raises:
-            KeyMisconfigured: There is no such key, or the directory cannot be written.
+            KeyAbsent: There is no such key.
+            KeyMisconfigured: The directory cannot be written.
         """
         self._require_key(reference)
         try:
@@ -311,7 +334,9 @@ class EmbeddedKeyStore:
     def _seal(self, reference: str, opened: Callable[[], Seal]) -> Seal:
         try:
             return opened()
-        except (SealInvalid, SecretUnusable) as error:
+        except SecretUnusable as error:
+            raise KeyMisconfigured(self._name, reference, f"its passphrase cannot be had: {error}") from None
+        except SealInvalid as error:
             seal = self._directory / SEAL_NAME
             raise KeyMisconfigured(self._name, reference, f"{seal} cannot be opened: {error}") from None
         except OSError as error:
@@ -375,7 +400,7 @@ class EmbeddedKeyStore:
 
     def _require_key(self, reference: str) -> None:
         if not self._path(reference, "key").exists():
-            raise KeyMisconfigured(self._name, reference, f"there is no such key in {self._directory}")
+            raise KeyAbsent(self._name, reference, f"there is no such key in {self._directory}")
 
     def _files_of(self, reference: str) -> _Files:
         files = _Files(str(self._path(reference, "key")), str(self._path(reference, "disabled")))

@@ -150,6 +150,10 @@ class Pkcs11KeyStore:
         """Make a key in the token, not to be exported by anybody."""
         await self._call(reference, timeout, lambda: self._make(reference))
 
+    async def check(self, timeout: float) -> None:
+        """Open the token, with its PIN, unless it is open."""
+        await self._call("", timeout, self._look)
+
     async def close(self) -> None:
         """Close the session; the module stays with its owner."""
         if self._closed:
@@ -243,6 +247,12 @@ class Pkcs11KeyStore:
             return self._token.unwrap(reference, wrapped, _PROBE_AAD) == _PROBE_DATA_KEY
         except Exception:  # noqa: BLE001
             return False
+
+    def _look(self) -> None:
+        try:
+            self._token.random(1)
+        except Exception as error:
+            raise self._answers.meaning("", error) from error
 
     def _make(self, reference: str) -> None:
         try:

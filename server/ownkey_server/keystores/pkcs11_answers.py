@@ -12,6 +12,7 @@ from pkcs11 import exceptions as p11
 
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    KeyExists,
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
@@ -20,7 +21,14 @@ from ownkey_server.domain.errors import (
 )
 from ownkey_server.keystores.pin import PinUnusable
 from ownkey_server.keystores.pkcs11_module import ModuleMissing, Pkcs11Module
-from ownkey_server.keystores.pkcs11_token import KeyUnfit, MechanismUnusable, NoKey, Pkcs11Token, RightsMissing
+from ownkey_server.keystores.pkcs11_token import (
+    KeyUnfit,
+    LabelTaken,
+    MechanismUnusable,
+    NoKey,
+    Pkcs11Token,
+    RightsMissing,
+)
 
 # The token itself says that it is not there.
 _ABSENT = (p11.NoSuchToken, p11.TokenNotPresent, p11.TokenNotRecognised, p11.DeviceRemoved, p11.SlotIDInvalid)
@@ -107,6 +115,8 @@ class Answers:
                 # Unless the key has done it here, the bytes claim a way that is not the key's: that is all they show.
                 done = self._works_here(reference) and doubtful in self._worked[reference][1]
                 kind, cause = (KeyRevoked if done else CiphertextInvalid), str(error)
+            case LabelTaken():
+                kind, cause = KeyExists, str(error)
             case KeyUnfit() | PinUnusable() | ModuleMissing():
                 kind, cause = KeyMisconfigured, str(error)
             case p11.MultipleTokensReturned():

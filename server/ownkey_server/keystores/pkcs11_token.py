@@ -55,6 +55,10 @@ class KeyUnfit(Exception):
     """The key in the token is not one that may protect data keys. The message says why."""
 
 
+class LabelTaken(KeyUnfit):
+    """A key is to be made, and there is one of that label."""
+
+
 class RightsMissing(Exception):
     """The key may not be used both ways. The message says which right it lacks."""
 
@@ -147,11 +151,11 @@ class Pkcs11Token:
         """Make a 256-bit AES key that the token will not give away, with the rights for its mechanism alone.
 
         Raises:
-            KeyUnfit: There is a key of that label already.
+            LabelTaken: There is a key of that label already.
         """
         self._open()
         if self._find(reference):
-            raise KeyUnfit("there is a key of this label already")
+            raise LabelTaken("there is a key of this label already")
         mechanism = self._choose(self._offered)
         by_gcm = mechanism is Mechanism.AES_GCM
         template = {

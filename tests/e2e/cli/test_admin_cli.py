@@ -43,6 +43,26 @@ class Cli:
             timeout=60,
         )
 
+    def at_a_terminal(self, *arguments: str, typed: str) -> tuple[int, str]:
+        """The exit code, and what stood on standard error, of a command whose input is a terminal."""
+        ours, theirs = os.openpty()
+        try:
+            os.write(ours, typed.encode())
+            done = subprocess.run(
+                [OWNKEY, *arguments],
+                stdin=theirs,
+                capture_output=True,
+                text=True,
+                env=self.environment,
+                cwd=self.folder,
+                check=False,
+                timeout=60,
+            )
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return done.returncode, done.stderr
+
     def text(self, *arguments: str, stdin: str = "") -> str:
         done = self.run(*arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr
@@ -68,7 +88,7 @@ def test_what_is_exported_and_applied_differs_in_nothing(cli: Cli) -> None:
     cli.text("export", "-o", "tenants.toml")
     assert cli.text("apply", "-f", "tenants.toml") == "nothing to change\n"
     assert cli.text("apply", "-f", "-", stdin=(cli.folder / "tenants.toml").read_text()) == "nothing to change\n"
-    assert cli.fail(1, "export", "-o", "tenants.toml")["hint"] == "--force replaces it"
+    assert cli.fail(10, "export", "-o", "tenants.toml")["hint"] == "--force replaces it"
 
 
 def test_a_dry_run_shows_the_difference_and_the_change_makes_it(cli: Cli) -> None:
@@ -132,12 +152,19 @@ def test_removing_a_key_asks_first(cli: Cli) -> None:
     gamma = ("--tenant", "gamma")
     cli.text("admin", "key", "enrol", "main", *gamma, "--store", "embedded", "--reference", "gamma-main")
     cli.text("admin", "key", "retire", "main", *gamma)
-    asked = cli.run("admin", "key", "remove", "main", *gamma, stdin="n\n")
-    assert "can then not be opened any more" in asked.stderr
-    assert asked.returncode == 130
+    code, said = cli.at_a_terminal("admin", "key", "remove", "main", *gamma, typed="n\n")
+    assert "can then not be opened any more" in said
+    assert "it was not confirmed: nothing was changed" in said
+    assert code == 1
+    nobody = cli.fail(2, "admin", "key", "remove", "main", *gamma)
+    assert nobody["error"] == "this is asked about, and nobody is at a terminal to answer: give --yes"
     assert cli.ok("admin", "key", "show", "main", *gamma)["lifecycle"] == "retired"
     assert cli.ok("admin", "key", "remove", "main", *gamma, "--yes")["lifecycle"] == "removed"
-    cli.text("admin", "tenant", "delete", "gamma")
+    assert cli.fail(2, "admin", "tenant", "delete", "gamma")["error"] == nobody["error"]
+    code, said = cli.at_a_terminal("admin", "tenant", "delete", "gamma", typed="\n")
+    assert (code, "Delete it? [y/N]" in said) == (1, True)
+    assert cli.ok("admin", "tenant", "show", "gamma")["id"] == "gamma"
+    cli.text("admin", "tenant", "delete", "gamma", "--yes")
     assert cli.fail(8, "admin", "tenant", "show", "gamma")["reason"] == "RESOURCE_NOT_FOUND"
 
 

@@ -95,7 +95,7 @@ def test_a_range_of_a_file(cli: Cli, recording: Path, mode: str) -> None:
 
 def test_an_output_that_is_there_is_not_replaced(cli: Cli, recording: Path) -> None:
     cli.ok("encrypt", "call.wav", *FACTS)
-    error = cli.fail(1, "encrypt", "call.wav", *FACTS)
+    error = cli.fail(10, "encrypt", "call.wav", *FACTS)
     assert "is there already" in str(error["error"])
     cli.ok("encrypt", "call.wav", *FACTS, "--force")
 
@@ -297,7 +297,7 @@ def test_a_server_stops_by_signal_and_says_what_is_wrong_with_its_settings(tmp_p
         return subprocess.run(command, capture_output=True, env=environment, check=False, timeout=60)
 
     missing = serve(tmp_path / "none.toml")
-    assert (missing.returncode, b"ownkey init" in missing.stderr) == (1, True)
+    assert (missing.returncode, b"ownkey init" in missing.stderr) == (2, True)
     config = server.write_settings(tmp_path / "bad", tenants="tenants = 3\n")
     assert b"tenants.toml: provider_key: is missing" in serve(config).stderr
     with server.process(tmp_path / "good") as running:
@@ -314,5 +314,5 @@ def test_init_touches_nothing_that_is_there(tmp_path: Path) -> None:
     assert init().returncode == 0
     (tmp_path / "lab" / "ownkey.toml").write_text("mine", encoding="utf-8")
     again = init()
-    assert (again.returncode, b"is there already" in again.stderr) == (1, True)
+    assert (again.returncode, b"is there already" in again.stderr) == (10, True)
     assert (tmp_path / "lab" / "ownkey.toml").read_text(encoding="utf-8") == "mine"

@@ -198,9 +198,9 @@ def test_an_output_in_the_way_is_told_before_a_key_is_used(
     recording.with_name("call.wav.ownkey").write_bytes(b"")
     options = ("--tenant", "acme", *FACTS, "--mode", mode)
     code, _, err = ran(capsys, "encrypt", str(recording), *options)
-    assert (code, err.splitlines()[1]) == (1, "ownkey: hint: --force replaces it")
+    assert (code, err.splitlines()[1]) == (10, "ownkey: hint: --force replaces it")
     code, _, err = ran(capsys, "decrypt", str(recording.with_name("call.wav.ownkey")), *options)
-    assert (code, err.splitlines()[1]) == (1, "ownkey: hint: --force replaces it")
+    assert (code, err.splitlines()[1]) == (10, "ownkey: hint: --force replaces it")
     code, _, err = ran(capsys, "encrypt", str(recording), "-o", str(recording.parent / "none" / "x"), *options)
     assert (code, err) == (1, f"ownkey: error: {recording.parent / 'none'}: there is no such folder\n")
 

@@ -130,7 +130,7 @@ def test_a_template_goes_to_a_new_file_or_to_standard_output(tmp_path: Path) -> 
     assert run(*PLAN, "-o", str(tmp_path / "p.yaml")).exit_code == 0
     assert (tmp_path / "p.yaml").read_text(encoding="utf-8") == printed.stdout
     again = run(*PLAN, "--format", "terraform", "-o", str(tmp_path / "p.yaml"))
-    assert again.exit_code == 1
+    assert again.exit_code == 10
     assert "is there already" in again.stderr
     assert (tmp_path / "p.yaml").read_text(encoding="utf-8") == printed.stdout
     assert json.loads(run(*PLAN, "--part", "replica", as_json=True).stdout)["template"].startswith(
@@ -358,7 +358,7 @@ def test_the_settings_must_have_the_store(account: Account, tmp_path: Path) -> N
     (tmp_path / "none.toml").write_text('[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n')
     done = run("verify", arn, "--config", str(tmp_path / "none.toml"))
     assert "say --store NAME" in done.stderr
-    assert run("verify", arn, "--config", str(tmp_path / "missing.toml")).exit_code == 1
+    assert run("verify", arn, "--config", str(tmp_path / "missing.toml")).exit_code == 2
     assert run("verify", "--config", str(account.config)).exit_code == 2
     account.settings(role=False, more='profile = "nobody"')
     done = run("verify", arn, "--config", str(account.config))

@@ -56,7 +56,7 @@ def test_a_passphrase_that_makes_a_seal_is_typed_twice_and_later_once(folder: Pa
     assert run("create", "two", "--secret", "prompt", typed=f"{PASSPHRASE}\n").exit_code == 0
     assert sizes(folder) == {"one.key": SEALED_KEY_LENGTH, "two.key": SEALED_KEY_LENGTH}
     wrong = run("unseal", "--secret", "prompt", typed="four stones\n")
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 9
     assert "the passphrase is wrong" in wrong.output
     unsealed = run("unseal", "--secret", "prompt", typed=f"{PASSPHRASE}\n")
     assert json.loads(unsealed.stdout)["unsealed"] == ["one", "two"]
@@ -67,8 +67,31 @@ def test_without_a_passphrase_it_says_where_to_set_one(run: Run) -> None:
     assert run("create", "one").exit_code == 0
     for verb in ("seal", "unseal"):
         result = run(verb)
-        assert result.exit_code == 1
+        assert result.exit_code == 9
         assert "key store 'embedded': set passphrase in [key_stores.embedded] first" in result.output
+
+
+def test_a_key_that_is_not_there_or_is_already_has_an_exit_code_of_its_own(folder: Path, run: Run) -> None:
+    for verb in ("disable", "enable"):
+        missing = run(verb, "nope")
+        assert (missing.exit_code, "there is no such key in" in missing.output) == (8, True)
+    assert run("create", "one").exit_code == 0
+    again = run("create", "one")
+    assert (again.exit_code, "there is a key of this name already" in again.output) == (10, True)
+    unknown = run("create", "one", "--store", "hms")
+    assert (unknown.exit_code, "no key store 'hms'; they have: embedded" in unknown.output) == (8, True)
+    (folder / "ownkey.toml").write_text("[key_stores.embedded]\n")
+    mistake = run("create", "two")
+    assert (mistake.exit_code, "kind is missing" in mistake.output) == (2, True)
+
+
+def test_a_passphrase_that_is_not_there_is_what_is_told(folder: Path, run: Run) -> None:
+    with (folder / "ownkey.toml").open("a") as file:
+        file.write('passphrase = "file:passphrase"\n')
+    (folder / "keys").mkdir()
+    missing = run("seal")
+    assert missing.exit_code == 9
+    assert f"its passphrase cannot be had: file:{folder}/passphrase: cannot be read: No such file" in missing.output
 
 
 def test_what_is_no_reference_is_not_repeated(run: Run) -> None:
@@ -88,5 +111,11 @@ def test_a_token_s_pin_may_be_typed(folder: Path, run: Run, softhsm: SoftHsm, mo
     command = ("create", "acme", "--store", "hsm")
     assert "LoadCredential=hsm-pin:PATH" in run(*command).output
     assert run(*command, "--secret", "prompt", typed="2718281828\n").exit_code == 0
-    assert run("seal", "--store", "hsm").exit_code == 1
+    again = run(*command)
+    assert again.exit_code == 9  # its PIN is where the settings say again, which is nowhere
+    taken = run(*command, "--secret", "prompt", typed="2718281828\n")
+    assert (taken.exit_code, "there is a key of this label already" in taken.output) == (10, True)
+    wrong = run("create", "other", "--store", "hsm", "--secret", "prompt", typed="2718281829\n")
+    assert (wrong.exit_code, "PIN" in wrong.output) == (9, True), wrong.output
+    assert run("seal", "--store", "hsm").exit_code == 2
     softhsm.delete_token("typed-pin")

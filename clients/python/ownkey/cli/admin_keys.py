@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ownkey.cli.admin_options import change_options, etag_option, show, show_all
+from ownkey.cli.admin_options import change_options, etag_option, require_yes, show, show_all, yes_option
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.messages import enum_name
 from ownkey.cli.options import tenant_option
@@ -134,7 +134,7 @@ def retire(shared: Shared, key_id: str, tenant: str, etag: str, author: str, rea
 @key.command()
 @_key_argument
 @tenant_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.option("--abandon-branch-keys", is_flag=True, help="Give up all that branch keys under it wrapped.")
 @etag_option
 @change_options
@@ -154,9 +154,7 @@ def remove(
 
     Branch keys that are wrapped under it are moved first: ownkey admin branch-key rewrap.
     """
-    if not yes:
-        question = f"What tenants/{tenant}/keys/{key_id} wrapped can then not be opened any more. Remove it?"
-        click.confirm(question, abort=True, err=True)
+    require_yes(f"What tenants/{tenant}/keys/{key_id} wrapped can then not be opened any more. Remove it?", yes=yes)
     with shared.admin(author) as client:
         etag = etag or client.get_key(tenant, key_id).etag
         removed = client.remove_key(tenant, key_id, etag, abandon_branch_keys=abandon_branch_keys, reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 
 from ownkey.cli.main import Shared
 from ownkey.cli.messages import values
+from ownkey.cli.output import Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +50,24 @@ def change_options(command: F) -> F:
         ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def require_yes(question: str, *, yes: bool) -> None:
+    """Make sure that somebody means it.
+
+    Raises:
+        click.UsageError: Nobody can be asked.
+        Failure: They do not.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("this is asked about, and nobody is at a terminal to answer: give --yes")
+    if not click.confirm(question, err=True):
+        raise Failure("it was not confirmed: nothing was changed")
 
 
 etag_option = click.option(

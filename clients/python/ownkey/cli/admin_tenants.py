@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ownkey.cli.admin_options import change_options, etag_option, gone, show, show_all
+from ownkey.cli.admin_options import change_options, etag_option, gone, require_yes, show, show_all, yes_option
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.messages import enum_name, enum_number, names_of
 from ownkey.cli.options import parse_time, tenant_option
@@ -145,12 +145,14 @@ def update_tenant(
 
 @tenant.command("delete")
 @click.argument("tenant_id", metavar="TENANT")
+@yes_option
 @etag_option
 @change_options
 @shared_options
 @click.pass_obj
-def delete_tenant(shared: Shared, tenant_id: str, etag: str, author: str, reason: str) -> None:
+def delete_tenant(shared: Shared, tenant_id: str, yes: bool, etag: str, author: str, reason: str) -> None:
     """Delete a tenant that has neither keys nor groups. Its audit records stay."""
+    require_yes(f"tenants/{tenant_id} is then not known any more, nor its policy versions. Delete it?", yes=yes)
     with shared.admin(author) as client:
         client.delete_tenant(tenant_id, etag or client.get_tenant(tenant_id).etag, reason=reason)
     gone(shared, f"tenants/{tenant_id}")

@@ -6,6 +6,8 @@ import base64
 import binascii
 import json
 import sys
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -13,8 +15,10 @@ import click
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option, parse_pairs, tenant_option
 from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, plain
+from ownkey.errors import ServiceUnavailable
 from ownkey.models import CustomerKeyStatus, ReplicaStatus
 
+BETWEEN_SECONDS = 0.2
 EXIT_CODE_OF_STATE = {"available": OK, "revoked": REVOKED, "misconfigured": MISCONFIGURED}
 
 
@@ -80,21 +84,42 @@ def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context
 @click.command()
 @tenant_option
 @click.option("--key", default="", help="Id of one key; all of the tenant's otherwise.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0, max=86_400),
+    default=0.0,
+    metavar="SECONDS",
+    help="Ask again for so long, until the service answers and every key is available, revoked or misconfigured.",
+)
 @shared_options
 @click.pass_obj
-def status(shared: Shared, tenant: str, key: str) -> int:
+def status(shared: Shared, tenant: str, key: str, wait: float) -> int:
     """Tell the state of a tenant's keys, and how old the evidence is.
 
     The exit code is 0 when all are available; else that of the worst: 4 revoked, 9 misconfigured, 5 otherwise.
     """
-    with shared.client() as client:
-        keys = client.key_status(tenant, key)
+    end = time.monotonic() + wait
+    while True:
+        try:
+            with shared.client() as client:
+                keys = client.key_status(tenant, key)
+            if _worst(keys) != UNAVAILABLE or time.monotonic() >= end:
+                break
+        except ServiceUnavailable:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(BETWEEN_SECONDS)
     lines = {}
     for one in keys:
         lines[one.key] = _shown(one)
         if len(one.replicas) > 1:
             lines |= {f"{one.key} in {place.replica}": _shown(place) for place in one.replicas}
     shared.output.answer({"keys": keys}, lines or {tenant: "has no keys"})
+    return _worst(keys)
+
+
+def _worst(keys: Iterable[CustomerKeyStatus]) -> int:
+    """The exit code of the key that is worst off."""
     codes = [EXIT_CODE_OF_STATE.get(one.state, UNAVAILABLE) for one in keys]
     return next((code for code in (REVOKED, MISCONFIGURED, UNAVAILABLE) if code in codes), OK)
 

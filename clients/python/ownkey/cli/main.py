@@ -313,7 +313,7 @@ def _ended_by(error: BaseException, shared: Shared) -> int:  # noqa: C901, PLR09
         case ServerMissing():
             message, hint = error.format_message(), "pip install 'ownkey[server]'"
         case Failure():
-            message, code, hint = error.format_message(), error.code, error.hint
+            message, code, hint = error.format_message(), error.exit_code, error.hint
         case click.ClickException():
             message = error.format_message()
         case OutputExists():

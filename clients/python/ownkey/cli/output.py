@@ -76,7 +76,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, code: int = OTHER_ERROR, *, hint: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.exit_code = code  # type: ignore[misc]  # click means one for each class
         self.hint = hint
 
 
