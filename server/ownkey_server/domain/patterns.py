@@ -26,6 +26,8 @@ WORDS: Mapping[str, str] = {
     r"^[!-~]+$": "must be ASCII characters alone, such as can be printed, without spaces",
     r"^(deny|provider_key|key:[a-z0-9-]{1,63})$": _USE,
     r"^(|deny|provider_key|key:[a-z0-9-]{1,63})$": _USE,
+    r"^(|provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
+    r"^(provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
     r"^[A-Z][A-Za-z]{1,63}$": "must be the name of a call, such as Unwrap",
     r"^[A-Z]{2}$": "must be the ISO 3166 code of a country, such as US",
     r"^[0-9]{1,15}$": _DIGITS,

@@ -250,7 +250,13 @@ class Pkcs11KeyStore:
 
     def _look(self) -> None:
         try:
-            self._token.random(1)
+            try:
+                self._token.random(1)
+            except p11.PKCS11Error as error:
+                # Only a module just reinitialized shows tokens as they are.
+                if self._answers.is_certain("", error) or not self._module.reinitialize():
+                    raise
+                self._token.random(1)
         except Exception as error:
             raise self._answers.meaning("", error) from error
 

@@ -12,6 +12,7 @@ from ownkey import frame_lengths
 from ownkey.v1 import asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
 from ownkey_server.domain.key_state import KeyState
+from ownkey_server.domain.patterns import in_words
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.rpc import convert
@@ -113,3 +114,15 @@ def test_violations_have_the_path_of_their_field() -> None:
 
 def test_every_class_with_frames_of_its_own_is_a_class() -> None:
     assert set(frame_lengths._BY_CLASS) <= {member.value for member in AssetClass}
+
+
+def test_every_pattern_of_the_contract_is_told_in_words() -> None:
+    patterns: set[str] = set()
+    for path in PROTOS.glob("*.proto"):
+        text = path.read_text(encoding="utf-8")
+        patterns |= {found.replace("\\\\", "\\") for found in re.findall(r'pattern[ =:]+"([^"\n]*)"', text)}
+    assert len(patterns) > 10
+    for pattern in patterns:
+        words = in_words(f"does not match regex pattern `{pattern}`")
+        assert words.startswith("must "), pattern
+    assert in_words("must be at most 3 bytes") == "must be at most 3 bytes"
