@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.output import CONFLICT, NOT_FOUND, OTHER_ERROR, Failure, printable
 from ownkey_server import audit_files
+from ownkey_server.audit_table import Columns
 from ownkey_server.command_errors import config_option, failure_of, load
 from ownkey_server.domain.approvals import Danger
+from ownkey_server.domain.audit_chain import ChainRow
 from ownkey_server.domain.audit_documents import DocumentInvalid, line, signed_document
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
@@ -159,19 +162,44 @@ def export_command(
 @shared_options
 @click.pass_obj
 def tail_command(shared: Shared, config: Path, tenant: str | None, count: int, follow: bool) -> None:
-    """Show the last records as JSON Lines."""
+    """Show the last records: a line each, or with --json all of each, as JSON Lines."""
     chosen = tenant or shared.tenant or None
-    out = sys.stdout.buffer
     with _refusals(), _open(load(config)) as database:
         rows, positions = audit_export.read_last(database, count, tenant=chosen)
+        show = _shown_in_json if shared.as_json else _shown_in_columns(rows)
         while True:
-            out.writelines(line(row) for row in rows if chosen in (None, row.tenant))
-            out.flush()
+            show(row for row in rows if chosen in (None, row.tenant))
+            sys.stdout.flush()
             if not follow:
                 return
             if not rows:
                 time.sleep(FOLLOW_SECONDS)
             rows, positions = audit_export.read_new(database, positions, system_clock())
+
+
+def _shown_in_json(rows: Iterable[ChainRow]) -> None:
+    sys.stdout.buffer.writelines(map(line, rows))
+
+
+def _shown_in_columns(first: Iterable[ChainRow]) -> Callable[[Iterable[ChainRow]], None]:
+    columns = Columns(map(_record, first))
+    click.echo(columns.heading())
+
+    def show(rows: Iterable[ChainRow]) -> None:
+        for text in columns.lines(map(_record, rows)):
+            click.echo(text)
+
+    return show
+
+
+def _record(row: ChainRow) -> dict[str, Any]:
+    """What a record says; one that somebody changed may say anything."""
+    try:
+        fields = json.loads(row.body)
+    except ValueError:
+        fields = None
+    known = fields if isinstance(fields, dict) and isinstance(fields.get("asset", {}), dict) else {}
+    return {"time": "?", "action": "? (not a record any more: ownkey audit verify)", **known}
 
 
 @audit.command("checkpoint")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ownkey_server.domain.approvals import Danger
-from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.audit import SERVER
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
@@ -77,8 +77,8 @@ from ownkey_server.storage.views import Changes, PrincipalViews, TenantViews
 
 _log = logging.getLogger(__name__)
 
-FIRST_ACT = Act(Caller("ownkey serve"), reason="the first start")
-START = Act(Caller("ownkey serve"), reason="as the settings say")
+FIRST_ACT = Act(SERVER, reason="the first start")
+START = Act(SERVER, reason="as the settings say")
 FEED_SECONDS = 5.0
 
 

@@ -67,6 +67,10 @@ class Caller:
     background: bool = False
 
 
+SERVER = Caller("ownkey serve")
+"""Who stands behind what a server does of itself: it writes of its own trail, and takes over the first tenants."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One use of a key, refusal or administrative change. It holds no key and no content.

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from ownkey_server.domain.audit import Action, AuditRecord, Result
+from ownkey_server.domain.audit import SERVER, Action, AuditRecord, Result
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import AuditUnavailable, DatabaseUnavailable
 from ownkey_server.storage.audit_writer import ChainBroken
@@ -219,7 +219,7 @@ class AuditLog:
         if self._lost:
             lost, self._lost = self._lost, 0
             detail = {"records": lost}
-            records.append(AuditRecord(self._clock(), Action.RECORDS_LOST, Result.FAILED, detail=detail))
+            records.append(AuditRecord(self._clock(), Action.RECORDS_LOST, Result.FAILED, SERVER, detail=detail))
         loop = asyncio.get_running_loop()
         writing = asyncio.ensure_future(loop.run_in_executor(self._thread, self._write, records))
         try:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 import ownkey
 from ownkey_server.domain import audit
-from ownkey_server.domain.audit import Action, AuditRecord, Result
+from ownkey_server.domain.audit import SERVER, Action, AuditRecord, Result
 from ownkey_server.domain.clock import Clock
 from ownkey_server.storage.audit_signing import Signer, SigningKeyError
 from ownkey_server.storage.database import Database
@@ -154,7 +154,7 @@ class AuditWriter:
         self._number, self._perhaps = 0, None
         detail = {"writer": broken, "sequence": at, "hash": self._head.hash.hex(), "why": why}
         # Owed until it is durable: a failure at this very moment must not make the next chain an ordinary one.
-        self._owed = [AuditRecord(self._clock(), Action.CHAIN_BROKEN, Result.FAILED, detail=detail)]
+        self._owed = [AuditRecord(self._clock(), Action.CHAIN_BROKEN, Result.FAILED, SERVER, detail=detail)]
         self.write([])
 
     def seen(self) -> None:
@@ -169,7 +169,7 @@ class AuditWriter:
     def close(self) -> None:
         """End the chain with a record that says so: what ends without one was cut off, or its process was."""
         if self._number:
-            self.write([AuditRecord(self._clock(), Action.WRITER_STOPPED, Result.OK)])
+            self.write([AuditRecord(self._clock(), Action.WRITER_STOPPED, Result.OK, SERVER)])
             with self._database.writing() as connection:
                 connection.execute(
                     sa.update(AUDIT_WRITERS).where(AUDIT_WRITERS.c.number == self._number).values(closed=True)
@@ -186,7 +186,7 @@ class AuditWriter:
             "version": ownkey.__version__,
             "signing_key": self._signer.fingerprint,
         }
-        started = AuditRecord(now, Action.WRITER_STARTED, Result.OK, detail=description)
+        started = AuditRecord(now, Action.WRITER_STARTED, Result.OK, SERVER, detail=description)
         try:
             with self._database.writing() as connection:
                 self._number, self._head = self._register(connection, now, description)

@@ -40,7 +40,7 @@ def use(running: ServerProcess, count: int) -> None:
 
 
 def recorded(running: ServerProcess) -> int:
-    lines = audit(running, "tail", "-n", "1000").splitlines()
+    lines = audit(running, "tail", "-n", "1000", "--json").splitlines()
     return sum(json.loads(line)["action"] == RECORDED for line in lines)
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from click.testing import Result as Done
 
 from ownkey.cli.main import Shared
 from ownkey_server import audit_commands
 from ownkey_server.audit_commands import audit
+from ownkey_server.domain.assets import Asset, AssetClass
+from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
 from ownkey_server.domain.audit_documents import line, read_line
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.storage import upgrade
@@ -48,7 +51,7 @@ def trail(folder: Path) -> Trail:
     return made
 
 
-def run(folder: Path, *arguments: str) -> Result:
+def run(folder: Path, *arguments: str) -> Done:
     command, *rest = arguments
     shared = Shared()
     return CliRunner().invoke(audit, [command, "--config", str(folder / "ownkey.toml"), *rest], obj=shared)
@@ -174,11 +177,36 @@ def test_long_lines_are_continued_too(folder: Path, trail: Trail) -> None:
 
 def test_tail_shows_the_last_ones(folder: Path, trail: Trail) -> None:
     rows = read_records(trail.database)
-    done = run(folder, "tail", "-n", "3")
+    done = run(folder, "tail", "-n", "3", "--json")
     assert done.exit_code == 0, done.output
     assert done.stdout_bytes == b"".join(map(line, rows[-3:]))
-    done = run(folder, "tail", "-n", "2", "--tenant", "acme")
+    done = run(folder, "tail", "-n", "2", "--tenant", "acme", "--json")
     assert [record["sequence"] for record in lines(done.stdout)] == [8, 9]
+
+
+def test_tail_is_a_table_for_people(folder: Path, trail: Trail) -> None:
+    asset = Asset("acme", AssetClass.PHONE_RECORDING, "call-1\x1b[2J")
+    refused = AuditRecord(
+        trail.now, Action.UNWRAP, Result.REFUSED, Caller("ann"), "KEY_REVOKED", "acme", "tenants/acme/keys/main",
+        asset=asset,
+    )  # fmt: skip
+    trail.after(hours=1)
+    trail.writer().write([refused])
+    done = run(folder, "tail", "-n", "2")
+    heading, first, second = done.stdout.splitlines()
+    assert heading.split() == ["time", "principal", "action", "asset", "key", "result"]
+    assert [line.index("unwrap" if "unwrap" in line else "audit.") for line in (first, second)] == [
+        heading.index("action")
+    ] * 2
+    shown = next(line for line in (first, second) if "ann" in line)
+    assert shown.split() == [
+        f"{refused.time:%Y-%m-%dT%H:%M:%SZ}", "ann", "unwrap", "phone_recording", "call-1\\x1b[2J",
+        "tenants/acme/keys/main", "refused", "KEY_REVOKED",
+    ]  # fmt: skip
+    started = next(line for line in (first, second) if "audit.writer_started" in line)
+    assert "ownkey serve" in started
+    trail.run("UPDATE audit_records SET body = 'x' WHERE sequence = 2 AND writer = 2")
+    assert "not a record any more: ownkey audit verify" in run(folder, "tail", "-n", "2").stdout
 
 
 def test_tail_follows(folder: Path, trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +218,7 @@ def test_tail_follows(folder: Path, trail: Trail, monkeypatch: pytest.MonkeyPatc
         trail.write(trail.writer(), 1)
 
     monkeypatch.setattr(audit_commands.time, "sleep", wait)
-    done = run(folder, "tail", "-n", "1", "--follow", "--tenant", "acme")
+    done = run(folder, "tail", "-n", "1", "--follow", "--tenant", "acme", "--json")
     assert [(read_line(text).writer, read_line(text).sequence) for text in done.stdout_bytes.splitlines()] == [
         (1, 9),
         (2, 2),
