@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from ownkey.cli.main import Shared, shared_options
-from ownkey.cli.output import CONFLICT, NOT_FOUND, OTHER_ERROR, Failure, printable
+from ownkey.cli.main import Group, Shared, shared_options
+from ownkey.cli.output import CONFLICT, NOT_FOUND, OTHER_ERROR, Failure, moment, printable
 from ownkey_server import audit_files
 from ownkey_server.audit_table import Columns
 from ownkey_server.command_errors import config_option, failure_of, load
@@ -52,7 +52,7 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str
     return parsed
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Check, export and show the audit trail.
 
@@ -275,7 +275,7 @@ def _show(report: Report, shared: Shared) -> None:
         shared.output.answer(report)
         return
     for finding in report.findings:
-        time_text = f" ({finding.time.isoformat()})" if finding.time else ""
+        time_text = f" ({moment(finding.time)})" if finding.time else ""
         text = f"{finding.place}{time_text}: {finding.kind}: {finding.explanation}"
         click.echo(("note: " if finding.informational else "FOUND: ") + printable(text))
     if report.omitted:

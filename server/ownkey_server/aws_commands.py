@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from botocore.exceptions import BotoCoreError
 
-from ownkey.cli.main import Shared, output_options
+from ownkey.cli.main import Group, Shared, output_options
 from ownkey.cli.options import optional_tenant_option, tenant_option
 from ownkey.cli.output import CONFLICT, OTHER_ERROR, Failure, printable
 from ownkey_server import hardening
@@ -37,7 +37,7 @@ _role_option = click.option(
 )
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def aws() -> None:
     """Bring a customer's key in AWS KMS to ownkey: its policy, templates for their account, and a check of it all.
 

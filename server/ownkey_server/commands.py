@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from ownkey.cli.main import Shared, output_options
+from ownkey.cli.main import Group, Shared, output_options
 from ownkey.cli.output import CONFLICT, NOT_FOUND, USAGE, Failure
 from ownkey_server import hardening
 from ownkey_server import settings as settings_module
@@ -168,7 +168,7 @@ def init(shared: Shared, directory: Path) -> None:
     shared.output.answer({"written": written, "next": following}, {"wrote": ", ".join(written), "next": following})
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def db() -> None:
     """Look after the database itself."""
 
@@ -195,7 +195,7 @@ def upgrade(shared: Shared, config: Path) -> None:
     shared.output.answer(value, {"database": database.place, "upgraded": changed})
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def keystore() -> None:
     """Make keys in a key store, and disable or enable those of an embedded one.
 

@@ -95,7 +95,10 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise AuthorityInvalid(f"{directory} cannot be opened as a folder: {error.strerror}") from None
+        failure = AuthorityInvalid(f"{directory} cannot be opened as a folder: {error.strerror}")
+        if isinstance(error, FileNotFoundError):
+            failure.hint = f"make an authority there: ownkey pki init {directory}"
+        raise failure from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -319,13 +319,15 @@ def _validity(
     authority: Authority, not_before: datetime | None, not_after: datetime | None, now: datetime
 ) -> tuple[datetime, datetime]:
     if not_after is None and authority.not_after <= now:
-        raise AuthorityInvalid(f"{authority.ca_file} ended at {authority.not_after}, and issues nothing any more")
+        raise AuthorityInvalid(
+            f"{authority.ca_file} ended at {_told(authority.not_after)}, and issues nothing any more"
+        )
     end = _seconds(not_after or min(now + _days(CERTIFICATE_DAYS), authority.not_after))
     begin = _seconds(not_before or min(now, end) - _certificates.SKEW)
     if begin >= end:
-        raise InvalidRequest(f"the certificate would end at {end}, and begin no sooner than {begin}")
+        raise InvalidRequest(f"the certificate would end at {_told(end)}, and begin no sooner than {_told(begin)}")
     if end > authority.not_after:
-        raise InvalidRequest(f"the certificate would outlive its authority, which ends at {authority.not_after}")
+        raise InvalidRequest(f"the certificate would outlive its authority, which ends at {_told(authority.not_after)}")
     return begin, end
 
 
@@ -377,6 +379,10 @@ def _seconds(time: datetime) -> datetime:
     if time.tzinfo is None:
         raise InvalidRequest(f"{time} has no time zone")
     return time.replace(microsecond=0)
+
+
+def _told(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _days(days: int) -> timedelta:

@@ -114,7 +114,8 @@ def _mistakes(file: TenantsDocument, key_stores: Mapping[str, str]) -> list[str]
             for key in sorted(retired & named.keys())
         ]
     found += [
-        f"{at}: key_store {place.key_store!r} is not in the settings, which have: {', '.join(sorted(key_stores))}"
+        f"{at}: key_store {place.key_store!r} is not in the settings as the server read them when it started, which"
+        f" have: {', '.join(sorted(key_stores))}"
         for at, _, place in places
         if place.key_store not in key_stores
     ]

@@ -108,6 +108,15 @@ def test_a_dry_run_shows_the_difference_and_the_change_makes_it(cli: Cli) -> Non
     assert cli.text("export") == text
 
 
+def test_a_simulation_without_a_trail_says_what_to_give(cli: Cli) -> None:
+    cli.text("admin", "tenant", "create", "quiet")
+    (cli.folder / "quiet.toml").write_text('default = "deny"\n')
+    done = cli.run("admin", "policy", "simulate", "--tenant", "quiet", "-f", "quiet.toml")
+    assert done.returncode == 0
+    assert done.stderr == "ownkey: note: the audit trail of the last 7 days has no assets: give --facts FILE\n"
+    cli.text("admin", "tenant", "delete", "quiet", "--yes")
+
+
 def test_a_document_with_a_mistake_says_where(cli: Cli) -> None:
     (cli.folder / "bad.toml").write_text('[provider_key]\nkey_store = "embedded"\nreference = "provider"\nextra = 1\n')
     error = cli.fail(2, "apply", "-f", "bad.toml")

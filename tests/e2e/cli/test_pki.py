@@ -204,4 +204,9 @@ def test_errors_tell_what_to_change(cli: Cli) -> None:
     broken = cli.fail(1, "pki", "list", "lab")
     assert broken["error"] == "lab/crl.pem holds no numbered certificate revocation list in PEM"
     assert broken["hint"].startswith("restore the file from a copy")
-    assert cli.fail(1, "pki", "crl", "none")["error"] == "none cannot be opened as a folder: No such file or directory"
+    missing = cli.fail(1, "pki", "issue", "none", "x")
+    assert missing["error"] == "none cannot be opened as a folder: No such file or directory"
+    assert missing["hint"] == "make an authority there: ownkey pki init none"
+    told = re.findall(r"\d{4}-\d\d-\d\d.\S*", cli.text("pki", "init", "second") + cli.text("pki", "list", "second"))
+    assert told
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ,?", one) for one in told)

@@ -109,6 +109,28 @@ def test_help_tells_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
     assert all(f"{number} {meaning}" in words for number, meaning in output.EXIT_CODES.items())
 
 
+@pytest.mark.parametrize("group", ["", "admin", "keystore", "pki", "audit"])
+def test_help_cuts_no_sentence(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    code, out, _ = ran(capsys, *([group] if group else []), "--help")
+    assert code == 0
+    assert "..." not in out[out.index("Commands:") :]
+
+
+def test_help_names_the_variable_of_the_tenant_and_no_option_that_does_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "OWNKEY_TENANT" in ran(capsys, "--help")[1]
+    shown = ran(capsys, "inspect", "--help")[1]
+    assert "--json" in shown
+    assert "--address" not in shown
+
+
+def test_a_version_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = ran(capsys, "admin", "policy", "activate", "x", "--tenant", "acme")
+    assert (code, "'x' is not the number of a version, such as 3" in err) == (2, True)
+    assert "range" not in err
+
+
 def test_the_page_tells_every_exit_code() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
     for number in output.EXIT_CODES:
@@ -142,6 +164,8 @@ ENDINGS: list[tuple[BaseException, int]] = [
     (click.UsageError("x"), 2),
     (OSError(5, "x", "file"), 1),
     (RuntimeError("x"), 1),
+    (files.OutputExists(17, "x", "file"), 10),
+    (output.Failure("x", output.NOT_FOUND), 8),
 ]
 
 

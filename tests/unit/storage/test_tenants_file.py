@@ -56,7 +56,11 @@ def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
         ('countries = ["US", "DE"]', 'countries = ["US", "XX"]', "'XX' is no ISO 3166 country code"),
         ('countries = ["US", "DE"]', "", "name the countries whose emergency numbers must always connect"),
         ('reference = "acme-main"', 'reference = "provider"', "is the same key of store 'embedded' as provider_key"),
-        ('key_store = "embedded"', 'key_store = "hsm"', "key_store 'hsm' is not in the settings, which have: embedded"),
+        (
+            'key_store = "embedded"',
+            'key_store = "hsm"',
+            "key_store 'hsm' is not in the settings as the server read them when",
+        ),
         ("[provider_key]", "[provider_kee]", "provider_key: is missing"),
         ('mode = "refuse"', "mode = ", "is not valid TOML"),
     ],

@@ -10,9 +10,10 @@ from ownkey.cli.admin_policies import policy
 from ownkey.cli.admin_principals import approval, principal
 from ownkey.cli.admin_retention import retention
 from ownkey.cli.admin_tenants import group, tenant
+from ownkey.cli.main import Group
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def admin() -> None:
     """Administer tenants, their keys, groups and policies, and service principals.
 

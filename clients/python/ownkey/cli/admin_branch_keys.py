@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ownkey.cli.admin_options import change_options, show, show_all
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name
 from ownkey.cli.options import tenant_option
 from ownkey.v1 import branch_key_pb2
@@ -14,7 +14,7 @@ _STATES = branch_key_pb2.BranchKeyState.DESCRIPTOR
 _KEY_HELP = "Id of the customer key, or provider_key for what is under the provider's."
 
 
-@click.group("branch-key", no_args_is_help=True)
+@click.group("branch-key", cls=Group, no_args_is_help=True)
 def branch_key() -> None:
     """Branch keys, which wrap the data keys of tokens, chats and voicemails, or as a policy says."""
 

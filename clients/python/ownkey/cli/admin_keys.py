@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ownkey.cli.admin_options import change_options, etag_option, require_yes, show, show_all, yes_option
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name
 from ownkey.cli.options import tenant_option
 from ownkey.v1 import customer_key_pb2
@@ -17,7 +17,7 @@ _store_option = click.option("--store", required=True, help="Name of the key sto
 _reference_option = click.option("--reference", required=True, help="What the key is called there.")
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def key() -> None:
     """Customer keys, and the places where they can be used."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ownkey.cli.admin_options import change_options, document_option, etag_option, one_line, read_text, show, show_all
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name, enum_number, names_of, values
 from ownkey.cli.options import tenant_option
 from ownkey.models import Asset
@@ -21,13 +21,25 @@ _ENUMS = {"asset_classes": asset_pb2.AssetClass.DESCRIPTOR, "origins": asset_pb2
 _RULE_FIELDS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields}
 _LISTS = {field.name for field in policy_pb2.PolicyRule.DESCRIPTOR.fields if field.is_repeated}
 _TIMES = ("created_from", "created_before")
-_NUMBER = click.IntRange(min=1, max=2**31 - 1)
+
+
+class _VersionNumber(click.ParamType[int]):
+    name = "integer"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+            self.fail(f"{text[:40]!r} is not the number of a version, such as 3; `policy list` shows them", param, ctx)
+        return int(text)
+
+
+_NUMBER = _VersionNumber()
 MAX_DAYS = 3660
 MAX_GRACE = 900
 _FACTS = {"class", "id", "origin", "user", "group", "create_time"}
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def policy() -> None:
     """Policies as numbered versions, of which one is in force."""
 
@@ -235,6 +247,8 @@ def simulate(
     assets = _facts(tenant, facts) if facts else []
     with shared.admin() as client:
         report = client.simulate_policy(tenant, candidate, assets=assets, since=timedelta(days=days))
+    if not report.total and not facts:
+        shared.output.note(f"ownkey: note: the audit trail of the last {days:g} days has no assets: give --facts FILE")
     lines = {"asked about": f"{report.total} assets", "would change": str(report.changed)}
     lines |= {f"{one.before} -> {one.after}": str(one.count) for one in report.transitions}
     show(shared, report, **lines)

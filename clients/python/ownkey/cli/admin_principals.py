@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from ownkey.cli.admin_options import change_options, etag_option, gone, show, show_all
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.models import ASSET_CLASSES
 from ownkey.v1 import approval_pb2, asset_pb2, role_pb2, tenant_pb2
 
@@ -52,7 +52,7 @@ _grants_option = click.option(
 )
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def principal() -> None:
     """Services and people that ownkey knows by name, and what each may do."""
 
@@ -166,7 +166,7 @@ def delete_principal(shared: Shared, principal_id: str, etag: str, author: str, 
     gone(shared, f"servicePrincipals/{principal_id}")
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def approval() -> None:
     """Changes that take two persons: one asks by making the change, another approves, and the first repeats it."""
 

@@ -8,11 +8,11 @@ import click
 from google.protobuf import duration_pb2
 
 from ownkey.cli.admin_options import change_options, etag_option, show
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.v1 import admin_service_pb2
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def retention() -> None:
     """How long audit records are kept. The settings say it, and less than was agreed can take two persons."""
 

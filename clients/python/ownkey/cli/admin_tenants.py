@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ownkey.cli.admin_options import change_options, etag_option, gone, require_yes, show, show_all, yes_option
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name, enum_number, names_of
 from ownkey.cli.options import parse_time, tenant_option
 from ownkey.v1 import key_service_pb2, tenant_pb2
@@ -58,7 +58,7 @@ def gate_options(command: Any) -> Any:
     return command
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def tenant() -> None:
     """Customer organizations."""
 
@@ -158,7 +158,7 @@ def delete_tenant(shared: Shared, tenant_id: str, yes: bool, etag: str, author: 
     gone(shared, f"tenants/{tenant_id}")
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def group() -> None:
     """Sets of a tenant's users, which its policy can name."""
 

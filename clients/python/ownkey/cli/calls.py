@@ -8,7 +8,7 @@ import click
 
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import group_option, optional_tenant_option, user_option
-from ownkey.cli.output import CALL_REFUSED, OK, ago
+from ownkey.cli.output import CALL_REFUSED, OK, ago, moment
 from ownkey.client import LOCAL_EMERGENCY
 from ownkey.emergency import is_emergency
 from ownkey.errors import OwnkeyError
@@ -69,7 +69,7 @@ def call(
         "why": answer.explanation,
         "SIP status": answer.sip_status or "",
         "evidence": ago(answer.evidence_age) if answer.key else "",
-        "valid until": answer.valid_until.isoformat() if answer.valid_until else "",
+        "valid until": moment(answer.valid_until) if answer.valid_until else "",
     }
     shared.output.answer(answer, lines)
     return OK if answer.allowed else CALL_REFUSED

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ownkey import errors
 from ownkey._exchange import host_and_port
+from ownkey.cli.output import moment
 
 PATIENCE_SECONDS = 3.0
 # X509_V_ERR_CERT_NOT_YET_VALID, ..._HAS_EXPIRED, ..._HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH of OpenSSL.
@@ -119,9 +120,9 @@ def _not_taken(shown: Shown) -> errors.OwnkeyError:
     own = x509.load_pem_x509_certificate(shown.certificate.read_bytes())
     now = datetime.now(UTC)
     if own.not_valid_after_utc < now:
-        what = f"your certificate {shown.certificate} ended at {_time(own.not_valid_after_utc)}"
+        what = f"your certificate {shown.certificate} ended at {moment(own.not_valid_after_utc)}"
     elif own.not_valid_before_utc > now:
-        what = f"your certificate {shown.certificate} counts only from {_time(own.not_valid_before_utc)}"
+        what = f"your certificate {shown.certificate} counts only from {moment(own.not_valid_before_utc)}"
     elif not _for_clients(own):
         what = f"your certificate {shown.certificate} is not for clients: clientAuth is not among its uses"
     else:
@@ -137,10 +138,6 @@ def _for_clients(certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound:
         return True  # for everything
     return bool({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(uses))
-
-
-def _time(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
 
 
 def _told(error: errors.OwnkeyError, hint: str) -> errors.OwnkeyError:

@@ -14,7 +14,7 @@ import click
 
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option, parse_pairs, tenant_option
-from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, plain
+from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, moment, plain
 from ownkey.errors import ServiceUnavailable
 from ownkey.models import CustomerKeyStatus, ReplicaStatus
 
@@ -41,7 +41,7 @@ def datakey(shared: Shared, /, with_plaintext: bool, extra_context: dict[str, st
         "context": json.dumps(value["encryption_context"], sort_keys=True),
     }
     if with_plaintext:
-        lines |= {"plaintext": value["plaintext"], "lease until": value["lease_expire_time"]}
+        lines |= {"plaintext": value["plaintext"], "lease until": moment(key.lease_expire_time)}
     else:
         del value["plaintext"]
     shared.output.answer(value, lines)
@@ -77,7 +77,7 @@ def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context
     value = plain(key)
     answer = {name: value[name] for name in ("key", "plaintext", "lease_expire_time")}
     shared.output.answer(
-        answer, {"key": key.key, "plaintext": value["plaintext"], "lease until": value["lease_expire_time"]}
+        answer, {"key": key.key, "plaintext": value["plaintext"], "lease until": moment(key.lease_expire_time)}
     )
 
 

@@ -52,6 +52,7 @@ EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXI
 INTERRUPTED = 130
 ADMIN_TIMEOUT = 30.0
 SIGNALLED = 128
+_WHOLE = 1000
 
 
 class ServerMissing(click.ClickException):
@@ -192,7 +193,19 @@ def output_options(command: F) -> F:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-class LazyGroup(click.Group):
+class Group(click.Group):
+    """A group whose help has the whole first sentence of each command's."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, each with its sentence, over as many lines as it takes."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(_WHOLE)) for name, one in found if one is not None and not one.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+class LazyGroup(Group):
     """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -235,7 +248,9 @@ def _missing(name: str, error: ImportError) -> click.Command:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(ownkey.__version__, prog_name="ownkey")
-@click.option("--tenant", expose_value=False, callback=_set("tenant"), help="Id of the tenant.")
+@click.option(
+    "--tenant", expose_value=False, callback=_set("tenant"), help="Id of the tenant.  [env var: OWNKEY_TENANT]"
+)
 @shared_options
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ownkey import local
-from ownkey.cli.main import Shared, shared_options
+from ownkey.cli.main import Shared, output_options, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option
 from ownkey.cli.output import printable
 from ownkey.client import Client
@@ -137,7 +137,7 @@ def decrypt(
 
 @click.command()
 @_file_argument
-@shared_options
+@output_options
 @click.pass_obj
 def inspect(shared: Shared, file: Path) -> None:
     """Show the header of an encrypted FILE. No key is used, and nothing is verified."""

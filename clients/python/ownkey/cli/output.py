@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -172,11 +172,16 @@ def plain(value: object) -> Any:  # noqa: PLR0911 - a kind a line
         case bytes():
             return base64.b64encode(value).decode()
         case datetime():
-            return value.isoformat()
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case timedelta():
             return value.total_seconds()
         case _:
             return value
+
+
+def moment(time: datetime) -> str:
+    """A time as people read it: ``2026-11-27T16:43:29Z``."""
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def printable(text: str) -> str:

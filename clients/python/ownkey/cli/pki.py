@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from ownkey import pki as authority
-from ownkey.cli.main import Shared, output_options
+from ownkey.cli.main import Group, Shared, output_options
+from ownkey.cli.output import moment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ _days = click.IntRange(1, 36_500)
 _directory_argument = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def pki() -> None:
     """A certificate authority for labs, to try mutual TLS with. Not for production.
 
@@ -76,10 +77,10 @@ def init(shared: Shared, directory: Path, trust_domain: str, days: int, name: st
     shared.output.answer(
         value,
         {
-            "authority": f"{name}, of the trust domain {trust_domain}, until {made.not_after.isoformat()}",
+            "authority": f"{name}, of the trust domain {trust_domain}, until {moment(made.not_after)}",
             "in": directory,
             **{pair.issued.name: _told(pair) for pair in (server, operator)},
-            "crl.pem": f"counts until {crl.next_update.isoformat()}; `ownkey pki crl {directory}` renews it",
+            "crl.pem": f"counts until {moment(crl.next_update)}; `ownkey pki crl {directory}` renews it",
             "beware": LAB_ONLY,
         },
     )
@@ -156,7 +157,7 @@ def revoke(shared: Shared, directory: Path, name: str | None, serial: str | None
     if (name is None) == (serial is None):
         raise click.UsageError("give either NAME or --serial")
     done = authority.revoke(directory, name, serial=serial)
-    revoked = done.issued.revoked.isoformat() if done.issued.revoked else ""
+    revoked = moment(done.issued.revoked) if done.issued.revoked else ""
     value = {"certificate": done.issued, "revoked_now": done.fresh, "crl_number": done.crl_number}
     what = f"{done.issued.name}, {done.issued.identity}, serial {done.issued.serial}"
     told = {"revoked": what} if done.fresh else {"nothing done": f"{what}: revoked before, at {revoked}"}
@@ -182,7 +183,7 @@ def crl(shared: Shared, directory: Path, days: int) -> None:
         {
             "list": f"{directory / 'crl.pem'}, number {made.number}",
             "revoked": f"{len(made.revoked)} certificates",
-            "counts until": made.next_update.isoformat(),
+            "counts until": moment(made.next_update),
         },
     )
 
@@ -202,15 +203,15 @@ def list_command(shared: Shared, directory: Path) -> None:
 
 def _told(pair: authority.Pair) -> str:
     names = "".join(f", {name}" for name in (*pair.issued.dns, *pair.issued.ips))
-    return f"{pair.issued.identity}{names}, until {pair.issued.not_after.isoformat()}"
+    return f"{pair.issued.identity}{names}, until {moment(pair.issued.not_after)}"
 
 
 def _state(one: authority.Issued) -> str:
-    states = [f"until {one.not_after.isoformat()}"]
+    states = [f"until {moment(one.not_after)}"]
     if one.not_after < datetime.now(UTC):
         states.append("ended")
     if one.revoked:
-        states.append(f"revoked {one.revoked.isoformat()}")
+        states.append(f"revoked {moment(one.revoked)}")
     if not one.current:
         states.append(f"not the one in {one.name}.pem")
     return ", ".join(states)
