@@ -31,7 +31,7 @@ UNAUTHENTICATED = 11
 EXIT_CODES: Mapping[int, str] = {
     OK: "done",
     OTHER_ERROR: "another error",
-    USAGE: "the command or the request is wrong",
+    USAGE: "the command, the request or the settings are wrong",
     DENIED: "denied by the tenant's policy, or by your roles",
     REVOKED: "the key was revoked",
     UNAVAILABLE: "key or service unreachable: try again later",
@@ -39,7 +39,7 @@ EXIT_CODES: Mapping[int, str] = {
     CALL_REFUSED: "the call is refused",
     NOT_FOUND: "no such tenant, key or other thing",
     MISCONFIGURED: "the key is misconfigured",
-    CONFLICT: "the change is not possible as things are, or needs a second person",
+    CONFLICT: "something is there already, or the change is not possible as things are, or needs a second person",
     UNAUTHENTICATED: "the service does not know who you are",
 }
 EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
