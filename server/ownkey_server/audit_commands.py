@@ -280,7 +280,9 @@ def _show(report: Report, shared: Shared) -> None:
         click.echo(("note: " if finding.informational else "FOUND: ") + printable(text))
     if report.omitted:
         click.echo(f"and {report.omitted:,} more")
-    newest = f", the newest is {report.checkpoint} of {report.checkpoint_time}" if report.checkpoint_time else ""
+    newest = (
+        f", the newest is {report.checkpoint} of {moment(report.checkpoint_time)}" if report.checkpoint_time else ""
+    )
     checked = (
         f"{report.records:,} records of {report.writers:,} writers, {report.segments:,} segments and"
         f" {report.checkpoints:,} checkpoints{newest}"

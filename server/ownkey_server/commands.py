@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +21,7 @@ from ownkey_server import settings as settings_module
 from ownkey_server.aws_settings import AwsKmsSettings
 from ownkey_server.command_errors import config_option, exit_code, failure_of, load
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyAbsent, KeyStoreError, OwnkeyError
-from ownkey_server.keystore_check import check
+from ownkey_server.keystore_check import check, without_warnings
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded import EmbeddedKeyStore
 from ownkey_server.keystores.sealed_directory import SEAL_NAME
@@ -290,18 +289,6 @@ def _names(references: list[str]) -> str:
     return ", ".join(references) or "none"
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Say nothing of key stores that are not for production: that belongs to a server that starts."""
-    log = logging.getLogger("ownkey_server")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
 def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]], secret: str | None = None) -> T:
     """Open one key store of the settings, work on it as its holder, and close it."""
     hardening.harden()
@@ -313,7 +300,7 @@ def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]],
         settings = _with_secret(settings, store, secret)
 
     async def run() -> T:
-        with _without_warnings():
+        with without_warnings():
             opened = open_key_stores(settings)[store]
         try:
             return await work(opened)

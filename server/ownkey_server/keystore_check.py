@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,6 +20,18 @@ from ownkey_server.main import open_key_stores
 from ownkey_server.service.store_checks import found_wrong
 
 UNCHECKED = "not looked at here; `ownkey aws verify` does"
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Say nothing of key stores that are not for production: that belongs to a server that starts."""
+    log = logging.getLogger("ownkey_server")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @click.command()
@@ -36,7 +51,8 @@ def check(shared: Shared, store: str | None, config: Path) -> int:
         raise Failure(f"the settings have no key store {store!r}; they have: {names}", NOT_FOUND)
 
     async def run() -> dict[str, KeyStoreError | None]:
-        stores = open_key_stores(settings)
+        with without_warnings():
+            stores = open_key_stores(settings)
         looked_at = {name: one for name, one in stores.items() if store in (None, name) and isinstance(one, Checkable)}
         try:
             return await found_wrong(looked_at)
