@@ -12,7 +12,7 @@ from harness import CLIENT_CORE, MIB, SERVER_CORE, OwnkeyServer, Result, ownkey_
 
 from ownkey_server import settings
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.main import prepare
 from ownkey_server.storage import schema
 from ownkey_server.storage.database import Database

@@ -21,8 +21,7 @@ from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyStore
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.limit_settings import LimitSettings
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.rpc.admin_service import AdminServices
 from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import DEVELOPMENT, Authenticator
@@ -65,11 +64,12 @@ from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.store_checks import warn_of_unusable
 from ownkey_server.service.strangers import Budget, Strangers
 from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
+from ownkey_server.settings.limits import LimitSettings
 from ownkey_server.storage import key_usage, tenants_file, upgrade
-from ownkey_server.storage.audit_keeper import AuditKeeper
-from ownkey_server.storage.audit_signing import Signer, load_or_make_signer, load_verifier
-from ownkey_server.storage.audit_sink import SinkError
-from ownkey_server.storage.audit_writer import AuditWriter, require_known_signer
+from ownkey_server.storage.audit.keeper import AuditKeeper
+from ownkey_server.storage.audit.signing import Signer, load_or_make_signer, load_verifier
+from ownkey_server.storage.audit.sink import SinkError
+from ownkey_server.storage.audit.writer import AuditWriter, require_known_signer
 from ownkey_server.storage.change_feed import ChangeFeed
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import TenantsDocument

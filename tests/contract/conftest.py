@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
 from support.aws_subjects import FakeSubject, MinistackSubject, MotoSubject, ministack_server, moto_server

@@ -21,11 +21,11 @@ from ownkey.media_messages import chunk_of, chunk_prefix
 from ownkey.v1 import admin_service_pb2
 from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server import settings
-from ownkey_server.access_settings import CertificateRules
 from ownkey_server.domain.errors import InvalidRequest, Unauthenticated
 from ownkey_server.rpc import forwarded, page_tokens, tokens, wire
 from ownkey_server.rpc.jwks import parse_keys
 from ownkey_server.rpc.reloading import UnusableFile
+from ownkey_server.settings.access import CertificateRules
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.documents import PolicyTable
 from ownkey_server.storage.grants import grants_json, grants_of

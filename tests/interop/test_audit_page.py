@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from interop import audit_verifier
 from ownkey_server.domain.audit import Action, Result
 from ownkey_server.domain.audit_documents import line
-from ownkey_server.storage.audit_export import read_records
-from ownkey_server.storage.audit_signing import public_path
-from ownkey_server.storage.audit_sink import DirectorySink
-from ownkey_server.storage.audit_verify_chain import GONE
+from ownkey_server.storage.audit.export import read_records
+from ownkey_server.storage.audit.signing import public_path
+from ownkey_server.storage.audit.sink import DirectorySink
+from ownkey_server.storage.audit.verify_chain import GONE
 from ownkey_server.storage.schema import METADATA
 from support import audit_trails
 from support.audit_trails import keeper

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked
-from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from support.aws_subjects import client, dummy_credentials, ministack_server
 from support.key_stores import CONTEXT, TIMEOUT
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from ownkey_server.storage.audit_signing import Verifier
+from ownkey_server.storage.audit.signing import Verifier
 
 # The file, the token's algorithm, where the group keeps its JWK, and how many vectors there are.
 TOKENS = [

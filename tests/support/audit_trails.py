@@ -15,11 +15,11 @@ from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
 from ownkey_server.domain.audit_documents import signed_document
 from ownkey_server.domain.audit_findings import Finding
 from ownkey_server.storage import schema
-from ownkey_server.storage.audit_keeper import AuditKeeper
-from ownkey_server.storage.audit_signing import Signer
-from ownkey_server.storage.audit_sink import Sink
-from ownkey_server.storage.audit_verify import Report, verify
-from ownkey_server.storage.audit_writer import AuditWriter
+from ownkey_server.storage.audit.keeper import AuditKeeper
+from ownkey_server.storage.audit.signing import Signer
+from ownkey_server.storage.audit.sink import Sink
+from ownkey_server.storage.audit.verify import Report, verify
+from ownkey_server.storage.audit.writer import AuditWriter
 from ownkey_server.storage.database import Database
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -18,8 +18,8 @@ from typing import Any
 import boto3
 import pytest
 
-from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from support.fake_kms import PROVIDER, FakeKms
 from support.tcp_gate import TcpGate
 

@@ -20,7 +20,7 @@ from ownkey_server.domain.policy import Effect, Outcome, Policy
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyMaker, KeyStore, UnwrappedDataKey
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
 from ownkey_server.service.branch_source import BranchSource

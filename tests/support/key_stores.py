@@ -19,9 +19,9 @@ from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyMaker, KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.keystores.sealed_directory import SealedDirectory
-from ownkey_server.keystores.sealing import Cost
+from ownkey_server.keystores.embedded.sealed_directory import SealedDirectory
+from ownkey_server.keystores.embedded.sealing import Cost
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
 from support.softhsm import PIN, SoftHsm
 

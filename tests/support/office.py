@@ -10,7 +10,7 @@ from pathlib import Path
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.tenants import Replica
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.configuration import Configuration
 from ownkey_server.service.administration.desk import Act, Desk, SecondPerson

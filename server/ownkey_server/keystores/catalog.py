@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ownkey_server.domain.errors import KeyMisconfigured
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.base import KeyStore
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.keystores.pin import Pin
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.keystores.pkcs11.pin import Pin
 from ownkey_server.secret_sources import SecretReference
 
 if TYPE_CHECKING:
-    from ownkey_server.keystores.pkcs11_module import Pkcs11Module
+    from ownkey_server.keystores.pkcs11.module import Pkcs11Module
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Modules:
 
     def get(self, path: Path) -> Pkcs11Module:
         """The owner of the module at ``path``."""
-        from ownkey_server.keystores.pkcs11_module import Pkcs11Module  # noqa: PLC0415
+        from ownkey_server.keystores.pkcs11.module import Pkcs11Module  # noqa: PLC0415
 
         path = path.resolve()
         if path not in self._modules:
@@ -82,7 +82,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
             return EmbeddedKeyStore(name, options.directory, options.passphrase)
         case Pkcs11Options():
             try:
-                from ownkey_server.keystores.pkcs11 import Pkcs11KeyStore  # noqa: PLC0415 - not everybody has an HSM
+                from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore  # noqa: PLC0415 - not everybody has an HSM
             except ModuleNotFoundError as error:
                 cause = "the package python-pkcs11 is not installed; run: pip install 'ownkey[server]'"
                 raise KeyMisconfigured(name, "", cause) from error
@@ -94,6 +94,6 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
                 mechanism=options.mechanism,
             )
         case AwsKmsOptions():
-            from ownkey_server.keystores.aws_kms import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load
+            from ownkey_server.keystores.aws.store import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load
 
             return AwsKmsKeyStore(name, options)

@@ -13,12 +13,12 @@ from datetime import datetime
 
 from cryptography import x509
 
-from ownkey_server.access_settings import CertificateRules, TlsSettings
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc.principals import dns_principal, spiffe_principal
 from ownkey_server.rpc.reloading import Reloaded
 from ownkey_server.rpc.revocation import RevocationLists
+from ownkey_server.settings.access import CertificateRules, TlsSettings
 
 _KEPT = 4096
 

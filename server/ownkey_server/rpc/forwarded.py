@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ownkey_server.access_settings import CertificateRules
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc.principals import dns_principal, spiffe_principal
+from ownkey_server.settings.access import CertificateRules
 
 HEADER = "x-forwarded-client-cert"
 MAX_LENGTH = 16 * 1024

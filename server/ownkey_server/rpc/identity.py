@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import grpc
 
-from ownkey_server.access_settings import IdentitySettings, TlsSettings
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc import forwarded
 from ownkey_server.rpc.certificates import Certificates
 from ownkey_server.rpc.tokens import Tokens
+from ownkey_server.settings.access import IdentitySettings, TlsSettings
 
 DEVELOPMENT = "development"
 """The principal of whoever calls a server in development."""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 
 import jwt
 
-from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.errors import IssuerUnreachable
 from ownkey_server.paths import shown
 from ownkey_server.rpc.fetching import Fetch
 from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
 from ownkey_server.service.cancelled import by_the_caller
+from ownkey_server.settings.access import IssuerSettings
 
 _log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ownkey_server.access_settings import PRINCIPAL_PATTERN, CertificateRules
 from ownkey_server.domain.errors import Unauthenticated
+from ownkey_server.settings.access import PRINCIPAL_PATTERN, CertificateRules
 
 MAX_PRINCIPAL = 512
 _PRINCIPAL = re.compile(PRINCIPAL_PATTERN)

@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from ownkey_server.access_settings import TlsSettings
 from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
 from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME, load_contract
 from ownkey_server.rpc.dispatch import Dispatcher, Gates
@@ -25,6 +24,7 @@ from ownkey_server.rpc.media_streams import MediaServicer
 from ownkey_server.rpc.methods import all_methods
 from ownkey_server.rpc.tls import server_credentials
 from ownkey_server.rpc.transport import TransportLimits, channel_options, open_file_limit
+from ownkey_server.settings.access import TlsSettings
 
 _log = logging.getLogger(__name__)
 

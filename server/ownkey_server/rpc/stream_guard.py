@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Protocol, Self
 import grpc
 
 from ownkey_server.domain.errors import OwnkeyError
-from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.call_release import CallReleaser
+from ownkey_server.settings.limits import LimitSettings
 
 MIB = 1024 * 1024
 RETRY_SECONDS = 1.0

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from ownkey_server.access_settings import TlsSettings
 from ownkey_server.paths import shown
 from ownkey_server.rpc.reloading import Reloaded, UnusableFile, read
+from ownkey_server.settings.access import TlsSettings
 
 # gRPC for Python cannot be told a least version. With ciphers alone that need a shared key, which nobody has, it agrees
 # with no client on TLS 1.2; those of TLS 1.3 are not set by this.

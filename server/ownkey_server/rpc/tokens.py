@@ -10,11 +10,11 @@ from typing import Any
 
 import jwt
 
-from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc.jwks import KeySet
 from ownkey_server.rpc.principals import require_principal
+from ownkey_server.settings.access import IssuerSettings
 
 MAX_TOKEN = 8 * 1024
 # How far the issuer's clock may be from ours.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, replace
 
-from ownkey_server.limit_settings import LimitSettings
+from ownkey_server.settings.limits import LimitSettings
 
 MIB = 1024 * 1024
 

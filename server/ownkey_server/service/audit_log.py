@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from ownkey_server.domain.audit import SERVER, Action, AuditRecord, Result
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import AuditUnavailable, DatabaseUnavailable
-from ownkey_server.storage.audit_writer import ChainBroken
+from ownkey_server.storage.audit.writer import ChainBroken
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ SEEN_SECONDS = 20.0
 
 
 class Writer(Protocol):
-    """What writes records durably: :class:`ownkey_server.storage.audit_writer.AuditWriter`."""
+    """What writes records durably: :class:`ownkey_server.storage.audit.writer.AuditWriter`."""
 
     def write(self, records: Sequence[AuditRecord]) -> None:
         """Add records."""

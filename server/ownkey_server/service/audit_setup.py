@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.settings import AuditSettings, DirectorySinkSettings, S3SinkSettings
-from ownkey_server.storage.audit_keeper import AuditKeeper
-from ownkey_server.storage.audit_signing import Signer, SigningKeyError, Verifier, load_verifier, public_path
-from ownkey_server.storage.audit_sink import DirectorySink, Sink
-from ownkey_server.storage.audit_sink_s3 import S3Sink
+from ownkey_server.storage.audit.keeper import AuditKeeper
+from ownkey_server.storage.audit.signing import Signer, SigningKeyError, Verifier, load_verifier, public_path
+from ownkey_server.storage.audit.sink import DirectorySink, Sink
+from ownkey_server.storage.audit.sink_s3 import S3Sink
 from ownkey_server.storage.database import Database
 
 

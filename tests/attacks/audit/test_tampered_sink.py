@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.domain.audit_findings import Finding, Kind
-from ownkey_server.storage.audit_sink import DirectorySink
-from ownkey_server.storage.audit_verify_directory import verify_directory
+from ownkey_server.storage.audit.sink import DirectorySink
+from ownkey_server.storage.audit.verify_directory import verify_directory
 from support import audit_trails
 from support.audit_trails import Trail, keeper, newest_checkpoint
 

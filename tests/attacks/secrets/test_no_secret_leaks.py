@@ -181,7 +181,7 @@ def test_no_traceback_is_set_up_to_show_the_values_of_variables() -> None:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in forbidden if word in text], path
     program = (
-        "import sys, ownkey_server.commands, ownkey_server.audit_commands, ownkey.cli.main;"
+        "import sys, ownkey_server.commands.server, ownkey_server.commands.audit, ownkey.cli.main;"
         "print(sys.excepthook is sys.__excepthook__)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ownkey.v1 import role_pb2
-from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.errors import IssuerUnreachable
 from ownkey_server.rpc import jwks
+from ownkey_server.settings.access import IssuerSettings
 from support.access import Caller, Lab
 from support.rpc import Failure
 

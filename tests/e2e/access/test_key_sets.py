@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from e2e.access.test_issuers import Publisher, ask, published
-from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.errors import IssuerUnreachable
 from ownkey_server.rpc import jwks
+from ownkey_server.settings.access import IssuerSettings
 from support.pki import TokenIssuer
 
 

@@ -16,8 +16,8 @@ from ownkey_server.service.administration.desk import Act, Desk
 from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.directory import Directory
-from ownkey_server.storage.audit_signing import load_or_make_signer
-from ownkey_server.storage.audit_writer import AuditWriter
+from ownkey_server.storage.audit.signing import load_or_make_signer
+from ownkey_server.storage.audit.writer import AuditWriter
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.views import TenantViews
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ownkey_server import main, settings
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.storage import audit_signing
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.storage.audit import signing as audit_signing
 from support.server import write_settings
 
 

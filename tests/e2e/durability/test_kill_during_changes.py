@@ -12,7 +12,7 @@ from pathlib import Path
 from e2e.durability import change_groups, trail
 from e2e.durability.instances import until
 from e2e.durability.test_kill import seeded
-from ownkey_server.storage.audit_signing import load_or_make_signer
+from ownkey_server.storage.audit.signing import load_or_make_signer
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import CallGateTable
 from ownkey_server.storage.registry import Change, Reader

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from e2e.durability.load import Received
-from ownkey_server.storage import audit_verify
-from ownkey_server.storage.audit_signing import load_verifier
+from ownkey_server.storage.audit import verify as audit_verify
+from ownkey_server.storage.audit.signing import load_verifier
 from ownkey_server.storage.database import Database
 
 _WRITERS = sa.text("SELECT * FROM audit_writers ORDER BY number")

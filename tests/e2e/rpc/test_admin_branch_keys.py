@@ -14,7 +14,7 @@ from ownkey.container import branch_id_of, unwrap_with_branch_key
 from ownkey.v1 import asset_pb2, branch_key_pb2, customer_key_pb2, key_state_pb2, policy_pb2
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server import main, settings
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from support import server
 from support.admin import Admin
 from support.branches import CountedStore

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from ownkey.v1 import customer_key_pb2, policy_pb2
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from support import server
 from support.admin import Admin, connected
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from support.aws_subjects import dummy_credentials
 from support.fake_kms import FakeKms
 

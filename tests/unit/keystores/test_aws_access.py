@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyUnreachable
-from ownkey_server.keystores import aws_shares
-from ownkey_server.keystores.aws_roles import SESSION_SECONDS, AssumedRole, RoleSession
-from ownkey_server.keystores.aws_shares import Shares, TenantShare
+from ownkey_server.keystores.aws import shares as aws_shares
+from ownkey_server.keystores.aws.roles import SESSION_SECONDS, AssumedRole, RoleSession
+from ownkey_server.keystores.aws.shares import Shares, TenantShare
 from ownkey_server.keystores.bulkhead import Threads
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 from support.key_stores import CONTEXT, TIMEOUT

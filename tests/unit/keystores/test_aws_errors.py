@@ -12,12 +12,12 @@ import pytest
 from botocore.parsers import ResponseParserError
 
 from ownkey_server.domain.errors import KeyStoreError, KeyUnreachable
-from ownkey_server.keystores import aws_errors
-from ownkey_server.keystores.aws_arn import KeyArn
-from ownkey_server.keystores.aws_errors import CODES, EXCEPTIONS, MESSAGES, STATES, Row, When
-from ownkey_server.keystores.aws_judge import Failure, Judge
-from ownkey_server.keystores.aws_kms import AwsKmsKeyStore
-from ownkey_server.keystores.aws_material import Materials
+from ownkey_server.keystores.aws import errors as aws_errors
+from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.errors import CODES, EXCEPTIONS, MESSAGES, STATES, Row, When
+from ownkey_server.keystores.aws.judge import Failure, Judge
+from ownkey_server.keystores.aws.material import Materials
+from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from support.fake_kms import FakeKms
 from support.key_stores import CONTEXT, TIMEOUT
 

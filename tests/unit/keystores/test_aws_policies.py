@@ -14,7 +14,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from ownkey_server.keystores.aws_policies import (
+from ownkey_server.keystores.aws.policies import (
     LONGEST_KEY_POLICY,
     Access,
     PolicyInvalid,
@@ -25,7 +25,7 @@ from ownkey_server.keystores.aws_policies import (
     role_arn,
     to_json,
 )
-from ownkey_server.keystores.aws_scopes import Scope
+from ownkey_server.keystores.aws.scopes import Scope
 from support.fake_kms import ACCOUNT, FakeKms
 
 ROOT = account_root(ACCOUNT)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ownkey_server.domain.assets import AssetClass
-from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, CONTEXT_KEY, Scope, ScopeInvalid
+from ownkey_server.keystores.aws.scopes import BRANCH_BY_DEFAULT, CONTEXT_KEY, Scope, ScopeInvalid
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pytest
 from botocore.exceptions import ClientError
 from cfnlint.api import ManualArgs, lint
 
-from ownkey_server.keystores.aws_policies import Access, PolicyInvalid, account_root, key_policy, role_arn, trust_policy
-from ownkey_server.keystores.aws_templates import EVENTS, Plan, cloudformation, cloudformation_replica, terraform
+from ownkey_server.keystores.aws.policies import Access, PolicyInvalid, account_root, key_policy, role_arn, trust_policy
+from ownkey_server.keystores.aws.templates import EVENTS, Plan, cloudformation, cloudformation_replica, terraform
 from support import ministack
 
 PROVIDER = "arn:aws:iam::444455556666:role/ownkey"

@@ -7,7 +7,7 @@ import pytest
 
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.catalog import EmbeddedOptions, Modules, Pkcs11Options, open_key_store
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
 
 TOKEN = Pkcs11Options(Path("/nowhere/module.so"), "acme", SecretReference.file(Path("/nowhere/pin")))
@@ -41,7 +41,7 @@ async def test_a_module_that_is_not_there_is_misconfigured(tmp_path: Path) -> No
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("ownkey_server.keystores.pkcs11")]:
+    for name in [name for name in sys.modules if name.startswith("ownkey_server.keystores.pkcs11.store")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     with pytest.raises(KeyMisconfigured, match=r"pip install 'ownkey\[server\]'"):

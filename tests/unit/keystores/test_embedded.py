@@ -17,7 +17,7 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
 )
 from ownkey_server.keystores.base import GeneratedDataKey
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 
 CONTEXT = {"ownkey:tenant": "acme"}
 KEY = "acme-main"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.pin import Pin, PinUnusable
+from ownkey_server.keystores.pkcs11.pin import Pin, PinUnusable
 from ownkey_server.secret_sources import SecretReference
 
 PIN = "314159265"

@@ -16,10 +16,10 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
     OperationUnsupported,
 )
-from ownkey_server.keystores.pin import PinUnusable
-from ownkey_server.keystores.pkcs11_answers import Answers
-from ownkey_server.keystores.pkcs11_module import ModuleMissing, Pkcs11Module
-from ownkey_server.keystores.pkcs11_token import (
+from ownkey_server.keystores.pkcs11.answers import Answers
+from ownkey_server.keystores.pkcs11.module import ModuleMissing, Pkcs11Module
+from ownkey_server.keystores.pkcs11.pin import PinUnusable
+from ownkey_server.keystores.pkcs11.tokens import (
     GCM_PROVIDER_ID,
     KEY_WRAP_PROVIDER_ID,
     KeyUnfit,

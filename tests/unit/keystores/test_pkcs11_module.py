@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.pkcs11_module import ModuleBusy, ModuleMissing, ModuleStuck, Pkcs11Module
+from ownkey_server.keystores.pkcs11.module import ModuleBusy, ModuleMissing, ModuleStuck, Pkcs11Module
 from support.key_stores import until
 
 LONG = 30.0

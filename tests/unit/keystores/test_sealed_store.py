@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyUnreachable
-from ownkey_server.keystores import sealing
 from ownkey_server.keystores.base import GeneratedDataKey
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
-from ownkey_server.keystores.sealed_directory import SealedDirectory
+from ownkey_server.keystores.embedded import sealing
+from ownkey_server.keystores.embedded.sealed_directory import SealedDirectory
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
 from support.key_stores import CHEAP
 
@@ -330,7 +330,7 @@ KEYS = 120
 SEAL = """
 import asyncio, sys
 from pathlib import Path
-from ownkey_server.keystores.embedded import EmbeddedKeyStore
+from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
 store = EmbeddedKeyStore("embedded", Path(sys.argv[1]), SecretReference.file(Path(sys.argv[2])))
 asyncio.run(getattr(store, sys.argv[3])())

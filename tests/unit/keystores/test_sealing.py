@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores import sealing
-from ownkey_server.keystores.sealing import SEAL_LENGTH, SEALED_KEY_LENGTH, Cost, Seal, SealInvalid
+from ownkey_server.keystores.embedded import sealing
+from ownkey_server.keystores.embedded.sealing import SEAL_LENGTH, SEALED_KEY_LENGTH, Cost, Seal, SealInvalid
 from support.key_stores import CHEAP
 
 PASSPHRASE = "drei Äpfel"

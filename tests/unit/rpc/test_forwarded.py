@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ownkey_server.access_settings import CertificateRules
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc import forwarded
+from ownkey_server.settings.access import CertificateRules
 
 RULES = CertificateRules(spiffe_trust_domains=["example.org"], dns_suffixes=["services.example.org"])
 HASH = "Hash=468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02dd8de688"

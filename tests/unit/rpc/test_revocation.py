@@ -10,11 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
-from ownkey_server.access_settings import CertificateRules, TlsSettings
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc.certificates import Certificates
 from ownkey_server.rpc.reloading import UnusableFile
+from ownkey_server.settings.access import CertificateRules, TlsSettings
 from support.pki import DAY, Authority, Issued, now
 
 URI = "spiffe://example.org/caller"

@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from ownkey_server.domain.errors import PermissionDenied
-from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc.stream_guard import (
     StreamGuard,
     StreamLimitReached,
@@ -20,6 +19,7 @@ from ownkey_server.rpc.stream_guard import (
     StreamTooMuch,
     StreamTooSlow,
 )
+from ownkey_server.settings.limits import LimitSettings
 
 MIB = 1024 * 1024
 SOON = 5.0

@@ -11,10 +11,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ownkey_server.access_settings import IssuerSettings
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import Unauthenticated
 from ownkey_server.rpc.tokens import Tokens
+from ownkey_server.settings.access import IssuerSettings
 from support.pki import TokenIssuer, now
 
 OURS = TokenIssuer.audience

@@ -17,9 +17,9 @@ import grpc
 import pytest
 from h2.settings import SettingCodes
 
-from ownkey_server.limit_settings import LimitSettings
 from ownkey_server.rpc import transport
 from ownkey_server.rpc.transport import MIB, RESERVED_DESCRIPTORS, TransportLimits, channel_options
+from ownkey_server.settings.limits import LimitSettings
 from support.http2 import PREFACE, Connection, message
 
 T = TypeVar("T")

@@ -13,15 +13,15 @@ from click.testing import CliRunner
 from click.testing import Result as Done
 
 from ownkey.cli.main import Shared
-from ownkey_server import audit_commands
-from ownkey_server.audit_commands import audit
+from ownkey_server.commands import audit as audit_commands
+from ownkey_server.commands.audit import audit
 from ownkey_server.domain.assets import Asset, AssetClass
 from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
 from ownkey_server.domain.audit_documents import line, read_line
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.storage import upgrade
-from ownkey_server.storage.audit_export import read_records
-from ownkey_server.storage.audit_signing import load_or_make_signer
+from ownkey_server.storage.audit.export import read_records
+from ownkey_server.storage.audit.signing import load_or_make_signer
 from ownkey_server.storage.database import Database
 from support.audit_trails import Trail, record
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from ownkey.cli.main import Shared
 from ownkey_server import hardening
-from ownkey_server.aws_commands import aws
-from ownkey_server.keystores.aws_policies import Access, account_root, key_policy, role_arn, trust_policy
-from ownkey_server.keystores.aws_scopes import BRANCH_BY_DEFAULT, Scope
+from ownkey_server.commands.aws import aws
+from ownkey_server.keystores.aws.policies import Access, account_root, key_policy, role_arn, trust_policy
+from ownkey_server.keystores.aws.scopes import BRANCH_BY_DEFAULT, Scope
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "aws-onboarding.md"

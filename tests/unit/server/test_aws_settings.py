@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.aws_options import AwsKmsOptions
+from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.settings import SettingsError, key_store_options, load
 
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from ownkey.cli.main import Shared
 from ownkey_server import hardening
-from ownkey_server.commands import keystore
+from ownkey_server.commands.server import keystore
 from ownkey_server.keystores import catalog
-from ownkey_server.keystores.sealing import SEALED_KEY_LENGTH
+from ownkey_server.keystores.embedded.sealing import SEALED_KEY_LENGTH
 from support.softhsm import SoftHsm
 
 PASSPHRASE = "three stones"

@@ -14,7 +14,7 @@ from ownkey_server.domain.errors import AuditUnavailable, DatabaseUnavailable, P
 from ownkey_server.service import audit_log
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audited import Audited
-from ownkey_server.storage.audit_writer import ChainBroken
+from ownkey_server.storage.audit.writer import ChainBroken
 from support.services import ListWriter
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 from ownkey_server.domain import audit
 from ownkey_server.domain.audit_chain import ChainRow
 from ownkey_server.domain.audit_documents import DocumentInvalid, line, read_line
-from ownkey_server.storage import audit_export
-from ownkey_server.storage.audit_export import cursor, read_all, read_last, read_new, read_records
+from ownkey_server.storage.audit import export as audit_export
+from ownkey_server.storage.audit.export import cursor, read_all, read_last, read_new, read_records
 from support.audit_trails import START, Trail, record
 
 

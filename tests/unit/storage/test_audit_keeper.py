@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from ownkey_server.domain.audit_documents import read_line
 from ownkey_server.domain.audit_findings import Kind
-from ownkey_server.storage import retention_agreement
-from ownkey_server.storage.audit_keeper import Kept
-from ownkey_server.storage.audit_sink import DirectorySink, SinkError
-from ownkey_server.storage.audit_verify_directory import verify_directory
+from ownkey_server.storage.audit import retention_agreement
+from ownkey_server.storage.audit.keeper import Kept
+from ownkey_server.storage.audit.sink import DirectorySink, SinkError
+from ownkey_server.storage.audit.verify_directory import verify_directory
 from support.audit_trails import Trail, keeper, newest_checkpoint
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from ownkey_server.storage.audit_sink import DirectorySink, Sink
-from ownkey_server.storage.audit_verify_directory import verify_directory
+from ownkey_server.storage.audit.sink import DirectorySink, Sink
+from ownkey_server.storage.audit.verify_directory import verify_directory
 from ownkey_server.storage.database import Database
 from support.audit_trails import START, Trail, keeper, newest_checkpoint
 

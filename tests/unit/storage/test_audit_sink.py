@@ -12,8 +12,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from ownkey_server.storage.audit_sink import DirectorySink, Sink, SinkConflict, SinkError
-from ownkey_server.storage.audit_sink_s3 import S3Sink
+from ownkey_server.storage.audit.sink import DirectorySink, Sink, SinkConflict, SinkError
+from ownkey_server.storage.audit.sink_s3 import S3Sink
 
 NAME = "writers/00000007/000000000001-000000010000.jsonl"
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from ownkey_server.domain.audit import Action, AuditRecord, Result
 from ownkey_server.domain.audit_documents import DocumentInvalid
 from ownkey_server.domain.audit_findings import Kind
-from ownkey_server.storage import audit_verify_chain, audit_verify_checkpoints
-from ownkey_server.storage.audit_signing import Signer
-from ownkey_server.storage.audit_verify import verify
+from ownkey_server.storage.audit import verify_chain as audit_verify_chain
+from ownkey_server.storage.audit import verify_checkpoints as audit_verify_checkpoints
+from ownkey_server.storage.audit.signing import Signer
+from ownkey_server.storage.audit.verify import verify
 from support import audit_trails
 from support.audit_trails import Trail, keeper, newest_checkpoint, record
 

@@ -12,15 +12,15 @@ from sqlalchemy.engine import Connection
 from ownkey_server.domain.audit import Action, AuditRecord, Result
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import DatabaseUnavailable
-from ownkey_server.storage.audit_signing import (
+from ownkey_server.storage.audit.signing import (
     Signer,
     SigningKeyError,
     load_or_make_signer,
     load_verifier,
     public_path,
 )
-from ownkey_server.storage.audit_verify import verify
-from ownkey_server.storage.audit_writer import AuditWriter, ChainBroken, require_known_signer
+from ownkey_server.storage.audit.verify import verify
+from ownkey_server.storage.audit.writer import AuditWriter, ChainBroken, require_known_signer
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.schema import AUDIT_WRITERS
 

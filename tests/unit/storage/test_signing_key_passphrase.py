@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.secret_sources import SecretReference
-from ownkey_server.storage.audit_signing import SigningKeyError, load_or_make_signer, load_signer
+from ownkey_server.storage.audit.signing import SigningKeyError, load_or_make_signer, load_signer
 
 PASSPHRASE = SecretReference.typed("four stones")
 WRONG = SecretReference.typed("five stones")

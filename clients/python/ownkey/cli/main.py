@@ -41,12 +41,12 @@ COMMANDS = {
     "export": "ownkey.cli.configuration:export",
     "admin": "ownkey.cli.admin:admin",
     "pki": "ownkey.cli.pki:pki",
-    "init": "ownkey_server.commands:init",
-    "serve": "ownkey_server.commands:serve",
-    "keystore": "ownkey_server.commands:keystore",
-    "db": "ownkey_server.commands:db",
-    "audit": "ownkey_server.audit_commands:audit",
-    "aws": "ownkey_server.aws_commands:aws",
+    "init": "ownkey_server.commands.server:init",
+    "serve": "ownkey_server.commands.server:serve",
+    "keystore": "ownkey_server.commands.server:keystore",
+    "db": "ownkey_server.commands.server:db",
+    "audit": "ownkey_server.commands.audit:audit",
+    "aws": "ownkey_server.commands.aws:aws",
 }
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 INTERRUPTED = 130

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ownkey_server.service.administration.desk import Desk
-from ownkey_server.storage.audit_export import Cursor, cursor, read_records
+from ownkey_server.storage.audit.export import Cursor, cursor, read_records
 from ownkey_server.storage.database import Database
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
-from ownkey_server.keystores.aws_arn import ArnInvalid, KeyArn
+from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name

@@ -14,10 +14,10 @@ from datetime import timedelta
 from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import EtagMismatch
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
-from ownkey_server.storage import retention_agreement
+from ownkey_server.storage.audit import retention_agreement
+from ownkey_server.storage.audit.retention_agreement import Agreement, is_less, longer
 from ownkey_server.storage.records import ANY_ETAG
 from ownkey_server.storage.registry import Change, Reader
-from ownkey_server.storage.retention_agreement import Agreement, is_less, longer
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,146 @@
+"""Access to AWS: clients, one a region, and by whose credentials each call is signed.
+
+Clients cost tens of milliseconds and megabytes, credentials next to nothing. So tenants share the clients, and each
+call is signed by the credentials of its own tenant's role: as many clients as regions, however many tenants.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
+
+from ownkey_server.keystores.aws import log_filter
+from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.roles import AssumedRole, RoleSession
+from ownkey_server.keystores.aws.shares import TenantShare
+
+_RENEWALS = 4
+
+
+class Access:
+    """Gives clients and credentials. Used by many threads.
+
+    Args:
+        options: How AWS is reached.
+    """
+
+    def __init__(self, options: AwsKmsOptions) -> None:
+        log_filter.silence()
+        self._options = options
+        self._session: Any = None
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self._signing = threading.local()
+        self._renewals = ThreadPoolExecutor(_RENEWALS, "aws-credentials")
+
+    def kms(self, region: str) -> Any:
+        """The client of KMS in a region. Signs by our own credentials, and by others inside of :meth:`signing_by`."""
+        return self._client("kms", region)
+
+    def role(self, tenant: str, share: TenantShare, key: KeyArn) -> AssumedRole | None:
+        """The role by which a tenant's key is used; None for our own credentials, as for the provider's keys."""
+        if not tenant or self._options.role_name is None:
+            return None
+        found = share.roles.get((key.account, key.region))
+        if found is None:
+            session = RoleSession.of_tenant(
+                tenant,
+                partition=key.partition,
+                account=key.account,
+                role_name=self._options.role_name,
+                prefix=self._options.external_id_prefix,
+                tags=self._options.session_tags,
+            )
+
+            def assume() -> Mapping[str, Any]:
+                credentials: Mapping[str, Any] = self._client("sts", key.region).assume_role(**session.request())[
+                    "Credentials"
+                ]
+                return credentials
+
+            found = share.roles.setdefault((key.account, key.region), AssumedRole(assume, self._later))
+        return found
+
+    @contextmanager
+    def signing_by(self, credentials: ReadOnlyCredentials | None) -> Iterator[None]:
+        """Let this thread's calls of KMS be signed by these credentials."""
+        before = getattr(self._signing, "credentials", None)
+        self._signing.credentials = credentials
+        try:
+            yield
+        finally:
+            self._signing.credentials = before
+
+    def close(self) -> None:
+        """Renew nothing more, and close idle connections."""
+        self._renewals.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+
+    def _later(self, work: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # closed
+            self._renewals.submit(work)
+
+    def _client(self, service: str, region: str) -> Any:
+        client = self._clients.get((service, region))
+        if client is None:
+            with self._lock:  # sessions are not thread-safe; clients are
+                client = self._clients.get((service, region))
+                if client is None:
+                    client = self._clients[service, region] = self._make(service, region)
+        return client
+
+    def _make(self, service: str, region: str) -> Any:
+        options = self._options
+        if self._session is None:
+            session = botocore.session.Session(profile=options.profile)
+            session.set_config_variable("sts_regional_endpoints", "regional")
+            self._session = session
+        client = self._session.create_client(
+            service,
+            region_name=region,
+            endpoint_url=_endpoint(options, service, region),
+            config=Config(
+                connect_timeout=options.connect_timeout,
+                read_timeout=options.read_timeout,
+                max_pool_connections=options.threads,
+                tcp_keepalive=True,
+                # The second attempt is made in aws_retries.py, where the caller's time is known.
+                retries={"mode": "standard", "total_max_attempts": 1},
+                use_fips_endpoint=options.use_fips or None,
+                user_agent_extra="ownkey",
+            ),
+        )
+        if service == "kms":
+            client.meta.events.register("before-sign.kms", self._sign)
+        return client
+
+    def _sign(self, request: Any, **_: Any) -> None:
+        credentials = getattr(self._signing, "credentials", None)
+        if credentials is not None:
+            request.context.setdefault("signing", {})["request_credentials"] = _Frozen(credentials)
+
+
+class _Frozen:
+    """Credentials as botocore's signer asks for them."""
+
+    def __init__(self, credentials: ReadOnlyCredentials) -> None:
+        self._credentials = credentials
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        return self._credentials
+
+
+def _endpoint(options: AwsKmsOptions, service: str, region: str) -> str | None:
+    own = options.endpoint_urls.get(region, options.endpoint_url)
+    endpoint = options.sts_endpoint_url if service == "sts" else own
+    return endpoint.replace("{region}", region) if endpoint else None

@@ -1,0 +1,89 @@
+"""How `ownkey aws verify` reaches keys: by the credentials of the key store's settings, in a tenant's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from ownkey_server.domain.errors import KeyMisconfigured
+from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.verify import Identity, principal_of
+
+_SESSION_SECONDS = 900
+
+
+class SettingsReach:
+    """Clients as the key store makes them, for one person who waits: made anew for each run of a command.
+
+    Args:
+        tenant: In whose name roles are assumed.
+    """
+
+    def __init__(self, name: str, options: AwsKmsOptions, tenant: str) -> None:
+        self._name = name
+        self._options = options
+        self._tenant = tenant
+        self._own = boto3.session.Session(profile_name=options.profile)
+        self._sessions: dict[str, Any] = {}
+
+    @property
+    def external_id(self) -> str:
+        """What the role's trust policy must ask for."""
+        return f"{self._options.external_id_prefix}-{self._tenant}"
+
+    def kms(self, arn: KeyArn) -> Any:
+        """A client of KMS in the key's region."""
+        endpoint = self._options.endpoint_urls.get(arn.region, self._options.endpoint_url)
+        return self._client(self._session(arn), "kms", arn.region, endpoint)
+
+    def identity(self, arn: KeyArn) -> Identity:
+        """As whom the key is used."""
+        sts = self._client(self._session(arn), "sts", arn.region, self._options.sts_endpoint_url)
+        caller = str(sts.get_caller_identity()["Arn"])
+        role = self._role(arn)
+        if role is None:
+            return Identity(caller, principal_of(caller), "by the key policy alone: no role is assumed")
+        return Identity(caller, role, f"by role {role}, external id {self.external_id}")
+
+    def _role(self, arn: KeyArn) -> str | None:
+        name = self._options.role_name
+        return f"arn:{arn.partition}:iam::{arn.account}:role/{name}" if name else None
+
+    def _session(self, arn: KeyArn) -> Any:
+        role = self._role(arn)
+        if role is None:
+            return self._own
+        if role not in self._sessions:
+            if not self._tenant:
+                cause = "the role's external id is made of the tenant's id: say --tenant"
+                raise KeyMisconfigured(self._name, str(arn), cause)
+            sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
+            tags = [{"Key": "ownkey:tenant", "Value": self._tenant}]
+            made = sts.assume_role(
+                RoleArn=role,
+                RoleSessionName=f"ownkey-verify-{self._tenant}"[:64],
+                ExternalId=self.external_id,
+                DurationSeconds=_SESSION_SECONDS,
+                **({"Tags": tags} if self._options.session_tags else {}),
+            )["Credentials"]
+            self._sessions[role] = boto3.session.Session(
+                made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]
+            )
+        return self._sessions[role]
+
+    def _client(self, session: Any, service: str, region: str, endpoint: str | None) -> Any:
+        return session.client(
+            service,
+            region_name=region,
+            endpoint_url=endpoint.replace("{region}", region) if endpoint else None,
+            config=Config(
+                connect_timeout=self._options.connect_timeout,
+                read_timeout=self._options.read_timeout,
+                retries={"mode": "standard", "total_max_attempts": 2},
+                use_fips_endpoint=self._options.use_fips or None,
+                user_agent_extra="ownkey",
+            ),
+        )

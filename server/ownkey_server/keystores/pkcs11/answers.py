@@ -1,0 +1,156 @@
+"""What the answers of a PKCS#11 token mean for a key: taken away, gone for now, or never right.
+
+Tokens answer an outage, a destroyed key and a changed ciphertext with the same few codes, so what a code means depends
+on what has been seen before: whether the key ever worked, in which token, and since when it has been missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pkcs11 import exceptions as p11
+
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyExists,
+    KeyMisconfigured,
+    KeyRevoked,
+    KeyStoreError,
+    KeyUnreachable,
+    OperationUnsupported,
+)
+from ownkey_server.keystores.pkcs11.module import ModuleMissing, Pkcs11Module
+from ownkey_server.keystores.pkcs11.pin import PinUnusable
+from ownkey_server.keystores.pkcs11.tokens import (
+    KeyUnfit,
+    LabelTaken,
+    MechanismUnusable,
+    NoKey,
+    Pkcs11Token,
+    RightsMissing,
+)
+
+# The token itself says that it is not there.
+_ABSENT = (p11.NoSuchToken, p11.TokenNotPresent, p11.TokenNotRecognised, p11.DeviceRemoved, p11.SlotIDInvalid)
+_PIN = (
+    p11.PinIncorrect,
+    p11.PinLocked,
+    p11.PinExpired,
+    p11.PinInvalid,
+    p11.PinLenRange,
+    p11.UserPinNotInitialized,
+    PinUnusable,
+)
+_UNSUPPORTED = (p11.MechanismInvalid, p11.MechanismParamInvalid, p11.FunctionNotSupported)
+# Seen of a session just opened, these are facts; starting the whole module anew would only disturb its other tokens.
+_CERTAIN = (
+    *_PIN,
+    *_UNSUPPORTED,
+    KeyUnfit,
+    RightsMissing,
+    MechanismUnusable,
+    ModuleMissing,
+    p11.MultipleTokensReturned,
+)
+# A token that is being deleted has its keys gone first: seen, for some milliseconds, of SoftHSM.
+SECONDS_MISSING = 0.5
+WHOLE_TOKEN = (*_ABSENT, *_PIN, ModuleMissing, p11.MultipleTokensReturned)
+"""Failures that are the same for every key of the token."""
+
+
+class Answers:
+    """The history of the keys of one token, and what a failure means in its light.
+
+    Args:
+        store: Name of the key store, for the errors.
+        label: The token's label.
+        monotonic: The clock, in seconds.
+    """
+
+    def __init__(
+        self, store: str, label: str, token: Pkcs11Token, module: Pkcs11Module, monotonic: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._label = label
+        self._token = token
+        self._module = module
+        # The serial number of the token in which each key has worked, and the provider ids of what it did there.
+        self._worked: dict[str, tuple[bytes, set[str]]] = {}
+        self._monotonic = monotonic
+        # In which generation of the module a key was first found missing, and when.
+        self._missing_since: dict[str, tuple[int, float]] = {}
+
+    def note_success(self, reference: str, provider_id: str) -> None:
+        """The key has just wrapped or unwrapped in this way."""
+        if self._worked_in(reference) != self._token.serial:
+            self._worked[reference] = (self._token.serial, set())
+        self._worked[reference][1].add(provider_id)
+        self._missing_since.pop(reference, None)
+
+    def note_failure(self, reference: str, error: Exception) -> None:
+        """The key has just failed in a session opened for this look."""
+        if isinstance(error, NoKey):
+            self._first_missed(reference)
+
+    def is_certain(self, reference: str, error: Exception) -> bool:
+        """Whether a failure in a session just opened needs no look at a reinitialized module."""
+        # A key that never worked is looked for again at the next call; one that did is not given up that easily.
+        return isinstance(error, _CERTAIN) or (isinstance(error, NoKey) and reference not in self._worked)
+
+    def meaning(self, reference: str, error: Exception, doubtful: str = "") -> KeyStoreError:
+        """What a failure means that remained after recovery.
+
+        Args:
+            reference: The key.
+            error: What the token answered.
+            doubtful: Provider id of the bytes that were to be opened, if any.
+        """
+        kind: type[KeyStoreError]
+        match error:
+            case NoKey():
+                kind, cause = self._meaning_of_no_key(reference)
+            case RightsMissing():
+                kind, cause = self._taken_away_or_never_right(reference), str(error)
+            case MechanismUnusable():
+                # Unless the key has done it here, the bytes claim a way that is not the key's: that is all they show.
+                done = self._works_here(reference) and doubtful in self._worked[reference][1]
+                kind, cause = (KeyRevoked if done else CiphertextInvalid), str(error)
+            case LabelTaken():
+                kind, cause = KeyExists, str(error)
+            case KeyUnfit() | PinUnusable() | ModuleMissing():
+                kind, cause = KeyMisconfigured, str(error)
+            case p11.MultipleTokensReturned():
+                kind, cause = KeyMisconfigured, f"several tokens have the label {self._label!r}"
+            case _ if isinstance(error, _ABSENT):
+                kind, cause = KeyUnreachable, f"there is no token {self._label!r}"
+            case _ if isinstance(error, _PIN):
+                kind, cause = KeyMisconfigured, f"the token refuses the PIN ({type(error).__name__})"
+            case _ if isinstance(error, _UNSUPPORTED):
+                kind, cause = OperationUnsupported, "the token cannot do this"
+            case _:
+                kind, cause = KeyUnreachable, f"the token answered {type(error).__name__}"
+        return kind(self._store, reference, cause)
+
+    def _meaning_of_no_key(self, reference: str) -> tuple[type[KeyStoreError], str]:
+        if reference in self._worked:
+            if not self._works_here(reference):
+                return KeyMisconfigured, "the token was initialized anew, and has no key of this label"
+            # Missing before and after a reinitialization that shows the key's own token, and for a while. Once is not
+            # enough: a token that is being taken out shows no keys either.
+            generation, at = self._first_missed(reference)
+            if generation == self._module.generation or self._monotonic() - at < SECONDS_MISSING:
+                return KeyUnreachable, "the key is not seen in its token at this moment"
+        return self._taken_away_or_never_right(reference), "the token has no key of this label"
+
+    def _first_missed(self, reference: str) -> tuple[int, float]:
+        return self._missing_since.setdefault(reference, (self._module.generation, self._monotonic()))
+
+    def _taken_away_or_never_right(self, reference: str) -> type[KeyStoreError]:
+        return KeyRevoked if self._works_here(reference) else KeyMisconfigured
+
+    def _works_here(self, reference: str) -> bool:
+        """Only the token that had the key can show that it was taken away: another by its label never had it."""
+        return self._worked_in(reference) == self._token.serial
+
+    def _worked_in(self, reference: str) -> bytes | None:
+        return self._worked[reference][0] if reference in self._worked else None
