@@ -15,6 +15,7 @@ from ownkey_server import settings
 from ownkey_server.main import running_server
 
 OWNKEY = str(Path(sys.executable).parent / "ownkey")
+_ADDRESS = re.compile(r" on (127\.0\.0\.1:\d+|unix:\S+)$", re.MULTILINE)
 TEMPLATES = resources.files("ownkey_server") / "templates"
 
 
@@ -76,19 +77,16 @@ class ServerProcess:
         self.address = ""
 
     def wait_until_serving(self, log: Path) -> None:
-        """Read the address from the log, which tells it once the server serves."""
-        with subprocess.Popen(
-            ["tail", "-n", "+1", "-F", "-s", "0.05", f"--pid={self.pid}", str(log)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as follow:
-            assert follow.stdout is not None
-            for line in follow.stdout:
-                if b" on 127.0.0.1:" in line or b" on unix:" in line:
-                    self.address = line.decode().rpartition(" on ")[2].strip()
-                    follow.kill()
-                    return
-        raise AssertionError(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
+        """Read the address from the log, which tells it once the server serves; fails at once when the server ended."""
+
+        def told() -> bool:
+            ended = self._process.poll() is not None
+            found = _ADDRESS.search(log.read_text(encoding="utf-8"))
+            assert found or not ended, f"the server did not start:\n{log.read_text(encoding='utf-8')}"
+            self.address = found[1] if found else ""
+            return found is not None
+
+        wait_until(told, "the server served")
 
     def wait(self) -> int:
         """Wait for its end; gives its exit code."""
