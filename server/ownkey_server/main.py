@@ -59,6 +59,7 @@ from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.probes import Probes
 from ownkey_server.service.rates import Rate, RateLimits, Rates
 from ownkey_server.service.refusals import Refusals
+from ownkey_server.service.rewrapping import Rewraps
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.store_checks import warn_of_unusable
@@ -425,6 +426,7 @@ def _services(core: Core, probes: Probes) -> Services:
     answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
     return Services(
         data_keys=data_keys,
+        rewraps=Rewraps(directory, core.ring, core.branches, core.audit, clock),
         media=Media(data_keys, clock),
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, probes, clock),

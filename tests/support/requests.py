@@ -19,6 +19,7 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "EncryptMedia": (MAKE, "tenant"),
     "Unwrap": (OPEN, "tenant"),
     "DecryptMedia": (OPEN, "tenant"),
+    "Rewrap": ("data", "tenant"),
     "KeyStatus": (ALL, "tenant"),
     "CheckPolicy": (ALL, "tenant"),
     "AuthorizeCall": ("call_gate", "tenant"),

@@ -28,6 +28,7 @@ from ownkey.models import (
     MediaInfo,
     PolicyCheck,
     ReplicaStatus,
+    RewrappedKey,
 )
 from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
 
@@ -53,7 +54,7 @@ CHANNEL_OPTIONS = (
         '{"methodConfig": [{"name": ['
         + ", ".join(
             f'{{"service": "ownkey.v1.KeyService", "method": "{method}"}}'
-            for method in ("GenerateDataKey", "Unwrap", "KeyStatus", "CheckPolicy", "AuthorizeCall")
+            for method in ("GenerateDataKey", "Unwrap", "Rewrap", "KeyStatus", "CheckPolicy", "AuthorizeCall")
         )
         + '], "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",'
         ' "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}',
@@ -213,6 +214,26 @@ def unwrap(
         return DataKey(answer.key, answer.plaintext, _time(answer.lease_expire_time))
 
     return Exchange("Unwrap", request, parse)
+
+
+@sendable()
+def rewrap(
+    asset: Asset, wrapped_key: bytes, encryption_context: Mapping[str, str], request_id: str
+) -> Exchange[RewrappedKey]:
+    """Rewrap."""
+    request = key_service_pb2.RewrapRequest(
+        asset=asset_message(asset),
+        wrapped_key=wrapped_key,
+        encryption_context=encryption_context,
+        request_id=request_id,
+    )
+
+    def parse(answer: key_service_pb2.RewrapResponse) -> RewrappedKey:
+        return RewrappedKey(
+            answer.key, answer.wrapped_key, decision_name(answer.decision), answer.rule, answer.rewrapped
+        )
+
+    return Exchange("Rewrap", request, parse)
 
 
 @sendable()

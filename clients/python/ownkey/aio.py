@@ -20,7 +20,7 @@ from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
 from ownkey.client import EMERGENCY_TIMEOUT, LOCAL_EMERGENCY
 from ownkey.container import Buffer
-from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, MediaInfo, PolicyCheck
+from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, MediaInfo, PolicyCheck, RewrappedKey
 from ownkey.v1 import key_service_pb2_grpc
 
 T = TypeVar("T")
@@ -161,6 +161,12 @@ class AsyncClient:
     ) -> DataKey:
         """The data key in clear again, for the asset that it was made for."""
         return await self._run(_exchange.unwrap(asset, wrapped_key, encryption_context, request_id))
+
+    async def rewrap(
+        self, asset: Asset, wrapped_key: bytes, encryption_context: Mapping[str, str], *, request_id: str = ""
+    ) -> RewrappedKey:
+        """The data key wrapped as policy says today: to be stored in place of the old one, with the same context."""
+        return await self._run(_exchange.rewrap(asset, wrapped_key, encryption_context, request_id))
 
     async def key_status(self, tenant: str, key: str = "", *, request_id: str = "") -> list[CustomerKeyStatus]:
         """The state of one of the tenant's keys, or of all."""

@@ -21,7 +21,7 @@ from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
 from ownkey.container import Buffer
 from ownkey.media_stream import MediaStream
-from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, PolicyCheck
+from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, PolicyCheck, RewrappedKey
 from ownkey.v1 import key_service_pb2_grpc
 
 T = TypeVar("T")
@@ -95,6 +95,16 @@ class Client:
             OwnkeyError: See :mod:`ownkey.errors`.
         """
         return self._run(_exchange.unwrap(asset, wrapped_key, encryption_context, request_id))
+
+    def rewrap(
+        self, asset: Asset, wrapped_key: bytes, encryption_context: Mapping[str, str], *, request_id: str = ""
+    ) -> RewrappedKey:
+        """The data key wrapped as policy says today: to be stored in place of the old one, with the same context.
+
+        Raises:
+            OwnkeyError: See :mod:`ownkey.errors`.
+        """
+        return self._run(_exchange.rewrap(asset, wrapped_key, encryption_context, request_id))
 
     def key_status(self, tenant: str, key: str = "", *, request_id: str = "") -> list[CustomerKeyStatus]:
         """The state of one of the tenant's keys, or of all.

@@ -61,6 +61,25 @@ class DataKey:
 
 
 @dataclass(frozen=True, slots=True)
+class RewrappedKey:
+    """A wrapped key as policy wraps it today. Its encryption context is the one that it had.
+
+    Attributes:
+        key: Name of the key that wraps it now.
+        wrapped_key: To be stored in place of the old one.
+        decision: ``allow`` under a customer key, or ``provider_key``.
+        rule: Name of the policy rule that decided.
+        rewrapped: Whether it was wrapped anew; if not, it came back as it was.
+    """
+
+    key: str
+    wrapped_key: bytes = field(repr=False)
+    decision: str
+    rule: str
+    rewrapped: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """The state of a key in one place: ``available``, ``unreachable``, ``revoked``, ``misconfigured``, ``unknown``."""
 

@@ -29,6 +29,7 @@ class Action(StrEnum):
 
     GENERATE_DATA_KEY = "generate_data_key"
     UNWRAP = "unwrap"
+    REWRAP = "rewrap"
     ENCRYPT_MEDIA = "encrypt_media"
     DECRYPT_MEDIA = "decrypt_media"
     RENEW_LEASE = "renew_lease"

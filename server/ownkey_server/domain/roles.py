@@ -96,6 +96,7 @@ _OVERSEES = frozenset({Role.OPERATOR, Role.AUDITOR})
 ACCESS: Mapping[str, Access] = {
     "GenerateDataKey": Access(Scope.TENANT, _MAKES),
     "Unwrap": Access(Scope.TENANT, _OPENS),
+    "Rewrap": Access(Scope.TENANT, _MAKES & _OPENS),
     "KeyStatus": Access(Scope.TENANT, _STATUS),
     "CheckPolicy": Access(Scope.TENANT, _STATUS),
     "AuthorizeCall": Access(Scope.TENANT, frozenset({Role.CALL_GATE})),

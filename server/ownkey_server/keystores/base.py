@@ -118,6 +118,14 @@ class TenantScoped(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RewrappedDataKey:
+    """A data key wrapped by another key than before, and the key store's own id of that."""
+
+    wrapped: EncryptedDataKey
+    request_id: str = ""
+
+
 @runtime_checkable
 class ReWrapper(Protocol):
     """A key store that moves a wrapped data key from one of its keys to another, in clear nowhere else."""
@@ -130,7 +138,7 @@ class ReWrapper(Protocol):
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> EncryptedDataKey:
+    ) -> RewrappedDataKey:
         """The data key, wrapped by the target key under its context.
 
         Raises:

@@ -16,6 +16,7 @@ from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
+from ownkey_server.service.rewrapping import Rewraps
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Services:
     """The use cases that the contract offers."""
 
     data_keys: DataKeys
+    rewraps: Rewraps
     media: Media
     policy_checks: PolicyChecks
     key_status: KeyStatus
@@ -58,10 +60,7 @@ class KeyServicer:
 
     async def Unwrap(self, request: key_service_pb2.UnwrapRequest, call: Call) -> Message:
         """Open a wrapped key for its asset."""
-        try:
-            wrapped = WrappedKey.from_bytes(request.wrapped_key)
-        except WrappedKeyInvalid as error:
-            raise InvalidRequest("wrapped_key", str(error)) from error
+        wrapped = _wrapped_key(request.wrapped_key)
         opened = await self._services.data_keys.unwrap(
             convert.asset(request.asset),
             wrapped.encrypted_data_keys,
@@ -78,6 +77,27 @@ class KeyServicer:
             )
         finally:
             opened.plaintext.wipe()
+
+    async def Rewrap(self, request: key_service_pb2.RewrapRequest, call: Call) -> Message:
+        """Wrap a data key as policy says today."""
+        wrapped = _wrapped_key(request.wrapped_key)
+        found = await self._services.rewraps.rewrap(
+            convert.asset(request.asset),
+            wrapped.encrypted_data_keys,
+            convert.pairs(request.encryption_context),
+            call.seconds,
+            call.caller(request.request_id),
+            named_key=wrapped.key,
+        )
+        return key_service_pb2.RewrapResponse(
+            key=found.key.name,
+            decision=convert.POLICY_DECISIONS[found.decision.outcome.effect],
+            rule=found.decision.rule,
+            wrapped_key=WrappedKey(found.key.name, (found.wrapped,)).to_bytes()
+            if found.wrapped is not None
+            else request.wrapped_key,
+            rewrapped=found.wrapped is not None,
+        )
 
     async def KeyStatus(self, request: key_service_pb2.KeyStatusRequest, _call: Call) -> Message:
         """Tell the state of a tenant's keys."""
@@ -111,3 +131,10 @@ class KeyServicer:
         """
         answer = await self._services.call_gate.emergency_answer(tenant, callee, standing)
         return None if answer is None else convert.call_response(answer)
+
+
+def _wrapped_key(raw: bytes) -> WrappedKey:
+    try:
+        return WrappedKey.from_bytes(raw)
+    except WrappedKeyInvalid as error:
+        raise InvalidRequest("wrapped_key", str(error)) from error

@@ -88,6 +88,7 @@ def _of_new_tenant(request: admin_service_pb2.CreateTenantRequest) -> Facts:
 _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "GenerateDataKey": (_of_asset, Priority.LIVE),
     "Unwrap": (_of_asset, Priority.PLAYBACK),
+    "Rewrap": (_of_asset, Priority.BACKGROUND),
     "KeyStatus": (_of_tenant, Priority.LIVE),
     "CheckPolicy": (_of_asset, Priority.LIVE),
     "AuthorizeCall": (_of_call, Priority.GATE),

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ownkey.container import (
-    BranchEntryInvalid,
     EncryptedDataKey,
-    branch_id_of,
-    unwrap_with_branch_key,
     wrap_with_branch_key,
 )
 from ownkey_server.domain import encryption_context
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.audit import Action, Caller
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import CiphertextInvalid, KeyNotFound, KeyUnreachable
+from ownkey_server.domain.errors import KeyUnreachable
 from ownkey_server.domain.policy import Decision, Wrapping
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.service.access import require_key, rule_on
 from ownkey_server.service.audit_log import AuditLog
@@ -33,6 +30,7 @@ from ownkey_server.service.audited import Audited
 from ownkey_server.service.branch_keys import BranchKeys, Loan
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.opening import Opener, tell_branch, with_bound_group
 
 ATTEMPTS = 2
 
@@ -77,6 +75,7 @@ class DataKeys:
         self._directory = directory
         self._branches = branches
         self._ring = ring
+        self._opener = Opener(ring, branches)
         self._audit = audit
         self._clock = clock
         self._lease = lease
@@ -128,7 +127,7 @@ class DataKeys:
                 context = use.context = encryption_context.build(asset, group, now, extra)
                 if ruling.decision.wrapping is Wrapping.BRANCH:
                     loan = await self._branches.to_wrap(tenant, key, remaining)
-                    _tell(use, loan)
+                    tell_branch(use, loan)
                     plaintext = SecretBytes(os.urandom(DATA_KEY_LENGTH))
                     wrapped = wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
                 else:
@@ -201,54 +200,23 @@ class DataKeys:
         expected: Mapping[str, str],
     ) -> tuple[OpenedDataKey, Loan | None]:
         plaintext: SecretBytes | None = None
-        loan: Loan | None = None
         try:
             async with Audited(self._audit, self._clock, action, caller, asset) as use:
                 use.context = context
                 tenant = await self._directory.tenant(asset.tenant)
                 now = self._clock()
-                # The group by which content was protected is bound to it: leaving it out gets nobody around that
-                # group's rule.
-                group = context.get(encryption_context.GROUP, "")
-                if not asset.group and group in tenant.groups:
-                    asset = use.asset = replace(asset, group=group)
+                asset = use.asset = with_bound_group(asset, context, tenant)
                 provider_key = self._directory.provider_key
                 use.ruling = rule_on(tenant, provider_key, asset, now)
                 require_key(use.ruling, asset)
                 encryption_context.require_asset(context, asset, expected)
-                lent = await self._branch_of(tenant, provider_key, entries, remaining)
-                if lent is not None:
-                    entry, loan = lent
-                    key = loan.key
-                    use.key = key.name
-                    _tell(use, loan)
-                    # The name that its wrapped keys have is that of the key under which the branch key was made.
-                    _require_name(named_key, loan.branch.first_key, tenant.id)
-                    plaintext = _opened(loan, entry, context)
-                else:
-                    key, entry = self._ring.find(tenant, provider_key, entries)
-                    use.key = key.name
-                    _require_name(named_key, key.name, tenant.id)
-                    opened = await self._ring.unwrap(key, entry, context, remaining, background=caller.background)
-                    plaintext, use.replica = opened.value.plaintext, opened.replica
-                    use.backend_request_id = opened.value.request_id
+                found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use)
+                plaintext = await self._opener.open(found, context, remaining, use, background=caller.background)
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
             raise
-        return OpenedDataKey(key, plaintext, now + self._lease_of(loan)), loan
-
-    async def _branch_of(
-        self,
-        tenant: Tenant,
-        provider_key: CustomerKey,
-        entries: Sequence[EncryptedDataKey],
-        remaining: float | None,
-    ) -> tuple[EncryptedDataKey, Loan] | None:
-        """The entry that a branch key of the tenant wrapped, and that branch key; None when there is none."""
-        if not any(branch_id_of(entry) for entry in entries):
-            return None
-        return await self._branches.to_open(tenant, provider_key, entries, remaining)
+        return OpenedDataKey(found.key, plaintext, now + self._lease_of(found.loan)), found.loan
 
     def _lease_of(self, loan: Loan | None) -> timedelta:
         """How long a data key may be used: in an outage that a grace bridges, no longer than that."""
@@ -257,27 +225,6 @@ class DataKeys:
         return min(self._lease, timedelta(seconds=max(0.0, loan.seconds)))
 
 
-def _tell(use: Audited, loan: Loan) -> None:
-    """Put into the record by which branch key it was, and who opened that."""
-    use.cached, use.replica, use.backend_request_id = loan.cached, loan.replica, loan.request_id
-    use.detail["branch"] = loan.branch.id
-    if loan.beyond:
-        use.detail["outage_grace_seconds"] = round(loan.beyond, 3)
-
-
-def _opened(loan: Loan, entry: EncryptedDataKey, context: Mapping[str, str]) -> SecretBytes:
-    try:
-        return SecretBytes(unwrap_with_branch_key(loan.plaintext.reveal(), entry, context))
-    except BranchEntryInvalid as error:
-        place = loan.key.primary
-        raise CiphertextInvalid(place.name, place.reference, str(error)) from None
-
-
 def _too_late(key: CustomerKey) -> KeyUnreachable:
     place = key.primary
     return KeyUnreachable(place.name, place.reference, "a branch key's lease ended before its use was recorded")
-
-
-def _require_name(named_key: str, made_by: str, tenant: str) -> None:
-    if named_key and named_key != made_by:
-        raise KeyNotFound(tenant, f"the wrapped key names another key than {made_by!r}, which made its entry")

@@ -8,11 +8,19 @@ from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound
+from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound, KeyStoreError
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyStore, TenantScoped, UnwrappedDataKey
+from ownkey_server.keystores.base import (
+    GeneratedDataKey,
+    KeyDescription,
+    KeyStore,
+    RewrappedDataKey,
+    ReWrapper,
+    TenantScoped,
+    UnwrappedDataKey,
+)
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
@@ -106,7 +114,13 @@ class KeyRing:
         return await self._walk.first_that_serves(key, ask, remaining, _wipe)
 
     async def wrap(
-        self, key: CustomerKey, data_key: SecretBytes, context: Mapping[str, str], remaining: float | None
+        self,
+        key: CustomerKey,
+        data_key: SecretBytes,
+        context: Mapping[str, str],
+        remaining: float | None,
+        *,
+        background: bool = False,
     ) -> Use[EncryptedDataKey]:
         """A key that there is already, wrapped under ``key`` too; arguments and errors as for :meth:`generate`."""
         if not key.lifecycle.wraps:
@@ -115,9 +129,37 @@ class KeyRing:
             await self._budgets.renew(key)
 
         async def ask(place: Replica, limit: float) -> EncryptedDataKey:
-            return await self._store(key.tenant, place).wrap(place.reference, data_key, context, limit)
+            store = self._store(key.tenant, place, background=background)
+            return await store.wrap(place.reference, data_key, context, limit)
 
         return await self._walk.first_that_serves(key, ask, remaining)
+
+    async def rewrap(
+        self,
+        source: CustomerKey,
+        wrapped: EncryptedDataKey,
+        target: CustomerKey,
+        context: Mapping[str, str],
+        remaining: float | None,
+    ) -> Use[RewrappedDataKey] | None:
+        """A data key moved from one key to another by a key store alone, in the background.
+
+        Only between the first places of both, so that it goes around nobody's revocation. None where that cannot be, or
+        did not succeed: then :meth:`unwrap` and :meth:`wrap` do it, and tell what is wrong. An error here leaves no
+        evidence, for it may be about either key.
+        """
+        place, origin = target.primary, source.primary
+        if not target.lifecycle.wraps or place.store != origin.store or source.tenant != target.tenant:
+            return None
+        store = self._store(target.tenant, place, background=True)
+        if not isinstance(store, ReWrapper):
+            return None
+        limit = self._timeout if remaining is None else min(self._timeout, remaining)
+        try:
+            moved = await store.rewrap(origin.reference, wrapped, context, place.reference, context, limit)
+        except KeyStoreError:
+            return None
+        return Use(moved, place.name)
 
     async def probe(self, key: CustomerKey) -> None:
         """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""

@@ -27,6 +27,7 @@ BESIDE: Mapping[str, frozenset[str]] = {
     "EncryptMedia": frozenset({"POLICY_DENIED"}),
     "EnrolKey": frozenset({"ENROLMENT_FAILED"}),
     "GenerateDataKey": frozenset({"POLICY_DENIED"}),
+    "Rewrap": frozenset({"INVALID_FIELD"}),
     "Unwrap": frozenset({"INVALID_FIELD"}),
     "UpdateAuditRetention": frozenset({"ETAG_MISMATCH"}),
     "UpdateGroup": frozenset({"ETAG_MISMATCH"}),

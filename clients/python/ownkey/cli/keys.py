@@ -7,7 +7,7 @@ import binascii
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -47,13 +47,27 @@ def datakey(shared: Shared, /, with_plaintext: bool, extra_context: dict[str, st
     shared.output.answer(value, lines)
 
 
+_Command = Callable[..., Any]
+
+
+def _wrapped_key_options(command: _Command) -> _Command:
+    """A wrapped key and the context that it is bound to."""
+    for option in (
+        click.option("--context-json", default="{}", help="The whole context as one JSON object."),
+        click.option(
+            "--context", multiple=True, callback=parse_pairs, metavar="KEY=VALUE", help="A pair of its context."
+        ),
+        click.option(
+            "--wrapped-key", required=True, help="What `ownkey datakey` gave, in base64; - reads it from stdin."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @asset_options()
-@click.option("--wrapped-key", required=True, help="What `ownkey datakey` gave, in base64; - reads it from stdin.")
-@click.option(
-    "--context", "context", multiple=True, callback=parse_pairs, metavar="KEY=VALUE", help="A pair of its context."
-)
-@click.option("--context-json", default="{}", help="The whole context as one JSON object.")
+@_wrapped_key_options
 @shared_options
 @click.pass_obj
 def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context_json: str, **facts: Any) -> None:
@@ -61,24 +75,51 @@ def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context
 
     The encryption context must be exactly the one that came with the wrapped key.
     """
-    text = sys.stdin.read() if wrapped_key == "-" else wrapped_key
-    try:
-        raw = base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error:
-        raise click.UsageError("--wrapped-key is not base64") from None
-    try:
-        pairs = json.loads(context_json)
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"--context-json is not JSON: {error}") from None
-    if not isinstance(pairs, dict) or not all(isinstance(value, str) for value in pairs.values()):
-        raise click.UsageError("--context-json must be an object of strings")
+    raw, pairs = _wrapped_key(wrapped_key), _whole_context(context_json) | context
     with shared.client() as client:
-        key = client.unwrap(asset_of(facts), raw, pairs | context)
+        key = client.unwrap(asset_of(facts), raw, pairs)
     value = plain(key)
     answer = {name: value[name] for name in ("key", "plaintext", "lease_expire_time")}
     shared.output.answer(
         answer, {"key": key.key, "plaintext": value["plaintext"], "lease until": moment(key.lease_expire_time)}
     )
+
+
+@click.command()
+@asset_options()
+@_wrapped_key_options
+@shared_options
+@click.pass_obj
+def rewrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context_json: str, **facts: Any) -> None:
+    """Wrap a wrapped key anew, as the tenant's policy says today, and print what to keep in place of the old one.
+
+    Its encryption context stays. The data key does not leave the service.
+    """
+    raw, pairs = _wrapped_key(wrapped_key), _whole_context(context_json) | context
+    with shared.client() as client:
+        key = client.rewrap(asset_of(facts), raw, pairs)
+    value = plain(key)
+    note = "" if key.rewrapped else ": it was wrapped by that already, and is as it was"
+    lines = {"key": f"{key.key} ({key.decision}, rule {key.rule!r}){note}", "wrapped key": value["wrapped_key"]}
+    shared.output.answer(value, lines)
+
+
+def _wrapped_key(given: str) -> bytes:
+    text = sys.stdin.read() if given == "-" else given
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
+        raise click.UsageError("--wrapped-key is not base64") from None
+
+
+def _whole_context(given: str) -> dict[str, str]:
+    try:
+        pairs = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"--context-json is not JSON: {error}") from None
+    if not isinstance(pairs, dict) or not all(isinstance(value, str) for value in pairs.values()):
+        raise click.UsageError("--context-json must be an object of strings")
+    return pairs
 
 
 @click.command()

@@ -34,6 +34,7 @@ COMMANDS = {
     "inspect": "ownkey.cli.media:inspect",
     "datakey": "ownkey.cli.keys:datakey",
     "unwrap": "ownkey.cli.keys:unwrap",
+    "rewrap": "ownkey.cli.keys:rewrap",
     "status": "ownkey.cli.keys:status",
     "check": "ownkey.cli.keys:check",
     "call": "ownkey.cli.calls:call",

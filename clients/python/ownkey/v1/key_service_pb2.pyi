@@ -410,6 +410,102 @@ class UnwrapResponse(_message.Message):
 Global___UnwrapResponse: _TypeAlias = UnwrapResponse  # noqa: Y015
 
 @_typing.final
+class RewrapRequest(_message.Message):
+    """Asks for a wrapped key under today's key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    WRAPPED_KEY_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    wrapped_key: _builtins.bytes
+    """Required. The wrapped key, in the layout of docs/formats.md. At most 16 KiB."""
+    request_id: _builtins.str
+    """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    @_builtins.property
+    def asset(self) -> _asset_pb2.Asset:
+        """Required. The same facts as for Unwrap."""
+
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Required. The encryption context that came with the wrapped key. It stays as it is."""
+
+    def __init__(
+        self,
+        *,
+        asset: _asset_pb2.Asset | None = ...,
+        wrapped_key: _builtins.bytes = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "encryption_context", b"encryption_context", "request_id", b"request_id", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapRequest: _TypeAlias = RewrapRequest  # noqa: Y015
+
+@_typing.final
+class RewrapResponse(_message.Message):
+    """A data key, wrapped as policy says today."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    WRAPPED_KEY_FIELD_NUMBER: _builtins.int
+    REWRAPPED_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Name of the key that wraps it now."""
+    decision: Global___PolicyDecision.ValueType
+    """ALLOW under a customer key; PROVIDER_KEY when the tenant's policy leaves this asset to the provider's key."""
+    rule: _builtins.str
+    """Name of the policy rule that decided."""
+    wrapped_key: _builtins.bytes
+    """The data key wrapped, to be opened with the same encryption context."""
+    rewrapped: _builtins.bool
+    """Whether it was wrapped anew. If not, it was as policy says already, and came back as it was, untried."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        decision: Global___PolicyDecision.ValueType = ...,
+        rule: _builtins.str = ...,
+        wrapped_key: _builtins.bytes = ...,
+        rewrapped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "key", b"key", "rewrapped", b"rewrapped", "rule", b"rule", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapResponse: _TypeAlias = RewrapResponse  # noqa: Y015
+
+@_typing.final
 class KeyStatusRequest(_message.Message):
     """Asks for the state of keys."""
 

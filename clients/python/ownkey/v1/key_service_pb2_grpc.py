@@ -45,6 +45,11 @@ class KeyServiceStub:
                 request_serializer=ownkey_dot_v1_dot_key__service__pb2.UnwrapRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_key__service__pb2.UnwrapResponse.FromString,
                 _registered_method=True)
+        self.Rewrap = channel.unary_unary(
+                '/ownkey.v1.KeyService/Rewrap',
+                request_serializer=ownkey_dot_v1_dot_key__service__pb2.RewrapRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_key__service__pb2.RewrapResponse.FromString,
+                _registered_method=True)
         self.KeyStatus = channel.unary_unary(
                 '/ownkey.v1.KeyService/KeyStatus',
                 request_serializer=ownkey_dot_v1_dot_key__service__pb2.KeyStatusRequest.SerializeToString,
@@ -94,6 +99,18 @@ class KeyServiceServicer:
         KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
         DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rewrap(self, request, context):
+        """Wraps a data key anew, under the key that the tenant's policy names today and in the way that it names; the data key
+        never leaves the server. For wrapped keys that are kept beside their content; an object of EncryptMedia holds its own,
+        and is never changed. Keep the answer's wrapped key in place of the old one.
+
+        Errors: those of Unwrap about the key that wrapped it, and those of GenerateDataKey about the key that shall.
+        Retriable: yes; the old wrapped key opens as before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +190,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.Unwrap,
                     request_deserializer=ownkey_dot_v1_dot_key__service__pb2.UnwrapRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_key__service__pb2.UnwrapResponse.SerializeToString,
+            ),
+            'Rewrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rewrap,
+                    request_deserializer=ownkey_dot_v1_dot_key__service__pb2.RewrapRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_key__service__pb2.RewrapResponse.SerializeToString,
             ),
             'KeyStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.KeyStatus,
@@ -255,6 +277,33 @@ class KeyService:
             '/ownkey.v1.KeyService/Unwrap',
             ownkey_dot_v1_dot_key__service__pb2.UnwrapRequest.SerializeToString,
             ownkey_dot_v1_dot_key__service__pb2.UnwrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rewrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.KeyService/Rewrap',
+            ownkey_dot_v1_dot_key__service__pb2.RewrapRequest.SerializeToString,
+            ownkey_dot_v1_dot_key__service__pb2.RewrapResponse.FromString,
             options,
             channel_credentials,
             insecure,

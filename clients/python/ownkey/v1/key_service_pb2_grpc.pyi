@@ -48,6 +48,14 @@ class KeyServiceStub:
     DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; it changes nothing.
     """
+    Rewrap: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RewrapRequest, _key_service_pb2.RewrapResponse]
+    """Wraps a data key anew, under the key that the tenant's policy names today and in the way that it names; the data key
+    never leaves the server. For wrapped keys that are kept beside their content; an object of EncryptMedia holds its own,
+    and is never changed. Keep the answer's wrapped key in place of the old one.
+
+    Errors: those of Unwrap about the key that wrapped it, and those of GenerateDataKey about the key that shall.
+    Retriable: yes; the old wrapped key opens as before.
+    """
     KeyStatus: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
     only about a key of which nothing is known yet.
@@ -110,6 +118,14 @@ class KeyServiceAsyncStub(KeyServiceStub):
     KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
     DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes; it changes nothing.
+    """
+    Rewrap: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RewrapRequest, _key_service_pb2.RewrapResponse]  # type: ignore[assignment]
+    """Wraps a data key anew, under the key that the tenant's policy names today and in the way that it names; the data key
+    never leaves the server. For wrapped keys that are kept beside their content; an object of EncryptMedia holds its own,
+    and is never changed. Keep the answer's wrapped key in place of the old one.
+
+    Errors: those of Unwrap about the key that wrapped it, and those of GenerateDataKey about the key that shall.
+    Retriable: yes; the old wrapped key opens as before.
     """
     KeyStatus: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]  # type: ignore[assignment]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
@@ -182,6 +198,20 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, KEY_STORE_UNSUPPORTED, AUDIT_UNAVAILABLE,
         DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes; it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def Rewrap(
+        self,
+        request: _key_service_pb2.RewrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RewrapResponse, _abc.Awaitable[_key_service_pb2.RewrapResponse]]:
+        """Wraps a data key anew, under the key that the tenant's policy names today and in the way that it names; the data key
+        never leaves the server. For wrapped keys that are kept beside their content; an object of EncryptMedia holds its own,
+        and is never changed. Keep the answer's wrapped key in place of the old one.
+
+        Errors: those of Unwrap about the key that wrapped it, and those of GenerateDataKey about the key that shall.
+        Retriable: yes; the old wrapped key opens as before.
         """
 
     @_abc_1.abstractmethod

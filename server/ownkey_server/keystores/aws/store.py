@@ -30,7 +30,14 @@ from ownkey_server.keystores.aws.judge import CANARY_CONTEXT, Canary, Judge
 from ownkey_server.keystores.aws.material import Materials
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.shares import Shares, TenantShare
-from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, KeyStore, UnwrappedDataKey
+from ownkey_server.keystores.base import (
+    DATA_KEY_LENGTH,
+    GeneratedDataKey,
+    KeyDescription,
+    KeyStore,
+    RewrappedDataKey,
+    UnwrappedDataKey,
+)
 from ownkey_server.keystores.bulkhead import Closed, NoAnswer, NoPlace, Threads
 from ownkey_server.keystores.probe import PROBE_CONTEXT, require_data_key, use_both_ways
 
@@ -115,7 +122,7 @@ class AwsKmsKeyStore:
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> EncryptedDataKey:
+    ) -> RewrappedDataKey:
         """Move a wrapped data key to another key within KMS, as the provider."""
         return await self._provider.rewrap(
             source_reference, wrapped, source_context, target_reference, target_context, timeout
@@ -200,7 +207,7 @@ class _TenantStore:
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> EncryptedDataKey:
+    ) -> RewrappedDataKey:
         order = self._order(source_reference)
         target = self._order(target_reference)
         if (target.key.partition, target.key.region) != (order.key.partition, order.key.region):
@@ -209,7 +216,7 @@ class _TenantStore:
             raise OperationUnsupported(target.place, target_reference, "it is in another account than the source")
         self._require_its(order, wrapped)
 
-        def work(kms: Any) -> EncryptedDataKey:
+        def work(kms: Any) -> RewrappedDataKey:
             answer = kms.re_encrypt(
                 CiphertextBlob=wrapped.ciphertext,
                 SourceKeyId=source_reference,
@@ -217,7 +224,8 @@ class _TenantStore:
                 DestinationKeyId=target_reference,
                 DestinationEncryptionContext=dict(target_context),
             )
-            return EncryptedDataKey(PROVIDER_ID, target_reference.encode(), answer["CiphertextBlob"])
+            moved = EncryptedDataKey(PROVIDER_ID, target_reference.encode(), answer["CiphertextBlob"])
+            return RewrappedDataKey(moved, _request_id(answer))
 
         def about(message: str) -> KeyArn:
             return target.key if target_reference in message else order.key

@@ -1,0 +1,151 @@
+"""Rewrap: a data key that was wrapped under yesterday's key, wrapped as policy says today. Its plaintext stays here.
+
+For wrapped keys that are kept beside their content. The header of an object holds its own, and is written once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ownkey.container import EncryptedDataKey, wrap_with_branch_key
+from ownkey_server.domain import encryption_context
+from ownkey_server.domain.assets import Asset
+from ownkey_server.domain.audit import Action, Caller
+from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.policy import Decision, Wrapping
+from ownkey_server.domain.secret_bytes import SecretBytes
+from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.service.access import require_key, rule_on
+from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.audited import Audited
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.directory import Directory
+from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.opening import Opener, Wrapped, tell_branch, with_bound_group
+
+# The part of the time that is left for a key store to do it alone: what remains is enough for the other way.
+SHARE_WITHIN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RewrappedKey:
+    """What became of a data key.
+
+    Attributes:
+        key: What wraps it.
+        wrapped: As that key wrapped it; None when it was wrapped as policy says already.
+    """
+
+    key: CustomerKey
+    decision: Decision
+    wrapped: EncryptedDataKey | None
+
+
+class Rewraps:
+    """Wraps data keys anew. Nobody waits for that: it comes after all that somebody waits for."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        ring: KeyRing,
+        branches: BranchKeys,
+        audit: AuditLog,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._ring = ring
+        self._branches = branches
+        self._opener = Opener(ring, branches)
+        self._audit = audit
+        self._clock = clock
+        self._monotonic = monotonic
+
+    async def rewrap(
+        self,
+        asset: Asset,
+        entries: Sequence[EncryptedDataKey],
+        context: Mapping[str, str],
+        remaining: float | None,
+        caller: Caller,
+        *,
+        named_key: str = "",
+    ) -> RewrappedKey:
+        """Wrap a data key as policy says today; its context stays. Arguments as for :meth:`DataKeys.unwrap`.
+
+        What is wrapped as policy says comes back as it is, and no key is used.
+
+        Raises:
+            AssetMismatch: The context is another asset's.
+            KeyNotFound: No key of this tenant made any entry.
+            PolicyDenied: The tenant's policy denies the asset.
+            KeyStoreError: One of the two keys cannot be used, and it says which; or the ciphertext is not its.
+            ServiceImpaired: The tenant is not known for certain, or the use cannot be recorded.
+        """
+        async with Audited(self._audit, self._clock, Action.REWRAP, caller, asset) as use:
+            use.context = context
+            tenant = await self._directory.tenant(asset.tenant)
+            asset = use.asset = with_bound_group(asset, context, tenant)
+            provider_key = self._directory.provider_key
+            ruling = use.ruling = rule_on(tenant, provider_key, asset, self._clock())
+            target = require_key(ruling, asset)
+            encryption_context.require_asset(context, asset, {})
+            found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use)
+            by_branch = ruling.decision.wrapping is Wrapping.BRANCH
+            if found.key.name == target.name and (found.loan is not None) == by_branch:
+                return RewrappedKey(target, ruling.decision, None)
+            deadline = None if remaining is None else self._monotonic() + remaining
+            if found.loan is None and not by_branch:
+                wrapped = await self._within_the_store(found, target, context, deadline, use)
+                if wrapped is not None:
+                    return RewrappedKey(target, ruling.decision, wrapped)
+            plaintext = await self._opener.open(found, context, self._left(deadline), use, background=True)
+            try:
+                wrapped = await self._wrap(tenant, target, plaintext, context, deadline, use, by_branch=by_branch)
+            finally:
+                plaintext.wipe()
+            return RewrappedKey(target, ruling.decision, wrapped)
+
+    async def _within_the_store(
+        self, found: Wrapped, target: CustomerKey, context: Mapping[str, str], deadline: float | None, use: Audited
+    ) -> EncryptedDataKey | None:
+        """By the key store alone, where it can; None where it cannot, or does not, for whatever reason."""
+        left = self._left(deadline)
+        moved = await self._ring.rewrap(
+            found.key, found.entry, target, context, None if left is None else left * SHARE_WITHIN
+        )
+        if moved is None:
+            return None
+        use.key, use.replica, use.backend_request_id = target.name, moved.replica, moved.value.request_id
+        use.detail["from"] = {"key": found.key.name}
+        return moved.value.wrapped
+
+    async def _wrap(
+        self,
+        tenant: Tenant,
+        target: CustomerKey,
+        plaintext: SecretBytes,
+        context: Mapping[str, str],
+        deadline: float | None,
+        use: Audited,
+        *,
+        by_branch: bool,
+    ) -> EncryptedDataKey:
+        # The record is about the new key. What the old one's store was asked for it is beside that.
+        opened = {"key": use.key, "replica": use.replica, "request_id": use.backend_request_id}
+        use.detail["from"] = {name: value for name, value in opened.items() if value}
+        if (branch := use.detail.pop("branch", None)) is not None:
+            use.detail["from"] = {"key": use.key, "branch": branch}
+        use.key, use.replica, use.backend_request_id, use.cached = target.name, "", "", False
+        if by_branch:
+            loan = await self._branches.to_wrap(tenant, target, self._left(deadline))
+            tell_branch(use, loan)
+            return wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
+        wrapped = await self._ring.wrap(target, plaintext, context, self._left(deadline), background=True)
+        use.replica = wrapped.replica
+        return wrapped.value
+
+    def _left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else max(0.0, deadline - self._monotonic())
