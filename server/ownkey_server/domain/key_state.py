@@ -9,7 +9,9 @@ from enum import StrEnum
 
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    KeyAbsent,
     KeyExhausted,
+    KeyExists,
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
@@ -63,6 +65,9 @@ STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
     # A forged ciphertext and a busy moment say nothing about the state of a key.
     KeyStoreThrottled: None,
     CiphertextInvalid: None,
+    # What a holder's command meets, and no use of a key.
+    KeyAbsent: None,
+    KeyExists: None,
     # It still opens.
     KeyExhausted: None,
 }

@@ -20,7 +20,7 @@ def test_the_page_s_examples_run(
     monkeypatch.chdir(tmp_path)
     Path("call.wav").write_bytes(b"content" * 100_000)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     Authority(tmp_path).issue("recorder", uris=["spiffe://example.org/recorder"])
     Path("ann.token").write_text("a.bearer.token\n", encoding="ascii")
     names: dict[str, Any] = {}
@@ -33,5 +33,6 @@ def test_the_page_s_examples_run(
         names["sealed"] = Path("call.wav.ownkey").read_bytes()
     assert names["again"].plaintext == names["key"].plaintext
     assert names["answer"].allowed
+    assert (names["moved"].rewrapped, names["moved"].wrapped_key) == (False, names["key"].wrapped_key)
     assert bytes(names["first"]) == Path("call.wav").read_bytes()[: len(names["first"])]
     assert capsys.readouterr().out == ""
