@@ -14,11 +14,15 @@ import pytest
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked
 from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.policies import TENANT_CONDITION, Access, account_root, key_policy
+from ownkey_server.keystores.aws.scopes import Scope
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from support.aws_subjects import client, dummy_credentials, ministack_server
 from support.key_stores import CONTEXT, TIMEOUT
 
 CUSTOMER, PROVIDER = "111122223333", "999988887777"
+ROLE = f"arn:aws:iam::{CUSTOMER}:role/ownkey"
+TENANTS = {**CONTEXT, "ownkey:tenant": "acme"}
 USER = f"arn:aws:iam::{PROVIDER}:user/ownkey"
 
 
@@ -33,8 +37,42 @@ class Accounts:
     customer_iam: Any
     provider_iam: Any
 
+    def put(self, policy: dict[str, Any]) -> None:
+        """The customer puts a policy on their key."""
+        self.customer_kms.put_key_policy(KeyId=self.key, PolicyName="default", Policy=json.dumps(policy))
+
+    def give_iam_policy(self) -> None:
+        """Somebody in the customer's account gives the role a policy of IAM, which no template does."""
+        use = _allow(["kms:GenerateDataKey", "kms:Decrypt", "kms:Encrypt"], Resource=self.key)
+        document = {"Version": "2012-10-17", "Statement": [use]}
+        self.customer_iam.put_role_policy(RoleName="ownkey", PolicyName="use", PolicyDocument=json.dumps(document))
+
     def trust(self, *statements: dict[str, Any]) -> str:
         return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+
+
+def printed(*revoked: str, **more: Any) -> dict[str, Any]:
+    """The key policy that `ownkey aws key-policy` prints, but for two things that ministack does not do as AWS does.
+
+    It knows no condition on the context, and aws:PrincipalArn is the session's there, which in AWS is the role's.
+    """
+    access = Access("acme", account_root(CUSTOMER), (ROLE,), **more)
+    policy = key_policy(access, [Scope.parse(text) for text in revoked])
+    kept = [one for one in policy["Statement"] if one["Sid"] != "OwnkeyNothingOfOtherTenants"]
+    for one in kept:
+        one.get("Condition", {}).get("StringEquals", {}).pop(TENANT_CONDITION, None)
+        if "ArnEquals" in one.get("Condition", {}):
+            assert one["Condition"]["ArnEquals"] == {"aws:PrincipalArn": ROLE}
+            one["Condition"]["ArnEquals"] = {"aws:PrincipalArn": f"arn:aws:sts::{CUSTOMER}:assumed-role/ownkey/*"}
+    return {**policy, "Statement": [{**one, "Condition": _filled(one)} if _filled(one) else _bare(one) for one in kept]}
+
+
+def _filled(statement: dict[str, Any]) -> dict[str, Any]:
+    return {operator: pairs for operator, pairs in statement.get("Condition", {}).items() if pairs}
+
+
+def _bare(statement: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in statement.items() if name != "Condition"}
 
 
 def _allow(action: object, **more: object) -> dict[str, Any]:
@@ -65,11 +103,10 @@ def accounts(ministack: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accoun
         condition = {"StringEquals": {"sts:ExternalId": "ownkey-acme"}}
         trust = _allow(["sts:AssumeRole", "sts:TagSession"], Principal={"AWS": USER}, Condition=condition)
         customer_iam.create_role(RoleName="ownkey", AssumeRolePolicyDocument=accounts.trust(trust))
-        use = _allow(["kms:GenerateDataKey", "kms:Decrypt", "kms:Encrypt"], Resource=key)
-        document = {"Version": "2012-10-17", "Statement": [use]}
-        customer_iam.put_role_policy(RoleName="ownkey", PolicyName="use", PolicyDocument=json.dumps(document))
+        accounts.put(printed())
         yield accounts
-        customer_iam.delete_role_policy(RoleName="ownkey", PolicyName="use")
+        for name in customer_iam.list_role_policies(RoleName="ownkey")["PolicyNames"]:
+            customer_iam.delete_role_policy(RoleName="ownkey", PolicyName=name)
         customer_iam.delete_role(RoleName="ownkey")
         provider_iam.delete_access_key(UserName="ownkey", AccessKeyId=access["AccessKeyId"])
         provider_iam.delete_user_policy(UserName="ownkey", PolicyName="use")
@@ -99,8 +136,8 @@ async def test_the_tenants_role_opens_and_wraps_in_the_customers_account(
     accounts: Accounts, store: AwsKmsKeyStore
 ) -> None:
     acme = store.for_tenant("acme")
-    made = await acme.generate_data_key(accounts.key, CONTEXT, TIMEOUT)
-    opened = await acme.unwrap(accounts.key, made.wrapped, CONTEXT, TIMEOUT)
+    made = await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    opened = await acme.unwrap(accounts.key, made.wrapped, TENANTS, TIMEOUT)
     assert opened.plaintext.reveal() == made.plaintext.reveal()
 
 
@@ -109,19 +146,43 @@ async def test_another_tenants_external_id_does_not_open_the_role(accounts: Acco
         await store.for_tenant("mallory").generate_data_key(accounts.key, CONTEXT, TIMEOUT)
 
 
-async def test_a_key_policy_that_denies_the_role_is_a_revocation(accounts: Accounts, store: AwsKmsKeyStore) -> None:
+async def test_without_its_statements_in_the_key_policy_the_role_is_denied(
+    accounts: Accounts, store: AwsKmsKeyStore
+) -> None:
     acme = store.for_tenant("acme")
-    await acme.generate_data_key(accounts.key, CONTEXT, TIMEOUT)
-    root = _allow("kms:*", Principal={"AWS": f"arn:aws:iam::{CUSTOMER}:root"}, Resource="*")
-    deny = {
-        "Effect": "Deny",
-        "Principal": {"AWS": f"arn:aws:iam::{CUSTOMER}:role/ownkey"},
-        "Action": ["kms:GenerateDataKey", "kms:Decrypt"],
-        "Resource": "*",
-    }
-    accounts.customer_kms.put_key_policy(KeyId=accounts.key, PolicyName="default", Policy=accounts.trust(root, deny))
+    await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    policy = printed()
+    policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] == "CustomerAdministers"]
+    accounts.put(policy)
     with pytest.raises(KeyRevoked, match="denies us the key"):
-        await acme.generate_data_key(accounts.key, CONTEXT, TIMEOUT)
+        await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)
+
+
+async def test_a_denial_of_everything_holds_beside_a_policy_of_iam_that_allows(
+    accounts: Accounts, store: AwsKmsKeyStore
+) -> None:
+    acme = store.for_tenant("acme")
+    accounts.give_iam_policy()
+    policy = printed("all")
+    policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] == "CustomerAdministers"]
+    accounts.put(policy)
+    made = await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)  # why statements that are gone are not enough
+    accounts.put(printed("all"))
+    with pytest.raises(KeyRevoked, match="denies us the key"):
+        await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    with pytest.raises(KeyRevoked, match="denies us the key"):
+        await acme.unwrap(accounts.key, made.wrapped, TENANTS, TIMEOUT)
+
+
+async def test_who_comes_by_no_endpoint_of_theirs_is_denied_beside_a_policy_of_iam_that_allows(
+    accounts: Accounts, store: AwsKmsKeyStore
+) -> None:
+    accounts.give_iam_policy()
+    accounts.put(printed())
+    await store.for_tenant("acme").generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    accounts.put(printed(source_vpces=("vpce-0123456789abcdef0",)))
+    with pytest.raises(KeyRevoked, match="denies us the key"):
+        await store.for_tenant("acme").generate_data_key(accounts.key, TENANTS, TIMEOUT)
 
 
 async def test_a_fault_of_our_own_is_never_a_revocation(accounts: Accounts, store: AwsKmsKeyStore) -> None:

@@ -15,6 +15,8 @@ In a test, in its own thread::
         kms.import_material(arn, valid_to=time), kms.delete_material(arn), kms.rotate(arn)
         kms.xks(arn, "The external key store proxy …")   # what its proxy says from now on; None: it serves
         kms.create_role("arn:aws:iam::111122223333:role/ownkey", {...})      # a trust policy; delete_role, set_trust
+        kms.identity_policies[role_arn] = {...}      # IAM's policy of a role or user; without one, see fake_kms_policy
+        kms.came_through = "vpce-0123456789abcdef0"  # the VPC endpoint that calls come through; empty: none
         key_id, secret = kms.user("arn:aws:iam::444455556666:user/ownkey")   # credentials of a principal
         kms.fail("Decrypt", "ThrottlingException", times=2, key=arn, region="eu-west-1")   # kms.heal() ends all faults
         kms.latency["eu-west-1"] = 0.2               # seconds before each answer; "" for every region
@@ -94,6 +96,8 @@ class FakeKms(FakeHttpServer):
         super().__init__(port)
         self.keys: dict[tuple[str, str], FakeKey] = {}
         self.roles: dict[str, dict[str, Any]] = {}
+        self.identity_policies: dict[str, dict[str, Any]] = {}
+        self.came_through = ""
         self.calls: collections.deque[Call] = collections.deque(maxlen=200_000)
         self.counts: collections.Counter[object] = collections.Counter()
         self.session_seconds: float | None = None

@@ -41,7 +41,12 @@ def _made_by(kms: FakeKms, region: str, blob: bytes) -> FakeKey:
 
 
 def _authorize(
-    key: FakeKey, principal: str, tags: Mapping[str, str], action: str, context: Mapping[str, str] | None = None
+    kms: FakeKms,
+    key: FakeKey,
+    principal: str,
+    tags: Mapping[str, str],
+    action: str,
+    context: Mapping[str, str] | None = None,
 ) -> None:
     if key.policy is None:
         return
@@ -50,15 +55,17 @@ def _authorize(
         "aws:PrincipalAccount": policies.account_of(principal),
         "kms:CallerAccount": policies.account_of(principal),
         **{f"aws:PrincipalTag/{name}": value for name, value in tags.items()},
+        **({"aws:SourceVpce": kms.came_through} if kms.came_through else {}),
     }
     if context:
         facts |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
         facts["kms:EncryptionContextKeys"] = list(context)
-    if not policies.allows(key.policy, principal, f"kms:{action}", facts):
+    identity_policy = kms.identity_policies.get(policies.role_of(principal))
+    if not policies.allows_use(key.policy, key.account, identity_policy, principal, f"kms:{action}", facts):
         raise AwsError(
             "AccessDeniedException",
             f"User: {principal} is not authorized to perform: kms:{action} on resource: {key.arn} because no"
-            " resource-based policy allows the action",
+            " policy allows the action, or one denies it",
         )
 
 
@@ -78,7 +85,7 @@ def _generate(
     kms: FakeKms, principal: str, tags: dict[str, str], region: str, request: Request, action: str = "GenerateDataKey"
 ) -> dict[str, Any]:
     key, context = _key(kms, region, request.get("KeyId")), _context(request)
-    _authorize(key, principal, tags, action, context)
+    _authorize(kms, key, principal, tags, action, context)
     key.require_usable()
     sizes = {"AES_256": 32, "AES_128": 16}
     if ("KeySpec" in request) == ("NumberOfBytes" in request):
@@ -100,7 +107,7 @@ def _generate_without_plaintext(
 
 def _encrypt(kms: FakeKms, principal: str, tags: dict[str, str], region: str, request: Request) -> dict[str, Any]:
     key, context = _key(kms, region, request.get("KeyId")), _context(request)
-    _authorize(key, principal, tags, "Encrypt", context)
+    _authorize(kms, key, principal, tags, "Encrypt", context)
     key.require_usable()
     plaintext = base64.b64decode(request["Plaintext"])
     if not 1 <= len(plaintext) <= 4096:
@@ -128,7 +135,7 @@ def _open(
     named = _key(kms, region, request[key_field]) if request.get(key_field) else None
     if named is not None:
         # Permission and state are those of the key that the request names, before its ciphertext is looked at.
-        _authorize(named, principal, tags, action, context)
+        _authorize(kms, named, principal, tags, action, context)
         named.require_usable()
     made_by = _made_by(kms, region, blob)
     if named is not None and named is not made_by:
@@ -137,7 +144,7 @@ def _open(
             "The key ID in the request does not identify a CMK that can perform this operation.",
         )
     if named is None:
-        _authorize(made_by, principal, tags, action, context)
+        _authorize(kms, made_by, principal, tags, action, context)
         made_by.require_usable()
     return made_by, made_by.material.unwrap(blob, context)
 
@@ -163,7 +170,7 @@ def _re_encrypt(kms: FakeKms, principal: str, tags: dict[str, str], region: str,
         key_field="SourceKeyId",
         context_field="SourceEncryptionContext",
     )
-    _authorize(target, principal, tags, "ReEncryptTo", context)
+    _authorize(kms, target, principal, tags, "ReEncryptTo", context)
     target.require_usable()
     _dry_run(request)
     blob = target.material.wrap(plaintext, context)
@@ -172,7 +179,7 @@ def _re_encrypt(kms: FakeKms, principal: str, tags: dict[str, str], region: str,
 
 def _describe(kms: FakeKms, principal: str, tags: dict[str, str], region: str, request: Request) -> dict[str, Any]:
     key = _key(kms, region, request.get("KeyId"))
-    _authorize(key, principal, tags, "DescribeKey")
+    _authorize(kms, key, principal, tags, "DescribeKey")
     return {"KeyMetadata": key.metadata([one.region for one in kms.keys.values() if one.key_id == key.key_id])}
 
 
@@ -198,7 +205,7 @@ def _held_by(action: str, work: Callable[[FakeKms, FakeKey, Request], dict[str, 
 
     def operation(kms: FakeKms, principal: str, tags: dict[str, str], region: str, request: Request) -> dict[str, Any]:
         key = _key(kms, region, request.get("KeyId"))
-        _authorize(key, principal, tags, action)
+        _authorize(kms, key, principal, tags, action)
         return work(kms, key, request) or {}
 
     return operation

@@ -1,30 +1,78 @@
-"""Key policies and trust policies as the fake decides by them: what is not allowed is denied, and a Deny wins.
+"""Policies as the fake decides by them: of keys, of identities, and of trust. A Deny wins, and silence denies.
 
-From the IAM User Guide, "Policy evaluation logic" and "IAM JSON policy elements: Condition". A principal that a
-statement names by its account (``arn:aws:iam::ACCOUNT:root``) is taken to have IAM's permission there too.
+From the IAM User Guide, "Policy evaluation logic" and "IAM JSON policy elements: Condition", and the KMS Developer
+Guide, "Default key policy": a key policy that names a principal lets it in by itself, if both are of one account; one
+that names the account's root lets IAM's policies of that account decide. Across accounts both must allow.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 Facts = Mapping[str, str | Sequence[str]]
 
 
+class Verdict(Enum):
+    """What one policy says of a call."""
+
+    SILENT = "silent"
+    DENY = "deny"
+    DELEGATE = "delegate"
+    """It lets the account in, whose identity policies decide."""
+    ALLOW = "allow"
+
+
 def allows(policy: Mapping[str, Any], principal: str, action: str, facts: Facts) -> bool:
-    """Whether a policy lets a principal do something."""
-    allowed = False
+    """Whether a policy of a resource lets a principal do something; whoever an account is named by has IAM's word."""
+    return verdict(policy, principal, action, facts) in {Verdict.ALLOW, Verdict.DELEGATE}
+
+
+def allows_use(
+    key_policy: Mapping[str, Any],
+    owner: str,
+    identity_policy: Mapping[str, Any] | None,
+    principal: str,
+    action: str,
+    facts: Facts,
+) -> bool:
+    """Whether a principal may do something with a key.
+
+    Args:
+        owner: The account of the key.
+        identity_policy: IAM's policy of the principal. None: it has none, which is nothing in the key's own account;
+            one of another account is then taken to have there what it needs.
+    """
+    by_key = verdict(key_policy, principal, action, facts)
+    if identity_policy is not None:
+        by_identity = verdict(identity_policy, principal, action, facts, of_identity=True)
+    else:
+        at_home = account_of(principal) == owner and not principal.endswith(":root")
+        by_identity = Verdict.SILENT if at_home else Verdict.ALLOW
+    if Verdict.DENY in {by_key, by_identity}:
+        return False
+    if by_key is Verdict.ALLOW and account_of(principal) == owner:
+        return True
+    return by_key in {Verdict.ALLOW, Verdict.DELEGATE} and by_identity is Verdict.ALLOW
+
+
+def verdict(
+    policy: Mapping[str, Any], principal: str, action: str, facts: Facts, *, of_identity: bool = False
+) -> Verdict:
+    """What a policy says of a call; of an identity's, which names no principal, its owner is one."""
+    found = Verdict.SILENT
     for statement in _list(policy.get("Statement", [])):
-        if not (_principal_matches(statement, principal) and _action_matches(statement, action)):
+        named = Verdict.ALLOW if of_identity else _how_named(statement, principal)
+        if named is Verdict.SILENT or not _action_matches(statement, action):
             continue
         if not conditions_hold(statement.get("Condition", {}), facts):
             continue
         if statement["Effect"] == "Deny":
-            return False
-        allowed = True
-    return allowed
+            return Verdict.DENY
+        found = Verdict.ALLOW if Verdict.ALLOW in {found, named} else Verdict.DELEGATE
+    return found
 
 
 def conditions_hold(conditions: Mapping[str, Mapping[str, Any]], facts: Facts) -> bool:
@@ -88,18 +136,23 @@ _COMPARE: Mapping[str, Callable[[str, str], bool]] = {
 }
 
 
-def _principal_matches(statement: Mapping[str, Any], principal: str) -> bool:
+def _how_named(statement: Mapping[str, Any], principal: str) -> Verdict:
+    """``ALLOW`` where a statement means the principal itself, ``DELEGATE`` where it means its account."""
     if "NotPrincipal" in statement:
-        return not _named(statement["NotPrincipal"], principal)
+        silent = _named(statement["NotPrincipal"], principal) is Verdict.SILENT
+        return Verdict.ALLOW if silent else Verdict.SILENT
     return _named(statement.get("Principal", "*"), principal)
 
 
-def _named(named: Any, principal: str) -> bool:
+def _named(named: Any, principal: str) -> Verdict:
     if named == "*":
-        return True
+        return Verdict.ALLOW
+    names = set(_list(named.get("AWS", [])))
+    if names & {"*", principal, role_of(principal)}:
+        return Verdict.ALLOW
     account = account_of(principal)
-    mine = {"*", principal, role_of(principal), account, f"arn:aws:iam::{account}:root"}
-    return any(one in mine for one in _list(named.get("AWS", [])))
+    partition = principal.split(":")[1]
+    return Verdict.DELEGATE if names & {account, f"arn:{partition}:iam::{account}:root"} else Verdict.SILENT
 
 
 def _action_matches(statement: Mapping[str, Any], action: str) -> bool:

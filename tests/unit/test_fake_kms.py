@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.aws_subjects import client, dummy_credentials
-from support.fake_kms_policy import allows
+from support.fake_kms_policy import allows, allows_use
 
 ME = "arn:aws:iam::999988887777:user/ownkey"
 SESSION = "arn:aws:sts::111122223333:assumed-role/ownkey/ownkey-acme"
@@ -54,6 +54,41 @@ def statement(effect: str = "Allow", **more: Any) -> dict[str, Any]:
 )
 def test_a_policy(statements: list[dict[str, Any]], principal: str, allowed: bool) -> None:
     assert allows({"Statement": statements}, principal, "kms:Decrypt", FACTS) is allowed
+
+
+ROLE = "arn:aws:iam::111122223333:role/ownkey"
+OF_ROLE = {"Principal": {"AWS": ROLE}}
+OF_ROOT = {"Principal": {"AWS": "arn:aws:iam::111122223333:root"}}
+IAM_ALLOWS = {"Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
+IAM_DENIES = {"Statement": [{"Effect": "Deny", "Action": "kms:*", "Resource": "*"}]}
+NOTHING: dict[str, Any] = {"Statement": []}
+
+
+@pytest.mark.parametrize(
+    ("statements", "principal", "identity_policy", "allowed"),
+    [
+        # In one account a key policy that names the principal is enough; one that names the root leaves it to IAM.
+        ([statement(**OF_ROLE)], SESSION, None, True),
+        ([statement(**OF_ROLE)], SESSION, NOTHING, True),
+        ([statement(**OF_ROLE)], SESSION, IAM_DENIES, False),
+        ([statement(**OF_ROOT)], SESSION, None, False),
+        ([statement(**OF_ROOT)], SESSION, NOTHING, False),
+        ([statement(**OF_ROOT)], SESSION, IAM_ALLOWS, True),
+        ([statement(**OF_ROOT), statement("Deny", **OF_ROLE)], SESSION, IAM_ALLOWS, False),
+        ([], SESSION, IAM_ALLOWS, False),
+        ([statement(**OF_ROOT)], OF_ROOT["Principal"]["AWS"], None, True),
+        # Across accounts both must allow.
+        ([statement(Principal={"AWS": ME})], ME, IAM_ALLOWS, True),
+        ([statement(Principal={"AWS": ME})], ME, NOTHING, False),
+        ([statement(Principal={"AWS": ME})], ME, None, True),
+        ([statement(**OF_ROOT)], ME, IAM_ALLOWS, False),
+    ],
+)
+def test_a_key_policy_and_iam_together(
+    statements: list[dict[str, Any]], principal: str, identity_policy: dict[str, Any] | None, allowed: bool
+) -> None:
+    policy = {"Statement": statements}
+    assert allows_use(policy, "111122223333", identity_policy, principal, "kms:Decrypt", FACTS) is allowed
 
 
 def test_it_serves_as_a_process_of_its_own() -> None:

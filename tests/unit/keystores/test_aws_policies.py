@@ -1,7 +1,7 @@
 """The printed policies, judged by what they do: on a fake of KMS that decides by them as AWS documents it.
 
-What it decides by is in ``tests/support/fake_kms_policy.py``; a principal of the key's own account has IAM's permission
-there for whatever the account's root may do, which is the worst that a key policy must withstand.
+What it decides by is in ``tests/support/fake_kms_policy.py``. The role of the customer's account has every permission
+of IAM, unless a test takes it away: the worst that a key policy must withstand.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ OUR_OWN = [
     {**TENANT, "ownkey:branch": "7", "ownkey:purpose": "branch-key"},
 ]
 DENIED = "AccessDeniedException"
+EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
+ENDPOINT = "vpce-0123456789abcdef0"
 
 
 class Key:
@@ -114,6 +116,15 @@ def all_are(uses: Mapping[str, str], wanted: str) -> bool:
 def kms() -> Iterator[FakeKms]:
     with FakeKms() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def iam(kms: FakeKms) -> Iterator[FakeKms]:
+    """What IAM says of principals, and the way that they come by."""
+    kms.identity_policies[ROLE] = EVERYTHING
+    yield kms
+    kms.identity_policies.clear()
+    kms.came_through = ""
 
 
 @pytest.fixture(params=[ROLE, PROVIDER], ids=["role-of-the-customer", "principal-of-the-provider"])
@@ -216,17 +227,84 @@ def test_a_revoke_statement_alone_goes_into_a_policy_that_is_there(kms: FakeKms)
     assert policy == policy_of(ROLE, "asset=call-7")
 
 
-def test_callers_and_ways_can_be_narrowed(kms: FakeKms) -> None:
-    access = Access("acme", ROOT, (PROVIDER,), caller_account="444455556666")
-    key = Key(kms, key_policy(access), PROVIDER)
+def test_the_key_policy_alone_lets_the_role_in_and_without_its_statements_nothing_does(kms: FakeKms) -> None:
+    del kms.identity_policies[ROLE]  # as the template makes it
+    key = Key(kms, policy_of(ROLE), ROLE)
     assert all_are(key.uses(CALL), "")
-    elsewhere = Access(
-        "acme", ROOT, (PROVIDER,), caller_account="444455556666", source_vpces=("vpce-0123456789abcdef0",)
-    )
-    key = Key(kms, key_policy(elsewhere), PROVIDER)
+    default = policy_of(ROLE)
+    default["Statement"] = [one for one in default["Statement"] if one["Sid"] == "CustomerAdministers"]
+    kms.set_policy(key.arn, default)
     assert all_are(key.uses(CALL), DENIED)
-    for statement in key_policy(elsewhere)["Statement"][1:3]:
-        assert statement["Condition"]["StringEquals"]["aws:SourceVpce"] == "vpce-0123456789abcdef0"
+    assert code(key.client.describe_key, KeyId=key.arn) == DENIED
+
+
+def test_what_iam_allows_beside_the_key_policy_outlives_its_statements_but_not_the_denial_of_everything(
+    kms: FakeKms,
+) -> None:
+    key = Key(kms, policy_of(ROLE, "all"), ROLE)
+    for context in (CALL, *OUR_OWN):
+        assert all_are(key.uses(context), DENIED), context
+    default = policy_of(ROLE, "all")
+    sids = {"CustomerAdministers", "OwnkeyRevokeAll"}
+    default["Statement"] = [one for one in default["Statement"] if one["Sid"] in sids]
+    kms.set_policy(key.arn, default)
+    assert all_are(key.uses(CALL), DENIED)
+    default["Statement"].pop()
+    kms.set_policy(key.arn, default)
+    assert all_are(key.uses(CALL), "")  # why the denial is there
+
+
+def test_everything_is_denied_to_ownkey_and_to_nobody_else(kms: FakeKms, principal: str) -> None:
+    key = Key(kms, policy_of(principal, "all"), principal)
+    assert all_are(key.uses(CALL), DENIED)
+    assert code(key.client.describe_key, KeyId=key.arn) == ""  # so that the cause can be told
+    blob = key.wrap(CALL)
+    assert code(key.as_who(ROOT).decrypt, KeyId=key.arn, CiphertextBlob=blob, EncryptionContext=CALL) == ""
+    kms.set_policy(key.arn, policy_of(principal))
+    assert all_are(key.uses(CALL), "")
+
+
+def test_the_denial_of_everything_can_be_put_when_the_role_is_gone() -> None:
+    """KMS takes no policy that names a principal which is not there; a condition on its ARN may."""
+    statement = revoke_statement([ROLE, PROVIDER], Scope.parse("all"))
+    assert statement["Principal"] == {"AWS": "*"}
+    assert statement["Condition"] == {"ArnEquals": {"aws:PrincipalArn": [ROLE, PROVIDER]}}
+
+
+def test_iam_gives_the_role_no_more_than_the_key_policy_does(kms: FakeKms) -> None:
+    key = Key(kms, policy_of(ROLE), ROLE)
+    assert code(key.client.get_key_policy, KeyId=key.arn) == DENIED
+    assert code(key.client.disable_key, KeyId=key.arn) == DENIED
+    assert code(key.client.put_key_policy, KeyId=key.arn, Policy="{}") == DENIED
+    without = key.client.generate_data_key_without_plaintext
+    assert code(without, KeyId=key.arn, KeySpec="AES_256", EncryptionContext=CALL) == DENIED
+
+
+def test_only_callers_of_the_account_are_let_in(kms: FakeKms, principal: str) -> None:
+    theirs = principal.split(":")[4]
+    key = Key(kms, key_policy(Access("acme", ROOT, (principal,), caller_account=theirs)), principal)
+    assert all_are(key.uses(CALL), "")
+    key = Key(kms, key_policy(Access("acme", ROOT, (principal,), caller_account="777788889999")), principal)
+    assert all_are(key.uses(CALL), DENIED)
+
+
+def test_only_what_comes_through_the_endpoint_is_let_in(kms: FakeKms, principal: str) -> None:
+    access = Access("acme", ROOT, (principal,), source_vpces=(ENDPOINT, "vpce-0123456789abcdef1"))
+    key = Key(kms, key_policy(access), principal)
+    for way, wanted in ((ENDPOINT, ""), ("vpce-0aaaaaaaaaaaaaaaa", DENIED), ("", DENIED)):
+        kms.came_through = way
+        assert all_are(key.uses(CALL), wanted), way
+        assert code(key.client.describe_key, KeyId=key.arn) == wanted
+    kms.came_through = ""
+    assert code(key.as_who(ROOT).describe_key, KeyId=key.arn) == ""
+
+
+def test_each_way_narrows_by_itself(kms: FakeKms) -> None:
+    access = Access("acme", ROOT, (ROLE,), caller_account=ACCOUNT, source_vpces=(ENDPOINT,))
+    key = Key(kms, key_policy(access), ROLE)
+    assert all_are(key.uses(CALL), DENIED)
+    kms.came_through = ENDPOINT
+    assert all_are(key.uses(CALL), "")
 
 
 def test_a_policy_is_always_printed_alike() -> None:
@@ -235,7 +313,13 @@ def test_a_policy_is_always_printed_alike() -> None:
     assert to_json(key_policy(access, scopes)) == to_json(key_policy(access, list(scopes)))
     sids = [one["Sid"] for one in key_policy(access, scopes)["Statement"]]
     assert len(set(sids)) == len(sids)
-    assert sids[:4] == ["CustomerAdministers", "OwnkeyUses", "OwnkeyDescribes", "OwnkeyNothingOfOtherTenants"]
+    assert sids[:5] == [
+        "CustomerAdministers",
+        "OwnkeyUses",
+        "OwnkeyDescribes",
+        "OwnkeyNothingOfOtherTenants",
+        "OwnkeyNothingElse",
+    ]
 
 
 def test_a_policy_longer_than_kms_takes_is_refused() -> None:

@@ -35,11 +35,19 @@ def test_a_scope_becomes_conditions_that_must_all_hold(text: str, conditions: di
     assert Scope.parse(text).conditions == conditions
 
 
+def test_everything_is_a_scope_of_its_own() -> None:
+    scope = Scope.parse("all")
+    assert (str(scope), scope.sid, scope.is_everything) == ("all", "OwnkeyRevokeAll", True)
+    assert not Scope.parse("hour=2026-*").is_everything
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "class=VALUE, group=VALUE, asset=VALUE, hour=VALUE"),
         ("klass=phone_voicemail", "class=VALUE"),
+        ("all,asset=a", "all by itself"),
+        ("ALL", "all by itself"),
         ("asset=call-7,grup=finance", "'grup=finance' is no pair"),
         ("asset=a,b", "'b' is no pair"),
         ("class=voicemail", "there are: meeting_recording, "),

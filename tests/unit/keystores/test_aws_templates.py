@@ -18,7 +18,15 @@ from botocore.exceptions import ClientError
 from cfnlint.api import ManualArgs, lint
 
 from ownkey_server.keystores.aws.policies import Access, PolicyInvalid, account_root, key_policy, role_arn, trust_policy
-from ownkey_server.keystores.aws.templates import EVENTS, Plan, cloudformation, cloudformation_replica, terraform
+from ownkey_server.keystores.aws.templates import (
+    EVENTS,
+    ROLE_EVENTS,
+    Plan,
+    cloudformation,
+    cloudformation_replica,
+    cloudformation_role_alarm,
+    terraform,
+)
 from support import ministack
 
 PROVIDER = "arn:aws:iam::444455556666:role/ownkey"
@@ -38,6 +46,9 @@ def test_cfn_lint_finds_nothing(plan: Plan) -> None:
         for region in plan.regions:
             assert lint(text, config=ManualArgs(regions=[region], include_checks=["I"])) == [], text
         assert "@@" not in text
+    alarm = cloudformation_role_alarm(plan)
+    assert lint(alarm, config=ManualArgs(regions=["us-east-1"], include_checks=["I"])) == [], alarm
+    assert "@@" not in alarm
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -45,8 +56,10 @@ def test_terraform_is_in_its_own_format(plan: Plan, tmp_path: Path) -> None:
     text = terraform(plan)
     assert "@@" not in text
     assert text.count("{") == text.count("}")
-    assert text.count('resource "aws_kms_replica_key"') == text.count("  alias  =") == len(plan.replicas)
-    assert text.count('resource "aws_sns_topic" ') == len(plan.regions)
+    assert text.count('resource "aws_kms_replica_key"') == len(plan.replicas)
+    # One more of each for the role, wherever its alarm must be.
+    assert text.count("  alias  =") == len(plan.replicas) + 1
+    assert text.count('resource "aws_sns_topic" ') == len(plan.regions) + 1
     assert len(re.findall(r"prevent_destroy = true", text)) == len(plan.regions)
     tool = shutil.which("terraform")
     if tool:  # it parses, too; without it, the rest of this test is what is known
@@ -74,10 +87,44 @@ def test_both_formats_hold_the_policy_that_is_printed() -> None:
             assert event in text
 
 
+def test_no_template_gives_the_role_a_policy_of_iam() -> None:
+    for text in (cloudformation(PLAN), terraform(PLAN)):
+        assert "IAM::Policy" not in text
+        assert "ManagedPolic" not in text
+        assert "role_policy" not in text.replace("assume_role_policy", "")
+
+
+def test_whatever_may_take_a_key_away_or_give_it_to_others_is_told() -> None:
+    """Every operation of KMS that changes a key, by Amazon's own model of its API."""
+    operations = boto3.client("kms", region_name="eu-west-1").meta.service_model.operation_names
+    uses = ("Encrypt", "Decrypt", "ReEncrypt", "Generate", "Sign", "Verify", "Derive", "Encapsulate", "Decapsulate")
+    reads = ("Describe", "Get", "List")
+    # Names and labels of a key, keys that are not this one, and key stores, which have rules of their own.
+    others = ("Alias", "CustomKeyStore", "Resource", "CreateKey", "UpdateKeyDescription")
+    changes = {one for one in operations if not one.startswith((*uses, *reads)) and not one.endswith(others)}
+    assert changes == set(EVENTS)
+
+
+def test_the_roles_alarm_is_where_iam_is_heard_of() -> None:
+    china = replace(PLAN, provider=PROVIDER.replace("arn:aws:", "arn:aws-cn:"), region="cn-north-1", replicas=())
+    for plan, region in ((PLAN, "us-east-1"), (china, "cn-north-1")):
+        assert f"--region {region}" in cloudformation_role_alarm(plan)
+        assert f'alias  = "iam"\n  region = "{region}"' in terraform(plan)
+    for text in (cloudformation_role_alarm(PLAN), terraform(PLAN)):
+        for event in ROLE_EVENTS:
+            assert event in text
+
+
+def test_only_its_own_rules_may_tell_a_topic() -> None:
+    for text in (cloudformation(PLAN), cloudformation_replica(PLAN), cloudformation_role_alarm(PLAN), terraform(PLAN)):
+        assert text.count("sns:Publish") == text.count("aws:SourceArn") > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"provider": "arn:aws:iam::444455556666:root"}, "whole account"),
+        ({"provider": "arn:aws-iso:iam::444455556666:role/ownkey"}, "not known here"),
         ({"region": "europe"}, "no region"),
         ({"replicas": ("us-east-1", "us-east-1")}, "named twice"),
         ({"replicas": ("eu-west-1",)}, "named twice"),
@@ -146,9 +193,24 @@ def test_the_stack_makes_a_key_with_the_printed_policy_a_role_and_an_alarm(emula
     role = client(emulator, "iam", "eu-west-1").get_role(RoleName="ownkey")["Role"]
     assert role["Arn"] == made["RoleArn"]
     assert role["AssumeRolePolicyDocument"] == trust_policy(PROVIDER, "ownkey-acme", {"ownkey:tenant": "acme"})
+    iam = client(emulator, "iam", "eu-west-1")
+    assert iam.list_role_policies(RoleName="ownkey")["PolicyNames"] == []
+    assert iam.list_attached_role_policies(RoleName="ownkey")["AttachedPolicies"] == []
     rules = {one["Name"]: one for one in client(emulator, "events", "eu-west-1").list_rules()["Rules"]}
+    told = client(emulator, "sns", "eu-west-1").get_topic_attributes(TopicArn=made["AlarmTopic"])["Attributes"]
+    [allowed] = json.loads(told["Policy"])["Statement"]
+    arns = [rules[name]["Arn"] for name in ("ownkey-acme-changed", "ownkey-acme-gone")]
+    assert allowed["Condition"] == {"ArnEquals": {"aws:SourceArn": arns}}
     for name in ("ownkey-acme-changed", "ownkey-acme-gone"):
         assert made["KeyArn"] in rules[name]["EventPattern"]
+
+
+def test_the_stack_of_the_roles_alarm_hears_of_that_role(emulator: str) -> None:
+    deploy(emulator, "us-east-1", "ownkey-acme-role", cloudformation_role_alarm(PLAN))
+    rules = {one["Name"]: one for one in client(emulator, "events", "us-east-1").list_rules()["Rules"]}
+    pattern = json.loads(rules["ownkey-acme-role"]["EventPattern"])
+    assert pattern["detail"]["requestParameters"] == {"roleName": ["ownkey"]}
+    assert set(pattern["detail"]["eventName"]) == set(ROLE_EVENTS)
 
 
 def test_only_the_provider_with_the_tenants_external_id_gets_the_stacks_role(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_denials_alone_are_a_list_of_statements() -> None:
     assert [one["Effect"] for one in statements] == ["Deny", "Deny"]
     assert (
         statements
-        == key_policy(ACCESS, [Scope.parse("asset=call-7"), Scope.parse("hour=2026-11-23T*")])["Statement"][4:]
+        == key_policy(ACCESS, [Scope.parse("asset=call-7"), Scope.parse("hour=2026-11-23T*")])["Statement"][5:]
     )
 
 
@@ -78,6 +78,18 @@ def test_a_class_of_branch_keys_is_never_promised_in_silence() -> None:
     assert "branch" not in direct
     assert "every replica" in direct
     assert run("key-policy", *THEIRS).stderr == ""
+
+
+def test_all_is_denied_by_one_statement_and_what_it_does_not_do_is_said() -> None:
+    done = run("key-policy", *THEIRS, "--inspect", "--revoke", "all")
+    assert json.loads(done.stdout) == key_policy(ACCESS, [Scope.parse("all")])
+    assert "leases end" in done.stderr
+    assert "DOES NOT REACH" not in done.stderr
+    [statement] = json.loads(run("key-policy", *THEIRS, "--revoke", "all", "--only-revoke").stdout)
+    assert statement["Sid"] == "OwnkeyRevokeAll"
+    both = run("key-policy", *THEIRS, "--revoke", "all", "--revoke", "class=phone_voicemail")
+    assert both.exit_code == 2
+    assert "all leaves nothing" in both.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,8 @@ def test_china_and_the_provider_s_own_principal() -> None:
 def test_a_template_goes_to_a_new_file_or_to_standard_output(tmp_path: Path) -> None:
     printed = run(*PLAN)
     assert "--part replica" in printed.stderr
+    assert "--part role-alarm" in printed.stderr
+    assert "UpdateAssumeRolePolicy" in run(*PLAN, "--part", "role-alarm").stdout
     assert run(*PLAN, "-o", str(tmp_path / "p.yaml")).exit_code == 0
     assert (tmp_path / "p.yaml").read_text(encoding="utf-8") == printed.stdout
     again = run(*PLAN, "--format", "terraform", "-o", str(tmp_path / "p.yaml"))
@@ -145,6 +159,7 @@ def test_a_template_goes_to_a_new_file_or_to_standard_output(tmp_path: Path) -> 
     ("arguments", "says"),
     [
         ((*PLAN, "--format", "terraform", "--part", "replica"), "all regions at once"),
+        ((*PLAN, "--format", "terraform", "--part", "role-alarm"), "all regions at once"),
         ((*PLAN[:-2], "--part", "replica"), "--replica REGION"),
         ((*PLAN, "--replica", "mars"), "no region"),
         ((*PLAN, "--email", "nobody"), "no e-mail"),
@@ -162,7 +177,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     page = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
     shown = re.findall(r"^ownkey aws ((?:key-policy|template) [^>\n]*)", page, re.MULTILINE)
-    assert len(shown) == 8
+    assert len(shown) == 10
     for line in shown:
         done = run(*shlex.split(line))
         assert done.exit_code == 0, (line, done.stderr)

@@ -1,7 +1,10 @@
-"""Policies for a customer's key in AWS KMS, with the least that ownkey needs: of the key, and of a role.
+"""Policies for a customer's key in AWS KMS, with the least that ownkey needs: of the key, and of a role's trust.
 
 Made as values, printed by :func:`to_json` always alike. The rules are those of the KMS Developer Guide ("Key policies
 in AWS KMS", "Condition keys for AWS KMS") and the IAM User Guide ("Policy evaluation logic").
+
+The role gets no policy of IAM. A key policy that names a role of its own account is enough, and the key policy is then
+all that lets ownkey in: its holder takes back there what was given there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ TENANT_CONDITION = CONTEXT_KEY + TENANT
 # what stands on either permission here stands on both sides.
 USE_ACTIONS = ("kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncrypt*")
 DENIED_ACTIONS = ("kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*")
+# A grant would let somebody else in, and this principal by another name.
+EVERY_USE = (*DENIED_ACTIONS, "kms:CreateGrant")
 INSPECT_ACTIONS = ("kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus")
 LONGEST_KEY_POLICY = 32 * 1024  # KMS Developer Guide, "Resource quotas"
 _VERSION = "2012-10-17"
@@ -118,6 +123,7 @@ def key_policy(access: Access, revoked: Sequence[Scope] = ()) -> Document:
     Raises:
         PolicyInvalid: It is longer than KMS takes.
     """
+    inspects = INSPECT_ACTIONS if access.inspects else ("kms:DescribeKey",)
     statements = [
         {
             "Sid": "CustomerAdministers",
@@ -126,11 +132,13 @@ def key_policy(access: Access, revoked: Sequence[Scope] = ()) -> Document:
             "Action": "kms:*",
             "Resource": "*",
         },
-        _statement(access, "OwnkeyUses", "Allow", USE_ACTIONS, {"StringEquals": {TENANT_CONDITION: access.tenant}}),
-        _statement(access, "OwnkeyDescribes", "Allow", INSPECT_ACTIONS if access.inspects else ("kms:DescribeKey",)),
+        _allow(access, "OwnkeyUses", USE_ACTIONS, {TENANT_CONDITION: access.tenant}),
+        _allow(access, "OwnkeyDescribes", inspects, {}),
         # The first statement lets IAM's policies in the customer's account allow more. Not to ownkey: a Deny wins, and
-        # StringNotEquals holds where the context says no tenant at all.
+        # StringNotEquals holds where the context says no tenant at all, or the call came through no endpoint.
         outside_tenant_statement(access.principals, access.tenant),
+        _deny(access.principals, "OwnkeyNothingElse", {"NotAction": [*USE_ACTIONS, *inspects]}),
+        *_elsewhere_statements(access),
         *(revoke_statement(access.principals, scope) for scope in dict.fromkeys(revoked)),
     ]
     document = {"Version": _VERSION, "Id": f"ownkey-{access.tenant}", "Statement": statements}
@@ -144,41 +152,30 @@ def key_policy(access: Access, revoked: Sequence[Scope] = ()) -> Document:
 
 def outside_tenant_statement(principals: Sequence[str], tenant: str) -> Statement:
     """Denies what is not of the tenant, whatever else allows it."""
-    return {
-        "Sid": "OwnkeyNothingOfOtherTenants",
-        "Effect": "Deny",
-        "Principal": {"AWS": _one_or_more(principals)},
-        "Action": list(DENIED_ACTIONS),
-        "Resource": "*",
-        "Condition": {"StringNotEquals": {TENANT_CONDITION: tenant}},
-    }
+    return _deny(
+        principals,
+        "OwnkeyNothingOfOtherTenants",
+        {"Action": list(DENIED_ACTIONS)},
+        {"StringNotEquals": {TENANT_CONDITION: tenant}},
+    )
 
 
 def revoke_statement(principals: Sequence[str], scope: Scope) -> Statement:
-    """Denies ownkey what is in a scope, and nothing else: probes and branch keys have none of its pairs."""
-    return {
-        "Sid": scope.sid,
-        "Effect": "Deny",
-        "Principal": {"AWS": _one_or_more(principals)},
-        "Action": list(DENIED_ACTIONS),
-        "Resource": "*",
-        "Condition": scope.conditions,
-    }
+    """Denies ownkey what is in a scope, and nothing else: probes and branch keys have none of its pairs.
 
-
-def use_policy(access: Access, keys: Sequence[str]) -> Document:
-    """The policy of a role by which ownkey uses the keys, by their ARNs, in the role's own account."""
-    statements = [
-        _statement(access, "UseOfTheTenant", "Allow", USE_ACTIONS, {"StringEquals": {TENANT_CONDITION: access.tenant}}),
-        _statement(access, "Describe", "Allow", INSPECT_ACTIONS if access.inspects else ("kms:DescribeKey",)),
-    ]
-    return {
-        "Version": _VERSION,
-        "Statement": [
-            {**{name: part for name, part in one.items() if name != "Principal"}, "Resource": _one_or_more(keys)}
-            for one in statements
-        ],
-    }
+    Everything is denied by the principals' ARNs rather than as principals. A principal in a policy means the one that
+    there is: a role that is made anew under the same name would be another, and one that is gone cannot be put.
+    """
+    if scope.is_everything:
+        return {
+            "Sid": scope.sid,
+            "Effect": "Deny",
+            "Principal": {"AWS": "*"},
+            "Action": list(EVERY_USE),
+            "Resource": "*",
+            "Condition": {"ArnEquals": {"aws:PrincipalArn": _one_or_more(principals)}},
+        }
+    return _deny(principals, scope.sid, {"Action": list(DENIED_ACTIONS)}, scope.conditions)
 
 
 def trust_policy(principal: str, external_id: str, tags: Mapping[str, str] | None = None) -> Document:
@@ -214,25 +211,44 @@ def to_json(document: Document | Sequence[Statement]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=True)
 
 
-def _statement(
-    access: Access,
-    sid: str,
-    effect: str,
-    actions: Sequence[str],
-    conditions: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Statement:
-    equal: dict[str, Any] = dict((conditions or {}).get("StringEquals", {}))
+def _elsewhere_statements(access: Access) -> list[Statement]:
+    """Deny all that comes from elsewhere, each way in a statement of its own: conditions of one must all hold."""
+    return [
+        _deny(access.principals, sid, {"Action": "kms:*"}, {"StringNotEquals": {name: value}})
+        for sid, name, value in (
+            ("OwnkeyOnlyFromItsAccount", "kms:CallerAccount", access.caller_account),
+            ("OwnkeyOnlyThroughItsEndpoint", "aws:SourceVpce", _one_or_more(access.source_vpces)),
+        )
+        if value
+    ]
+
+
+def _allow(access: Access, sid: str, actions: Sequence[str], pairs: Mapping[str, str]) -> Statement:
+    equal: dict[str, Any] = dict(pairs)
     if access.caller_account:
         equal["kms:CallerAccount"] = access.caller_account
     if access.source_vpces:
         equal["aws:SourceVpce"] = _one_or_more(access.source_vpces)
     return {
         "Sid": sid,
-        "Effect": effect,
+        "Effect": "Allow",
         "Principal": {"AWS": _one_or_more(access.principals)},
         "Action": _one_or_more(actions),
         "Resource": "*",
         **({"Condition": {"StringEquals": equal}} if equal else {}),
+    }
+
+
+def _deny(
+    principals: Sequence[str], sid: str, actions: Statement, conditions: Mapping[str, Mapping[str, Any]] | None = None
+) -> Statement:
+    return {
+        "Sid": sid,
+        "Effect": "Deny",
+        "Principal": {"AWS": _one_or_more(principals)},
+        **actions,
+        "Resource": "*",
+        **({"Condition": conditions} if conditions else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a customer takes back by the policy of their key: one class, group, asset or hour, or what is all of these.
+"""What a customer takes back by the policy of their key: one class, group, asset or hour, what is all of these, or all.
 
 A scope becomes conditions on the encryption context, which is a public contract (``domain/encryption_context.py``).
 """
@@ -25,6 +25,7 @@ NAMES = {
 }
 # Unless a tenant's policy sets them to be wrapped directly: their data keys never come to the customer's key.
 BRANCH_BY_DEFAULT = frozenset(one for one, way in DEFAULT_WRAPPING.items() if way is Wrapping.BRANCH)
+EVERYTHING = "all"
 CONTEXT_KEY = "kms:EncryptionContext:"
 
 _GROUP = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -42,7 +43,7 @@ class ScopeInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Pairs that must all hold; an empty one always holds, and at least one is not empty.
+    """Pairs that must all hold; an empty one always holds, so that a scope without any is everything.
 
     Attributes:
         asset_class: A class.
@@ -58,18 +59,20 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The scope that ``class=phone_recording,group=finance`` says; a comma in a value is written ``,,``.
+        """The scope that ``class=phone_recording,group=finance`` says, or ``all``; a comma in a value is ``,,``.
 
         Raises:
             ScopeInvalid: It says none.
         """
+        if text.strip() == EVERYTHING:
+            return cls()
         pairs: dict[str, str] = {}
         for part in text.replace(_MEANT_AS_A_COMMA, "\0").split(","):
             name, equals, value = part.replace("\0", ",").strip().partition("=")
             if not equals or name not in NAMES:
                 raise ScopeInvalid(
-                    f"{part.strip()!r} is no pair: a scope is made of {', '.join(f'{one}=VALUE' for one in NAMES)}"
-                    " (a comma inside a value is written ,,)"
+                    f"{part.strip()!r} is no pair: a scope is {EVERYTHING} by itself, or made of"
+                    f" {', '.join(f'{one}=VALUE' for one in NAMES)} (a comma inside a value is written ,,)"
                 )
             if name in pairs:
                 raise ScopeInvalid(
@@ -77,6 +80,11 @@ class Scope:
                 )
             pairs[name] = _CHECKS[name](value)
         return cls(*(pairs.get(name, "") for name in NAMES))
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left outside it."""
+        return not self._pairs
 
     @property
     def conditions(self) -> Conditions:
@@ -90,6 +98,8 @@ class Scope:
     @property
     def sid(self) -> str:
         """An id for its statement: the same for the same scope, and another for each other."""
+        if self.is_everything:
+            return "OwnkeyRevokeAll"
         text = str(self)
         kinds = "".join(name.capitalize() for name, _ in self._pairs)
         return f"OwnkeyRevoke{kinds}{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -97,6 +107,8 @@ class Scope:
     @property
     def may_miss_branches(self) -> bool:
         """Whether content in it may be wrapped by branch keys, and then does not come to the customer's key at all."""
+        if self.is_everything:
+            return False  # branch keys are denied with all else
         return not self.asset_class or self.asset_class in BRANCH_BY_DEFAULT
 
     @property
@@ -105,6 +117,8 @@ class Scope:
         return [(name, value) for name, value in zip(NAMES, values, strict=True) if value]
 
     def __str__(self) -> str:
+        if self.is_everything:
+            return EVERYTHING
         return ",".join(f"{name}={value.replace(',', _MEANT_AS_A_COMMA)}" for name, value in self._pairs)
 
 

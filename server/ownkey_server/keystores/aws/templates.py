@@ -1,6 +1,6 @@
 """Templates for a customer's account: a multi-Region key with its replicas, ownkey's role, and an alarm.
 
-The text stands in ``templates/aws/``; policies come from :mod:`.aws_policies`, the same that ``ownkey aws key-policy``
+The text stands in ``templates/aws/``; policies come from :mod:`.policies`, the same that ``ownkey aws key-policy``
 prints. What is put into a text was checked first, so that no value can end a string of YAML or HCL.
 """
 
@@ -11,6 +11,7 @@ import json
 import re
 import string
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -23,7 +24,6 @@ from ownkey_server.keystores.aws.policies import (
     PrincipalArn,
     key_policy,
     trust_policy,
-    use_policy,
 )
 
 REGION = re.compile(r"[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}")
@@ -33,7 +33,7 @@ _ALIAS = re.compile(r"alias/(?!aws/)[a-zA-Z0-9/_-]{1,249}")
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII)
 _LONGEST_NAME = 48
-# Whatever may take the key away, or give it to somebody. Reads are not among them.
+# Whatever may take the key away, give it to somebody, or bring it elsewhere. Reads are not among them.
 EVENTS = (
     "CancelKeyDeletion",
     "CreateGrant",
@@ -41,11 +41,31 @@ EVENTS = (
     "DisableKey",
     "DisableKeyRotation",
     "EnableKey",
+    "EnableKeyRotation",
     "ImportKeyMaterial",
     "PutKeyPolicy",
+    "ReplicateKey",
+    "RetireGrant",
+    "RevokeGrant",
+    "RotateKeyOnDemand",
     "ScheduleKeyDeletion",
     "UpdatePrimaryRegion",
 )
+# Whatever may let somebody else be ownkey, keep ownkey out, or let it do more than the key's policy says.
+ROLE_EVENTS = (
+    "AttachRolePolicy",
+    "CreateRole",
+    "DeleteRole",
+    "DeleteRolePermissionsBoundary",
+    "DeleteRolePolicy",
+    "DetachRolePolicy",
+    "PutRolePermissionsBoundary",
+    "PutRolePolicy",
+    "UpdateAssumeRolePolicy",
+    "UpdateRole",
+)
+# Where EventBridge hears of IAM, in each partition.
+IAM_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 
 
 class _Text(string.Template):
@@ -81,7 +101,9 @@ class Plan:
     email: str | None = None
 
     def __post_init__(self) -> None:
-        PrincipalArn.parse(self.provider)
+        partition = PrincipalArn.parse(self.provider).partition
+        if partition not in IAM_REGIONS:
+            raise PolicyInvalid(f"{self.provider!r} is of partition {partition!r}, which is not known here")
         for region in (self.region, *self.replicas):
             if not REGION.fullmatch(region):
                 raise PolicyInvalid(f"{region!r} is no region, such as eu-west-1")
@@ -112,6 +134,11 @@ class Plan:
         return {TENANT: self.tenant}
 
     @property
+    def iam_region(self) -> str:
+        """Where changes of the role are heard of."""
+        return IAM_REGIONS[PrincipalArn.parse(self.provider).partition]
+
+    @property
     def regions(self) -> tuple[str, ...]:
         """All of them, the primary's first."""
         return (self.region, *self.replicas)
@@ -121,12 +148,10 @@ def cloudformation(plan: Plan) -> str:
     """The stack of the primary key, with the role and the alarm."""
     root = "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"
     access = Access(plan.tenant, root, ("${Role.Arn}",), inspects=True)
-    keys = [f"arn:${{AWS::Partition}}:kms:{region}:${{AWS::AccountId}}:key/${{Key}}" for region in plan.regions]
     return _fill(
         "primary.yaml",
         plan,
         key_policy=_yaml(key_policy(access)),
-        use_policy=_yaml(use_policy(access, keys)),
         trust_policy=_yaml(trust_policy(plan.provider, plan.external_id, plan.session_tags)),
         alarm=_alarm_yaml(plan),
     )
@@ -153,11 +178,15 @@ def cloudformation_replica(plan: Plan) -> str:
     )
 
 
+def cloudformation_role_alarm(plan: Plan) -> str:
+    """The stack that tells of changes of the role, in :attr:`Plan.iam_region`."""
+    topic = _topic_yaml(plan, f"{plan.name}-role-alarm", ("RoleChanged",))
+    return _fill("role_alarm.yaml", plan, event_names=_list_yaml(ROLE_EVENTS, 12), topic=topic)
+
+
 def terraform(plan: Plan) -> str:
     """Everything in one configuration, with a provider for each replica's region."""
     access = Access(plan.tenant, "${local.root}", ("${aws_iam_role.ownkey.arn}",), inspects=True)
-    partition, account = "${data.aws_partition.current.partition}", "${data.aws_caller_identity.current.account_id}"
-    keys = [f"arn:{partition}:kms:{region}:{account}:key/${{aws_kms_key.primary.key_id}}" for region in plan.regions]
     arns = ["aws_kms_key.primary.arn"]
     places = [_alarm_tf(plan, "primary", "aws_kms_key.primary")]
     for region in plan.replicas:
@@ -165,11 +194,12 @@ def terraform(plan: Plan) -> str:
         arns.append(f"aws_kms_replica_key.{place}.arn")
         places.append(_fill("replica.tf", plan, place=place, region=region))
         places.append(_alarm_tf(plan, place, f"aws_kms_replica_key.{place}", f"\n  provider = aws.{place}\n"))
+    topic = _topic_tf(plan, "role", f"{plan.name}-role-alarm", ("role_changed",), "\n  provider = aws.iam\n")
+    places.append(_fill("role_alarm.tf", plan, topic=topic, event_names=_hcl(list(ROLE_EVENTS), 6)))
     return _fill(
         "primary.tf",
         plan,
         key_policy=_hcl(key_policy(access), 2),
-        use_policy=_hcl(use_policy(access, keys), 2),
         trust_policy=_hcl(trust_policy(plan.provider, plan.external_id, plan.session_tags), 2),
         event_names=_hcl(list(EVENTS), 2),
         alarm="".join(places),
@@ -187,22 +217,42 @@ def _fill(name: str, plan: Plan, **parts: str) -> str:
         "alias": plan.alias,
         "role_name": role,
         "role_path": _slashes(path),
+        "iam_region": plan.iam_region,
         "email": plan.email or "",
     }
     return _Text(text).substitute(facts | parts)
 
 
 def _alarm_yaml(plan: Plan) -> str:
+    topic = _topic_yaml(plan, f"{plan.name}-alarm", ("KeyChanged", "KeyGone"))
+    return _fill("alarm.yaml", plan, event_names=_list_yaml(EVENTS, 12), topic=topic).rstrip("\n")
+
+
+def _topic_yaml(plan: Plan, name: str, rules: Sequence[str]) -> str:
     subscription = ""
     if plan.email:
         subscription = f'      Subscription:\n        - Protocol: email\n          Endpoint: "{plan.email}"\n'
-    names = textwrap.indent("\n".join(f"- {name}" for name in EVENTS), " " * 12)
-    return _fill("alarm.yaml", plan, event_names=names, subscription=subscription.rstrip("\n")).rstrip("\n")
+    arns = _list_yaml([f"!GetAtt {rule}.Arn" for rule in rules], 18)
+    text = _fill("topic.yaml", plan, topic_name=name, rules=arns, subscription=subscription.rstrip("\n"))
+    return text.rstrip("\n")
+
+
+def _list_yaml(values: Sequence[str], indent: int) -> str:
+    return textwrap.indent("\n".join(f"- {value}" for value in values), " " * indent)
 
 
 def _alarm_tf(plan: Plan, place: str, key: str, provider: str = "") -> str:
+    topic = _topic_tf(plan, place, f"{plan.name}-alarm", (f"{place}_changed", f"{place}_gone"), provider)
+    return _fill("alarm.tf", plan, place=place, key=key, provider=provider, topic=topic)
+
+
+def _topic_tf(plan: Plan, place: str, name: str, rules: Sequence[str], provider: str) -> str:
     subscription = _fill("subscription.tf", plan, place=place, provider=provider) if plan.email else ""
-    return _fill("alarm.tf", plan, place=place, key=key, provider=provider, subscription=subscription)
+    arns = ", ".join(f"aws_cloudwatch_event_rule.{rule}.arn" for rule in rules)
+    text = _fill(
+        "topic.tf", plan, place=place, topic_name=name, rules=arns, provider=provider, subscription=subscription
+    )
+    return text.rstrip("\n")
 
 
 def _slashes(path: str) -> str:

@@ -1,25 +1,8 @@
 
 # Tells of every change of the key's state, policy, material and rotation. EventBridge hears of them from CloudTrail: the
 # account needs a trail that records management events. The second rule needs none.
-resource "aws_sns_topic" "@@place" {@@provider
-  name = "@@name-alarm"
-}
+@@topic
 
-resource "aws_sns_topic_policy" "@@place" {@@provider
-  arn = aws_sns_topic.@@place.arn
-
-  policy = jsonencode({
-    "Version" : "2012-10-17",
-    "Statement" : [{
-      "Sid" : "EventBridgeTells",
-      "Effect" : "Allow",
-      "Principal" : { "Service" : "events.amazonaws.com" },
-      "Action" : "sns:Publish",
-      "Resource" : aws_sns_topic.@@place.arn
-    }]
-  })
-}
-@@subscription
 resource "aws_cloudwatch_event_rule" "@@{place}_changed" {@@provider
   name        = "@@name-changed"
   description = "Somebody changed the key of tenant @@tenant"

@@ -1,5 +1,5 @@
 # Terraform, for the account of @@tenant's keys: a multi-Region key of AWS KMS in @@region with its replicas, the role
-# by which ownkey uses them, and a word to you when somebody changes one.
+# by which ownkey uses them, and a word to you when somebody changes one of them.
 # Made by `ownkey aws template`; docs/aws-onboarding.md says what each part is for.
 #   terraform init && terraform apply
 
@@ -29,7 +29,8 @@ locals {
 }
 
 # Who ownkey is in this account. Nobody but the provider's principal may become it, and only with the external id of
-# this tenant: the provider cannot be made to use it in another customer's name.
+# this tenant: the provider cannot be made to use it in another customer's name. It has no policy of IAM, and must get
+# none: the key's policy is all that lets it in, and what you take back there is taken back.
 resource "aws_iam_role" "ownkey" {
   name                 = "@@role_name"
   path                 = "@@role_path"
@@ -37,13 +38,6 @@ resource "aws_iam_role" "ownkey" {
   max_session_duration = 3600
 
   assume_role_policy = jsonencode(@@trust_policy)
-}
-
-resource "aws_iam_role_policy" "ownkey" {
-  name = "@@name"
-  role = aws_iam_role.ownkey.id
-
-  policy = jsonencode(@@use_policy)
 }
 
 resource "aws_kms_key" "primary" {
