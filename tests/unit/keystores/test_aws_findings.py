@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ownkey_server.keystores.aws.findings import Outcome, read_policy
+from ownkey_server.keystores.aws.identity import principal_of
 from ownkey_server.keystores.aws.policies import Access, account_root, key_policy, role_arn
-from ownkey_server.keystores.aws.verify import principal_of
 
 ACCOUNT = "111122223333"
 ROLE = role_arn(ACCOUNT, "service/ownkey")

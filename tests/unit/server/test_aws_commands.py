@@ -247,7 +247,7 @@ def test_it_is_for_people_in_lines_that_end_where_they_end(account: Account) -> 
     done = run("verify", account.key(), "--tenant", "acme", "--config", str(account.config))
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[-1] == "19 pass, 0 warn, 0 fail"
+    assert lines[-1] == "20 pass, 0 warn, 0 fail"
     assert all(line == line.rstrip() for line in lines)
     assert any(line.startswith("eu-west-1  other tenants") and " pass  denied" in line for line in lines)
 
@@ -270,12 +270,35 @@ def test_each_replica_has_a_state_and_a_policy_of_its_own(account: Account) -> N
     assert all("enable" in one["advice"] for one in failures)
 
 
-def test_a_policy_without_the_condition_is_warned_of(account: Account) -> None:
+def test_another_tenants_context_is_warned_of_where_the_role_is_the_tenants(account: Account) -> None:
     policy = key_policy(ACCESS)
     del policy["Statement"][3], policy["Statement"][1]["Condition"]
-    warnings = account.verify(account.key(policy))["warn"]
-    assert checks(warnings) == ["policy: tenant's context", "other tenants"]
-    assert "another tenant" in warnings[1]["seen"]
+    found = account.verify(account.key(policy))
+    assert checks(found["warn"]) == ["policy: tenant's context", "other tenants"]
+    assert "another tenant" in found["warn"][1]["seen"]
+    assert "the role refuses other tenants" in found["warn"][1]["seen"]
+    assert "role's trust" in checks(found["pass"])
+
+
+def test_another_tenants_context_fails_where_nothing_else_ties_the_key_to_the_tenant(account: Account) -> None:
+    account.settings(role=False)
+    policy = key_policy(Access("acme", account_root(ACCOUNT), (PROVIDER,)))
+    del policy["Statement"][3], policy["Statement"][1]["Condition"]
+    [failure] = account.verify(account.key(policy), code=1)["fail"]
+    assert failure["check"] == "other tenants"
+    assert "key-policy" in failure["advice"]
+
+
+def test_a_role_that_other_tenants_get_fails_and_ties_no_key(account: Account) -> None:
+    anybody = trust_policy(PROVIDER, "ownkey-acme")
+    del anybody["Statement"][0]["Condition"]
+    account.kms.create_role(ROLE, anybody)
+    [failure] = account.verify(account.key(), code=1)["fail"]
+    assert (failure["check"], "sts:ExternalId" in failure["advice"]) == ("role's trust", True)
+    policy = key_policy(ACCESS)
+    del policy["Statement"][3], policy["Statement"][1]["Condition"]
+    failures = account.verify(account.key(policy), code=1)["fail"]
+    assert checks(failures) == ["role's trust", "other tenants"]
 
 
 def test_a_policy_that_lets_everybody_in_fails(account: Account) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from ownkey_server.keystores.aws.policies import TENANT_CONDITION
 
@@ -43,6 +43,11 @@ class Finding:
     outcome: Outcome
     seen: str
     advice: str = ""
+
+
+T = TypeVar("T")
+# Findings on the way, and what those who come after need to know.
+Telling: TypeAlias = Generator[Finding, None, T]
 
 
 def read_policy(place: str, policy: object, *, account: str, principal: str | None, tenant: str) -> Iterator[Finding]:

@@ -7,10 +7,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.identity import Identity, principal_of
 from ownkey_server.keystores.aws.options import AwsKmsOptions
-from ownkey_server.keystores.aws.verify import Identity, principal_of
 
 _SESSION_SECONDS = 900
 
@@ -32,7 +33,7 @@ class SettingsReach:
     @property
     def external_id(self) -> str:
         """What the role's trust policy must ask for."""
-        return f"{self._options.external_id_prefix}-{self._tenant}"
+        return self._external_id(self._tenant)
 
     def kms(self, arn: KeyArn) -> Any:
         """A client of KMS in the key's region."""
@@ -46,7 +47,17 @@ class SettingsReach:
         role = self._role(arn)
         if role is None:
             return Identity(caller, principal_of(caller), "by the key policy alone: no role is assumed")
-        return Identity(caller, role, f"by role {role}, external id {self.external_id}")
+        return Identity(caller, role, f"by role {role}, external id {self.external_id}", by_role=True)
+
+    def become(self, arn: KeyArn, tenant: str) -> None:
+        """Assume the key's role once, as the key store would in the name of any tenant.
+
+        Raises:
+            ClientError: AWS refuses it.
+        """
+        role = self._role(arn)
+        assert role is not None  # noqa: S101
+        self._assume(arn, role, tenant)
 
     def _role(self, arn: KeyArn) -> str | None:
         name = self._options.role_name
@@ -60,19 +71,26 @@ class SettingsReach:
             if not self._tenant:
                 cause = "the role's external id is made of the tenant's id: say --tenant"
                 raise KeyMisconfigured(self._name, str(arn), cause)
-            sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
-            tags = [{"Key": "ownkey:tenant", "Value": self._tenant}]
-            made = sts.assume_role(
-                RoleArn=role,
-                RoleSessionName=f"ownkey-verify-{self._tenant}"[:64],
-                ExternalId=self.external_id,
-                DurationSeconds=_SESSION_SECONDS,
-                **({"Tags": tags} if self._options.session_tags else {}),
-            )["Credentials"]
+            made = self._assume(arn, role, self._tenant)
             self._sessions[role] = boto3.session.Session(
                 made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]
             )
         return self._sessions[role]
+
+    def _assume(self, arn: KeyArn, role: str, tenant: str) -> dict[str, str]:
+        sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
+        tags = [{"Key": TENANT, "Value": tenant}]
+        made: dict[str, str] = sts.assume_role(
+            RoleArn=role,
+            RoleSessionName=f"ownkey-verify-{tenant}"[:64],
+            ExternalId=self._external_id(tenant),
+            DurationSeconds=_SESSION_SECONDS,
+            **({"Tags": tags} if self._options.session_tags else {}),
+        )["Credentials"]
+        return made
+
+    def _external_id(self, tenant: str) -> str:
+        return f"{self._options.external_id_prefix}-{tenant}"
 
     def _client(self, session: Any, service: str, region: str, endpoint: str | None) -> Any:
         return session.client(
