@@ -75,6 +75,7 @@ def kms_server(keys: Mapping[str, str], endpoints: Mapping[str, str]) -> Iterato
     def prepare(folder: Path) -> None:
         with (folder / "ownkey.toml").open("a", encoding="utf-8") as settings:
             settings.write(f'\n[key_stores.aws]\nkind = "aws_kms"\nendpoint_urls = {{ {urls} }}\n')
+            settings.write("require_tenant_context = false\n")  # the fake's keys let everybody in
         tenants = "".join(TENANT.format(tenant=tenant, arn=arn) for tenant, arn in keys.items())
         (folder / "tenants.toml").write_text(PROVIDER + tenants, encoding="utf-8")
 

@@ -65,6 +65,7 @@ from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.store_checks import warn_of_unusable
 from ownkey_server.service.strangers import Budget, Strangers
 from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
+from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.settings.limits import LimitSettings
 from ownkey_server.storage import key_usage, tenants_file, upgrade
 from ownkey_server.storage.audit.keeper import AuditKeeper
@@ -107,6 +108,12 @@ class Core:
         """The kind of each key store."""
         return {name: section.kind for name, section in self.settings.key_stores.items()}
 
+    @property
+    def canaries(self) -> Mapping[str, str]:
+        """The provider's own keys by which key stores prove our identity, by the store's name."""
+        sections = self.settings.key_stores.items()
+        return {name: one.canary_key for name, one in sections if isinstance(one, AwsKmsSettings) and one.canary_key}
+
     def retention(self) -> AuditRetention:
         """How long audit records are kept."""
         guarded = Danger.RETENTION in self.settings.authorization.second_person
@@ -115,7 +122,7 @@ class Core:
     def configuration(self) -> Configuration:
         """Applies and exports documents."""
         enrolment = Enrolment(self.ring)
-        return Configuration(self.desk, Keys(self.desk, enrolment, self.kinds), enrolment, self.kinds)
+        return Configuration(self.desk, Keys(self.desk, enrolment, self.kinds, self.canaries), enrolment, self.kinds)
 
 
 @contextlib.asynccontextmanager
@@ -475,7 +482,7 @@ def _admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
     trail = AuditTrail(desk, core.database)
     return AdminServices(
         tenants=Tenants(desk),
-        keys=Keys(desk, enrolment, core.kinds),
+        keys=Keys(desk, enrolment, core.kinds, core.canaries),
         branch_keys=BranchKeyOffice(desk, core.ring, core.source, core.branches),
         groups=Groups(desk),
         policies=Policies(desk),

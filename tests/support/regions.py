@@ -33,6 +33,7 @@ default = "key:main"
 STORE = """
 [key_stores.aws]
 kind = "aws_kms"
+require_tenant_context = false
 endpoint_urls = {{ {first} = "{first_url}", {second} = "{second_url}" }}
 """
 

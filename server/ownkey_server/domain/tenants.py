@@ -74,6 +74,11 @@ class CustomerKey:
         return self.replicas[0]
 
 
+def another_than(tenant: str) -> str:
+    """Id of a tenant who is not this."""
+    return "another" if tenant != "another" else "other"
+
+
 def key_name(tenant: str, key_id: str) -> str:
     """The name of a tenant's key."""
     return f"{TENANTS}{tenant}/keys/{key_id}"

@@ -127,6 +127,16 @@ class RewrappedDataKey:
 
 
 @runtime_checkable
+class TenantProving(Protocol):
+    """A key store whose keys can say whose they are: by refusing every context but their tenant's."""
+
+    @property
+    def wants_proof_of_tenant(self) -> bool:
+        """Whether a key must do so to be enrolled, for nothing else says it."""
+        ...
+
+
+@runtime_checkable
 class ReWrapper(Protocol):
     """A key store that moves a wrapped data key from one of its keys to another, in clear nowhere else."""
 

@@ -18,6 +18,7 @@ from ownkey_server.keystores.base import (
     KeyStore,
     RewrappedDataKey,
     ReWrapper,
+    TenantProving,
     TenantScoped,
     UnwrappedDataKey,
 )
@@ -51,6 +52,7 @@ class KeyRing:
         self._budgets = budgets
         self._stores = stores
         self._scoped = {name: store for name, store in stores.items() if isinstance(store, TenantScoped)}
+        self._proving = {name: store for name, store in stores.items() if isinstance(store, TenantProving)}
         self._board = board
         self._clock = clock
         self._timeout = timeout.total_seconds()
@@ -68,6 +70,11 @@ class KeyRing:
     def store_names(self) -> frozenset[str]:
         """The names of the key stores that there are."""
         return frozenset(self._stores)
+
+    def wants_proof_of_tenant(self, place: Replica) -> bool:
+        """Whether a key there must show whose it is before it is enrolled, by refusing the contexts of others."""
+        store = self._proving.get(place.store)
+        return store is not None and store.wants_proof_of_tenant
 
     async def generate(
         self, key: CustomerKey, context: Mapping[str, str], remaining: float | None, *, background: bool = False

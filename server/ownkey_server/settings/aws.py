@@ -65,6 +65,7 @@ class AwsKmsSettings(Section, BaseModel):
     role_name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_+=,.@/-]{1,512}$")] | None = None
     external_id_prefix: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_+=,.@:/-]{2,128}$")] = "ownkey"
     session_tags: bool = True
+    require_tenant_context: bool = True
     regions: list[Region] = []
     endpoint_url: Endpoint | None = None
     endpoint_urls: dict[Region, Endpoint] = {}
@@ -97,6 +98,7 @@ class AwsKmsSettings(Section, BaseModel):
             role_name=self.role_name,
             external_id_prefix=self.external_id_prefix,
             session_tags=self.session_tags,
+            require_tenant_context=self.require_tenant_context,
             regions=tuple(self.regions),
             endpoint_url=self.endpoint_url,
             endpoint_urls=self.endpoint_urls,

@@ -124,6 +124,22 @@ def test_a_key_whose_policy_is_another_tenants_is_not_enrolled(site: Site) -> No
     assert "allow kms:GenerateDataKey with the tenant's context" in found.stdout
 
 
+def test_a_key_that_nothing_ties_to_its_tenant_is_not_enrolled(site: Site) -> None:
+    arn = site.kms.create_key(REGIONS[0])
+    policy = site.policy()
+    policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] != "OwnkeyNothingOfOtherTenants"]
+    for one in policy["Statement"]:
+        one.pop("Condition", None)
+    site.put([arn], policy)
+    done = site.run("admin", "key", "enrol", "aws", "--store", "aws", "--reference", arn)
+    assert done.returncode != 0
+    assert "a context of another tenant too" in done.stderr
+    found = site.run("aws", "verify", arn, "--config", "ownkey.toml")
+    assert found.returncode == 1
+    site.put([arn], site.policy())
+    site.ok("admin", "key", "enrol", "aws", "--store", "aws", "--reference", arn)
+
+
 @pytest.mark.parametrize("command", ["key-policy", "template", "verify"])
 def test_each_command_explains_itself(site: Site, command: str) -> None:
     assert site.run("aws", command, "--help").returncode == 0

@@ -32,6 +32,7 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         role_name = "team/ownkey"
         external_id_prefix = "corp:ownkey"
         session_tags = false
+        require_tenant_context = false
         regions = ["eu-west-1", "us-gov-west-1"]
         endpoint_url = "https://kms.{{region}}.example.com:8443/x"
         endpoint_urls = {{ eu-west-1 = "http://127.0.0.1:1" }}
@@ -49,6 +50,7 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         role_name="team/ownkey",
         external_id_prefix="corp:ownkey",
         session_tags=False,
+        require_tenant_context=False,
         regions=("eu-west-1", "us-gov-west-1"),
         endpoint_url="https://kms.{region}.example.com:8443/x",
         endpoint_urls={"eu-west-1": "http://127.0.0.1:1"},

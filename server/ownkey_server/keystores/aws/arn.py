@@ -46,11 +46,15 @@ class KeyArn:
         """Whether the key has, or may have, related keys in other regions."""
         return self.key_id.startswith(MULTI_REGION)
 
+    @property
+    def family(self) -> str:
+        """What the key and all related keys have in common, and no other key."""
+        region = "" if self.is_multi_region else self.region
+        return f"arn:{self.partition}:kms:{region}:{self.account}:key/{self.key_id}"
+
     def is_same_key(self, other: KeyArn) -> bool:
         """Whether one opens what the other wrapped: it is the same, or both are of one multi-Region key."""
-        if self.is_multi_region:
-            return (self.partition, self.account, self.key_id) == (other.partition, other.account, other.key_id)
-        return self == other
+        return self.family == other.family
 
     def __str__(self) -> str:
         return f"arn:{self.partition}:kms:{self.region}:{self.account}:key/{self.key_id}"

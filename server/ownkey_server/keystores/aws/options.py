@@ -17,6 +17,7 @@ class AwsKmsOptions:
             of the tenant's own; None to use keys as whoever the credentials are.
         external_id_prefix: What external ids begin with: ``PREFIX-TENANT``.
         session_tags: Tag the sessions of roles with the tenant; their trust policies must allow ``sts:TagSession``.
+        require_tenant_context: Without a role, take a key for a tenant only if it refuses the contexts of others.
         regions: The only regions in which keys are used; empty for all.
         endpoint_url: Where KMS is, for emulators and VPC endpoints; ``{region}`` stands for the key's region.
         endpoint_urls: The same for single regions, before ``endpoint_url``.
@@ -34,6 +35,7 @@ class AwsKmsOptions:
     role_name: str | None = None
     external_id_prefix: str = "ownkey"
     session_tags: bool = True
+    require_tenant_context: bool = True
     regions: tuple[str, ...] = ()
     endpoint_url: str | None = None
     endpoint_urls: Mapping[str, str] = field(default_factory=dict)

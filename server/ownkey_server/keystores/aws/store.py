@@ -94,6 +94,11 @@ class AwsKmsKeyStore:
         """Whether a key may wrap only so often: KMS encrypts each time under a key that it derives afresh."""
         return False
 
+    @property
+    def wants_proof_of_tenant(self) -> bool:
+        """Whether the key's policy alone says whose it is: a role is assumed by a name that is the tenant's own."""
+        return self._parts.options.role_name is None and self._parts.options.require_tenant_context
+
     def for_tenant(self, tenant: str, *, background: bool = False) -> KeyStore:
         """The store as it serves one tenant."""
         return _TenantStore(self._parts, tenant, background=background)

@@ -8,16 +8,12 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ownkey_server.domain.encryption_context import TENANT
+from ownkey_server.domain.tenants import another_than
 from ownkey_server.keystores.aws.answers import DENIED, advice, code, require, say
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.findings import Finding, Outcome, Telling
 
 PROBE = {"ownkey:probe": "verify"}
-
-
-def another_than(tenant: str) -> str:
-    """Id of a tenant who is not this."""
-    return "another" if tenant != "another" else "other"
 
 
 class Trials:

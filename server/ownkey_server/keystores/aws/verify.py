@@ -14,12 +14,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.domain.tenants import another_than
 from ownkey_server.keystores.aws.answers import advice, code, may_not_look, say
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.findings import Finding, Outcome, Telling, read_policy
 from ownkey_server.keystores.aws.identity import Reach
 from ownkey_server.keystores.aws.metadata import describe, rotation
-from ownkey_server.keystores.aws.trials import Trials, another_than
+from ownkey_server.keystores.aws.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,31 @@ class Edits:
 
     def between(self, reader: Reader, wanted: TenantsDocument) -> Iterator[Edit]:
         """Every difference, in the order in which it is to be made so."""
+        self._require_apart(wanted)
         yield from self._provider_edits(reader, wanted.provider_key)
         for table in wanted.tenants:
             yield from self._tenant_edits(reader, table)
+
+    def _require_apart(self, wanted: TenantsDocument) -> None:
+        """Make sure that no key of the document is another key of it, by whatever name.
+
+        The reader cannot tell: it knows what there is, and not what comes of the same document.
+
+        Raises:
+            ResourceInUse: One is.
+        """
+        claims = {self._keys.family(_place_of(wanted.provider_key)): (PROVIDER_KEY_NAME, {""})}
+        for tenant in wanted.tenants:
+            for key in tenant.keys:
+                resource = key_name(tenant.id, key.id)
+                for place in (_place_of(key), *(_place_of(one) for one in key.replicas)):
+                    owner, references = claims.setdefault(self._keys.family(place), (resource, set()))
+                    if owner != resource:
+                        what = f"key {place.reference!r} of key store {place.store!r} is {owner} in this document too"
+                        raise ResourceInUse(resource, what)
+                    if place.reference in references:
+                        raise ResourceInUse(resource, f"it has {place.reference!r} twice, by two key stores")
+                    references.add(place.reference)
 
     def _provider_edits(self, reader: Reader, wanted: KeyPlace) -> Iterator[Edit]:
         place, now = Replica(wanted.key_store, wanted.reference), self._clock()

@@ -1,11 +1,15 @@
-"""The proof that a key does what a customer key must, before anything is protected by it: wrap, unwrap, compare."""
+"""The proof that a key does what a customer key must, before anything is protected by it: wrap, unwrap, compare.
+
+Where nothing else says whose a key is, it must refuse what is not its tenant's. Otherwise whoever learns its name could
+have it enrolled as their own, before its holder does.
+"""
 
 from __future__ import annotations
 
 from ownkey_server.domain.encryption_context import TENANT
-from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
+from ownkey_server.domain.errors import EnrolmentFailed, KeyMisconfigured, KeyRevoked, KeyStoreError
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import Replica, tenant_of
+from ownkey_server.domain.tenants import Replica, another_than, tenant_of
 from ownkey_server.service.key_ring import KeyRing
 
 ENROLMENT_CONTEXT = {"ownkey:probe": "enrolment"}
@@ -18,7 +22,7 @@ class Enrolment:
         self._ring = ring
 
     async def prove(self, key: str, place: Replica) -> None:
-        """Make sure that the key wraps, and opens what it has wrapped.
+        """Make sure that the key wraps, and opens what it has wrapped; and for its tenant alone, where it must show it.
 
         Args:
             key: Name of the customer key: it is tried in its tenant's name.
@@ -34,6 +38,8 @@ class Enrolment:
         if description.state is not KeyState.AVAILABLE:
             cause = f"it is {description.state}: {description.cause}"
             raise EnrolmentFailed(key, place.name, place.reference, cause)
+        if tenant_of(key) and self._ring.wants_proof_of_tenant(place):
+            await self._prove_tenant(key, place)
 
     async def prove_replica(self, key: str, primary: Replica, place: Replica) -> None:
         """Make sure that a replica is the very key of the primary: each opens what the other has wrapped.
@@ -44,6 +50,26 @@ class Enrolment:
         await self.prove(key, place)
         for maker, opener in ((primary, place), (place, primary)):
             await self._prove_pair(key, maker, opener)
+
+    async def _prove_tenant(self, key: str, place: Replica) -> None:
+        tenant = tenant_of(key)
+        for whose, context in (
+            ("another tenant", {**ENROLMENT_CONTEXT, TENANT: another_than(tenant)}),
+            ("no tenant", ENROLMENT_CONTEXT),
+        ):
+            try:
+                made = await self._ring.wrap_at(tenant, place, context)
+            except (KeyRevoked, KeyMisconfigured):
+                continue  # it has just worked under the tenant's own context
+            except KeyStoreError as error:
+                cause = f"it is not known whether it refuses a context of {whose} ({error.cause}): try again"
+                raise EnrolmentFailed(key, place.name, place.reference, cause) from error
+            made.plaintext.wipe()
+            cause = (
+                f"it serves a context of {whose} too, so that nothing says that it is the key of {tenant!r}: let it be"
+                f" used with {TENANT} = {tenant!r} alone, as `ownkey aws key-policy` prints, or by a role"
+            )
+            raise EnrolmentFailed(key, place.name, place.reference, cause)
 
     async def _prove_pair(self, key: str, maker: Replica, opener: Replica) -> None:
         tenant = tenant_of(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from ownkey_server.domain.approvals import Danger, Effect
@@ -25,12 +26,20 @@ class Keys:
 
     Args:
         kinds: The kind of each key store, by its name.
+        canaries: The provider's own keys by which key stores in AWS KMS prove our identity, by the store's name.
     """
 
-    def __init__(self, desk: Desk, enrolment: Enrolment, kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        enrolment: Enrolment,
+        kinds: Mapping[str, str],
+        canaries: Mapping[str, str] = NOTHING,
+    ) -> None:
         self._desk = desk
         self._enrolment = enrolment
         self._kinds = kinds
+        self._canaries = {KeyArn.parse(arn).family: store for store, arn in canaries.items()}
 
     async def get(self, tenant: str, key: str) -> KeyRecord:
         """A key.
@@ -199,6 +208,13 @@ class Keys:
         Raises:
             ResourceInUse: It is not so.
         """
+        family = self.family(place)
+        if family in self._canaries:
+            raise ResourceInUse(
+                resource,
+                f"key {place.reference!r} is the provider's own, the canary_key of key store"
+                f" {self._canaries[family]!r} in the settings: it cannot be a customer's",
+            )
         owner = reader.key_at(place) or self._owner_of_arn(reader, resource, place)
         if owner:
             mine = owner == resource or owner.startswith(f"tenants/{tenant}/")
@@ -215,6 +231,13 @@ class Keys:
                         f"{other.name} has the same reference {place.reference!r} in another key store of the same"
                         f" kind, so that a wrapped key would not tell which made it: give one another reference",
                     )
+
+    def family(self, place: Replica) -> str:
+        """What all names of the key at a place have in common: in AWS, related keys in whatever region and store."""
+        if self._kind(place) == AWS_KMS:
+            with contextlib.suppress(ArnInvalid):  # what is no ARN will not prove itself
+                return KeyArn.parse(place.reference).family
+        return f"{place.store}/{place.reference}"
 
     async def _leave(
         self,
