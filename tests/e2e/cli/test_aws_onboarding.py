@@ -113,6 +113,14 @@ def test_from_a_printed_policy_to_an_enrolled_key_and_back_by_scope(site: Site) 
     states = {one["key"]: one["state"] for one in site.ok("status")["keys"]}
     assert states["tenants/acme/keys/aws"] == "available"
 
+    site.put(arns, site.policy())
+    assert site.opens("call-8")
+    # In every region: what is denied in one may be served by the other.
+    site.put(arns[1:], site.policy("--revoke", "all"))
+    assert site.opens("call-8")
+    site.put(arns, site.policy("--revoke", "all"))
+    assert not site.opens("call-8")
+
 
 def test_a_key_whose_policy_is_another_tenants_is_not_enrolled(site: Site) -> None:
     arn = site.kms.create_key(REGIONS[0])
