@@ -17,6 +17,7 @@ from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.policies import TENANT_CONDITION, Access, account_root, key_policy
 from ownkey_server.keystores.aws.scopes import Scope
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
+from ownkey_server.keystores.base import KeyStore
 from support.aws_subjects import client, dummy_credentials, ministack_server
 from support.key_stores import CONTEXT, TIMEOUT
 
@@ -103,8 +104,12 @@ def accounts(ministack: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accoun
         condition = {"StringEquals": {"sts:ExternalId": "ownkey-acme"}}
         trust = _allow(["sts:AssumeRole", "sts:TagSession"], Principal={"AWS": USER}, Condition=condition)
         customer_iam.create_role(RoleName="ownkey", AssumeRolePolicyDocument=accounts.trust(trust))
+        condition = {"StringEquals": {"sts:ExternalId": "ownkey-provider.canary"}}
+        trust = _allow(["sts:AssumeRole", "sts:TagSession"], Principal={"AWS": USER}, Condition=condition)
+        provider_iam.create_role(RoleName="ownkey-canary", AssumeRolePolicyDocument=accounts.trust(trust))
         accounts.put(printed())
         yield accounts
+        provider_iam.delete_role(RoleName="ownkey-canary")
         for name in customer_iam.list_role_policies(RoleName="ownkey")["PolicyNames"]:
             customer_iam.delete_role_policy(RoleName="ownkey", PolicyName=name)
         customer_iam.delete_role(RoleName="ownkey")
@@ -125,6 +130,7 @@ async def store(accounts: Accounts) -> AsyncIterator[AwsKmsKeyStore]:
         sts_endpoint_url=accounts.url,
         role_name="ownkey",
         canary_key=accounts.canary,
+        canary_role=f"arn:aws:iam::{PROVIDER}:role/ownkey-canary",
         read_timeout=10.0,
     )
     opened = AwsKmsKeyStore("aws", options)
@@ -142,7 +148,7 @@ async def test_the_tenants_role_opens_and_wraps_in_the_customers_account(
 
 
 async def test_another_tenants_external_id_does_not_open_the_role(accounts: Accounts, store: AwsKmsKeyStore) -> None:
-    with pytest.raises(KeyRevoked, match="denies us the role"):
+    with pytest.raises(KeyMisconfigured, match="denies us the role"):
         await store.for_tenant("mallory").generate_data_key(accounts.key, CONTEXT, TIMEOUT)
 
 
@@ -150,7 +156,7 @@ async def test_without_its_statements_in_the_key_policy_the_role_is_denied(
     accounts: Accounts, store: AwsKmsKeyStore
 ) -> None:
     acme = store.for_tenant("acme")
-    await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    await _use(acme, accounts.key)
     policy = printed()
     policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] == "CustomerAdministers"]
     accounts.put(policy)
@@ -166,6 +172,7 @@ async def test_a_denial_of_everything_holds_beside_a_policy_of_iam_that_allows(
     policy = printed("all")
     policy["Statement"] = [one for one in policy["Statement"] if one["Sid"] == "CustomerAdministers"]
     accounts.put(policy)
+    await _use(acme, accounts.key)
     made = await acme.generate_data_key(accounts.key, TENANTS, TIMEOUT)  # why statements that are gone are not enough
     accounts.put(printed("all"))
     with pytest.raises(KeyRevoked, match="denies us the key"):
@@ -179,17 +186,37 @@ async def test_who_comes_by_no_endpoint_of_theirs_is_denied_beside_a_policy_of_i
 ) -> None:
     accounts.give_iam_policy()
     accounts.put(printed())
-    await store.for_tenant("acme").generate_data_key(accounts.key, TENANTS, TIMEOUT)
+    await _use(store.for_tenant("acme"), accounts.key)
     accounts.put(printed(source_vpces=("vpce-0123456789abcdef0",)))
     with pytest.raises(KeyRevoked, match="denies us the key"):
         await store.for_tenant("acme").generate_data_key(accounts.key, TENANTS, TIMEOUT)
 
 
+async def test_a_trust_that_is_withdrawn_is_a_revocation(accounts: Accounts, store: AwsKmsKeyStore) -> None:
+    await _use(store.for_tenant("acme"), accounts.key)
+    nobody = accounts.trust(_allow("sts:AssumeRole", Principal={"AWS": f"arn:aws:iam::{CUSTOMER}:root"}))
+    accounts.customer_iam.update_assume_role_policy(RoleName="ownkey", PolicyDocument=nobody)
+    with pytest.raises(KeyRevoked, match="denies us the role"):
+        await _anew(store, accounts.key)
+
+
 async def test_a_fault_of_our_own_is_never_a_revocation(accounts: Accounts, store: AwsKmsKeyStore) -> None:
+    await _use(store.for_tenant("acme"), accounts.key)
     nothing = json.dumps({"Version": "2012-10-17", "Statement": [_allow("s3:*", Resource="*")]})
     accounts.provider_iam.put_user_policy(UserName="ownkey", PolicyName="use", PolicyDocument=nothing)
-    with pytest.raises(KeyMisconfigured, match="mend our own credentials"):
-        await store.for_tenant("acme").generate_data_key(accounts.key, CONTEXT, TIMEOUT)
+    with pytest.raises(KeyMisconfigured, match="denies us the role"):
+        await _anew(store, accounts.key)
+
+
+async def _use(store: KeyStore, key: str) -> None:
+    made = await store.generate_data_key(key, TENANTS, TIMEOUT)
+    await store.unwrap(key, made.wrapped, TENANTS, TIMEOUT)
+
+
+async def _anew(store: AwsKmsKeyStore, key: str) -> None:
+    """Use a key by a session that must be asked for: the store has forgotten the one it had."""
+    store._parts.shares.get("acme").roles.clear()
+    await store.for_tenant("acme").generate_data_key(key, TENANTS, TIMEOUT)
 
 
 async def test_a_wrong_secret_is_our_own_fault(

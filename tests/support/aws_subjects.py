@@ -32,7 +32,6 @@ DUMMY_ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 _NO_CREATE = "keys in AWS are made by their holder, by AWS's own means"
-_KNOWS_NOTHING = "AWS denies alike whatever was before; with a canary key, a denial is the holder's act"
 
 
 @contextlib.contextmanager
@@ -55,7 +54,7 @@ def client(service: str, url: str, region: str = REGION, access_key: str | None 
 class AwsSubject:
     """What the three have in common: keys by ARN, and a store that reaches them through a gate."""
 
-    cannot: Mapping[str, str] = {"create": _NO_CREATE, "never_worked": _KNOWS_NOTHING}
+    cannot: Mapping[str, str] = {"create": _NO_CREATE}
     key: str
     other_key: str
 

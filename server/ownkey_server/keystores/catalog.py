@@ -10,6 +10,7 @@ from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.keystores.first_uses import FirstUses
 from ownkey_server.keystores.pkcs11.pin import Pin
 from ownkey_server.secret_sources import SecretReference
 
@@ -71,8 +72,14 @@ class Modules:
         return self._modules[path]
 
 
-def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> KeyStore:
+def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: FirstUses | None = None) -> KeyStore:
     """The key store that the options describe. Nothing is asked of it yet.
+
+    Args:
+        name: Its name in the settings.
+        options: What it is, and how it is reached.
+        modules: The PKCS#11 modules of this process.
+        uses: Which keys have ever worked; None for what this process sees alone.
 
     Raises:
         KeyMisconfigured: A package that this kind needs is not installed.
@@ -96,4 +103,4 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules) -> Key
         case AwsKmsOptions():
             from ownkey_server.keystores.aws.store import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load
 
-            return AwsKmsKeyStore(name, options)
+            return AwsKmsKeyStore(name, options, uses)

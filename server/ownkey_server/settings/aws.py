@@ -13,6 +13,7 @@ from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.settings.fields import Section
 
+_ROLE = r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[a-zA-Z0-9_+=,.@/-]{1,512}$"
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}")
 
 
@@ -72,6 +73,7 @@ class AwsKmsSettings(Section, BaseModel):
     sts_endpoint_url: Endpoint | None = None
     use_fips: bool = False
     canary_key: Annotated[str, AfterValidator(_require_key)] | None = None
+    canary_role: Annotated[str, StringConstraints(pattern=_ROLE)] | None = None
     tenant_concurrency: int = Field(default=8, ge=1, le=256)
     threads: int = Field(default=64, ge=1, le=1024)
     tenant_calls_per_second: float | None = Field(default=None, gt=0)
@@ -87,6 +89,8 @@ class AwsKmsSettings(Section, BaseModel):
             )
         if self.use_fips and (self.endpoint_url or self.endpoint_urls or self.sts_endpoint_url):
             raise ValueError("use_fips: an endpoint that is given is used as it is: name a FIPS one, or drop use_fips")
+        if self.canary_role and not self.role_name:
+            raise ValueError("canary_role: it proves that roles can be assumed, and without role_name none is")
         if self.regions and (unused := sorted(self.endpoint_urls.keys() - set(self.regions))):
             raise ValueError(f"endpoint_urls: {', '.join(unused)} is not among regions")
         return self
@@ -105,6 +109,7 @@ class AwsKmsSettings(Section, BaseModel):
             sts_endpoint_url=self.sts_endpoint_url,
             use_fips=self.use_fips,
             canary_key=self.canary_key,
+            canary_role=self.canary_role,
             concurrency=self.tenant_concurrency,
             threads=self.threads,
             calls_per_second=self.tenant_calls_per_second,

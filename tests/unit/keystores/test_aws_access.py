@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import EndpointConnectionError
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyUnreachable
+from ownkey_server.domain.key_state import KeyState
 from ownkey_server.keystores.aws import shares as aws_shares
 from ownkey_server.keystores.aws.roles import SESSION_SECONDS, AssumedRole, RoleSession
 from ownkey_server.keystores.aws.shares import Shares, TenantShare
+from ownkey_server.keystores.base import KeyStore
+from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Threads
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
-from support.key_stores import CONTEXT, TIMEOUT
+from support.key_stores import CONTEXT, TIMEOUT, until
 
+CANARY_ROLE = "arn:aws:iam::999988887777:role/ownkey-canary"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/ownkey"
 WITH_ROLE = {"role_name": "ownkey"}
 
@@ -50,16 +58,54 @@ async def test_a_tenants_key_is_used_by_its_role_with_its_external_id_and_tag(km
 async def test_one_tenant_cannot_reach_anothers_key_by_naming_it(kms: FakeKms, open_aws) -> None:
     key, canary = kms.create_key(), kms.create_key("us-east-1")
     kms.create_role(ROLE, trust("ownkey-acme"))
-    store = open_aws(**WITH_ROLE, canary_key=canary)
-    await store.for_tenant("acme").generate_data_key(key, CONTEXT, TIMEOUT)
-    with pytest.raises(KeyRevoked, match="denies us the role"):
+    kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
+    store = open_aws(**WITH_ROLE, canary_key=canary, canary_role=CANARY_ROLE)
+    await use(store.for_tenant("acme"), key)
+    # Nothing was taken from who never had it: this is no revocation, whatever the canaries say.
+    with pytest.raises(KeyMisconfigured, match="has not worked here yet"):
         await store.for_tenant("mallory").generate_data_key(key, CONTEXT, TIMEOUT)
+    assert (await store.for_tenant("mallory").describe(key, TIMEOUT)).state is KeyState.MISCONFIGURED
+
+
+async def use(store: KeyStore, key: str) -> None:
+    made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+
+
+async def test_a_trust_that_was_withdrawn_is_a_revocation_where_a_canary_role_proves_our_right(
+    kms: FakeKms, open_aws
+) -> None:
+    key = kms.create_key()
+    kms.create_role(ROLE, trust("ownkey-acme"))
+    kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
+    proven = open_aws(**WITH_ROLE, canary_role=CANARY_ROLE).for_tenant("acme")
+    blind = open_aws(**WITH_ROLE, canary_key=kms.create_key("us-east-1")).for_tenant("acme")
+    for store in (proven, blind):
+        await use(store, key)
+    kms.expire_sessions()
+    kms.create_role(ROLE, {"Statement": []})
+    with pytest.raises(KeyRevoked, match="denies us the role"):
+        await proven.generate_data_key(key, CONTEXT, TIMEOUT)
+    with pytest.raises(KeyMisconfigured, match="set canary_role"):
+        await blind.generate_data_key(key, CONTEXT, TIMEOUT)  # a canary key says nothing of our right to assume roles
+
+
+async def test_our_own_right_to_assume_roles_that_is_gone_is_no_revocation(kms: FakeKms, open_aws) -> None:
+    key = kms.create_key()
+    kms.create_role(ROLE, trust("ownkey-acme"))
+    kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
+    store = open_aws(**WITH_ROLE, canary_role=CANARY_ROLE, canary_key=kms.create_key()).for_tenant("acme")
+    await use(store, key)
+    kms.expire_sessions()
+    kms.fail("AssumeRole", "AccessDenied")
+    with pytest.raises(KeyMisconfigured, match="our canary role too"):
+        await store.generate_data_key(key, CONTEXT, TIMEOUT)
 
 
 async def test_without_tags_the_trust_policy_need_not_allow_them(kms: FakeKms, open_aws) -> None:
     key = kms.create_key()
     kms.create_role(ROLE, trust("corp:ownkey-acme", "sts:AssumeRole"))
-    with pytest.raises(KeyMisconfigured, match="set canary_key"):
+    with pytest.raises(KeyMisconfigured, match="denies us the role"):
         await open_aws(**WITH_ROLE).for_tenant("acme").generate_data_key(key, CONTEXT, TIMEOUT)
     store = open_aws(**WITH_ROLE, session_tags=False, external_id_prefix="corp:ownkey")
     await store.for_tenant("acme").generate_data_key(key, CONTEXT, TIMEOUT)
@@ -145,7 +191,7 @@ async def test_clients_are_as_many_as_regions_however_many_tenants(kms: FakeKms,
 
 async def test_of_too_many_tenants_those_longest_unused_are_forgotten() -> None:
     threads = Threads(4, "t")
-    shares = Shares(lambda: TenantShare(threads, 2, 10.0, 1.0), most=100)
+    shares = Shares(lambda: TenantShare(threads, 2, RateBudget(10.0, lambda: 0.0), 1.0), most=100)
     busy = shares.get("busy")
     busy.rate.take()
     for number in range(1000):
@@ -163,64 +209,161 @@ class Sts:
     def __init__(self) -> None:
         self.now = 1000.0
         self.asked = 0
-        self.fails = False
+        self.error: Exception | None = None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.waiting: list[Callable[[], None]] = []
 
     def assume(self) -> dict[str, Any]:
         self.asked += 1
-        if self.fails:
-            raise EndpointConnectionError(endpoint_url="https://sts")
+        number = self.asked
+        assert self.may_answer.wait(TIMEOUT)
+        if self.error is not None:
+            raise self.error
         until = self.now + 900
-        return {"AccessKeyId": f"key-{self.asked}", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": until}
+        return {"AccessKeyId": f"key-{number}", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": until}
 
     def role(self) -> AssumedRole:
         return AssumedRole(self.assume, self.waiting.append, lambda: self.now)
 
 
+OUTAGE = EndpointConnectionError(endpoint_url="https://sts")
+
+
+def credentials(role: AssumedRole, wait: float = TIMEOUT, *, withdrawn: bool = False) -> ReadOnlyCredentials:
+    return role.credentials(wait, lambda error: withdrawn)
+
+
 def test_a_session_is_renewed_in_the_background_and_once() -> None:
     sts = Sts()
     role = sts.role()
-    assert role.credentials().access_key == "key-1"
+    assert credentials(role).access_key == "key-1"
     sts.now += 599
-    role.credentials()
+    credentials(role)
     assert not sts.waiting
     sts.now += 2
     for _ in range(5):
-        assert role.credentials().access_key == "key-1"
+        assert credentials(role).access_key == "key-1"
     [renew] = sts.waiting
     renew()
-    assert role.credentials().access_key == "key-2"
+    assert credentials(role).access_key == "key-2"
 
 
 def test_while_renewing_fails_the_old_session_serves_until_it_ends() -> None:
     sts = Sts()
     role = sts.role()
-    role.credentials()
-    sts.fails = True
+    credentials(role)
+    sts.error = OUTAGE
     sts.now += 700
     for _ in range(3):
-        assert role.credentials().access_key == "key-1"
+        assert credentials(role).access_key == "key-1"
     sts.waiting.pop()()
-    role.credentials()
+    credentials(role)
     assert not sts.waiting  # not at every call
     sts.now += 11
-    role.credentials()
+    credentials(role)
     sts.waiting.pop()()
     sts.now += 300
     with pytest.raises(EndpointConnectionError):
-        role.credentials()
-    sts.fails = False
-    assert role.credentials().access_key.startswith("key-")
+        credentials(role)
+    sts.error = None
+    assert credentials(role).access_key.startswith("key-")
+
+
+def test_a_session_whose_renewal_the_customer_refuses_is_given_up() -> None:
+    sts = Sts()
+    role = sts.role()
+    credentials(role)
+    sts.error = OUTAGE
+    sts.now += 601
+    assert credentials(role, withdrawn=True).access_key == "key-1"
+    sts.waiting.pop()()
+    with pytest.raises(EndpointConnectionError):
+        credentials(role)
+
+
+def test_one_asks_sts_for_all_and_each_waits_for_no_longer_than_it_can() -> None:
+    sts = Sts()
+    role = sts.role()
+    sts.may_answer.clear()
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(credentials, role)
+        while not sts.asked:
+            threading.Event().wait(0.001)
+        hasty = [threads.submit(credentials, role, 0.01) for _ in range(4)]
+        patient = [threads.submit(credentials, role) for _ in range(4)]
+        for one in hasty:
+            with pytest.raises(TimeoutError):
+                one.result(TIMEOUT)
+        assert not first.done()
+        sts.may_answer.set()
+        assert {one.result(TIMEOUT).access_key for one in [first, *patient]} == {"key-1"}
+    assert sts.asked == 1
+
+
+def test_what_sts_refuses_is_told_to_all_who_wait_and_asked_anew_by_the_next() -> None:
+    sts = Sts()
+    role = sts.role()
+    sts.error = OUTAGE
+    sts.may_answer.clear()
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(credentials, role) for _ in range(2)]
+        while not sts.asked:
+            threading.Event().wait(0.001)
+        sts.may_answer.set()
+        for one in both:
+            with pytest.raises(EndpointConnectionError):
+                one.result(TIMEOUT)
+    sts.error = None
+    assert credentials(role).access_key.startswith("key-")
 
 
 def test_refused_credentials_are_forgotten_and_newer_ones_kept() -> None:
     sts = Sts()
     role = sts.role()
-    old = role.credentials()
+    old = credentials(role)
     role.forget(old)
-    new = role.credentials()
+    new = credentials(role)
     role.forget(old)
-    assert role.credentials() is new
+    assert credentials(role) is new
+
+
+async def test_a_trust_that_was_withdrawn_ends_the_use_of_the_session_there_is(kms: FakeKms, open_aws) -> None:
+    key = kms.create_key()
+    kms.create_role(ROLE, trust("ownkey-acme"))
+    kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
+    now = [time.time()]
+    store = open_aws(lambda: now[0], **WITH_ROLE, canary_role=CANARY_ROLE).for_tenant("acme")
+    await use(store, key)
+    kms.create_role(ROLE, {"Statement": []})
+    await use(store, key)  # AWS takes the session there is
+    now[0] += 601
+
+    async def refused() -> bool:
+        try:
+            await store.generate_data_key(key, CONTEXT, TIMEOUT)
+        except KeyRevoked as error:
+            return "denies us the role" in error.cause
+        return False
+
+    await until(refused)
+
+
+async def test_a_refused_renewal_that_may_be_our_own_fault_leaves_the_session_in_use(kms: FakeKms, open_aws) -> None:
+    key = kms.create_key()
+    kms.create_role(ROLE, trust("ownkey-acme"))
+    now = [time.time()]
+    store = open_aws(lambda: now[0], **WITH_ROLE, canary_role=CANARY_ROLE).for_tenant("acme")
+    await use(store, key)
+    kms.create_role(ROLE, {"Statement": []})
+    now[0] += 601
+
+    async def asked() -> bool:
+        await use(store, key)
+        return any(call.key == CANARY_ROLE for call in kms.calls)
+
+    await until(asked)
+    await use(store, key)
 
 
 @pytest.mark.parametrize("tenant", ["acme", "a" * 63, "t.1_x"])

@@ -11,16 +11,20 @@ import botocore.session
 import pytest
 from botocore.parsers import ResponseParserError
 
-from ownkey_server.domain.errors import KeyStoreError, KeyUnreachable
+from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyStoreError, KeyUnreachable
 from ownkey_server.keystores.aws import errors as aws_errors
 from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.canaries import Canaries
 from ownkey_server.keystores.aws.errors import CODES, EXCEPTIONS, MESSAGES, STATES, Row, When
 from ownkey_server.keystores.aws.judge import Failure, Judge
 from ownkey_server.keystores.aws.material import Materials
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
-from support.fake_kms import FakeKms
+from ownkey_server.keystores.first_uses import FirstUsesHere
+from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 from support.key_stores import CONTEXT, TIMEOUT
 
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/ownkey"
+CANARY_ROLE = "arn:aws:iam::999988887777:role/ownkey-canary"
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "aws.md"
 PROXY = "The external key store proxy "
 # What AWS says, from its page "Troubleshooting external key stores".
@@ -81,24 +85,162 @@ async def test_a_code(kms: FakeKms, open_aws, row: Row) -> None:
 async def test_a_key_that_is_not_there(kms: FakeKms, open_aws, row: Row) -> None:
     key, store = kms.create_key(), open_aws()
     if row.when is When.WORKED:
-        await store.generate_data_key(key, CONTEXT, TIMEOUT)
+        await use(store, key)
     kms.delete(key)
     assert_is(await refusal(store, key), row, key)
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in CODES if r.sign in aws_errors.DENIALS and r.when is not When.ASKING], ids=name
+async def use(store: AwsKmsKeyStore, key: str, tenant: str = "acme") -> None:
+    scoped = store.for_tenant(tenant)
+    made = await scoped.generate_data_key(key, CONTEXT, TIMEOUT)
+    await scoped.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+
+
+# What AWS adds to a denial, from its page "Troubleshoot access denied error messages".
+NAMED = {
+    When.OUR_POLICY: "identity-based policy",
+    When.OUR_CONTROL_POLICY: "service control policy",
+    When.OUR_BOUNDARY: "permissions boundary",
+    When.OUR_SESSION_POLICY: "session policy",
+    When.ENDPOINT_POLICY: "VPC endpoint policy",
+}
+OF_CUSTOMER = (
+    "",
+    " because no resource-based policy allows the {action} action",
+    " with an explicit deny in a resource-based policy",
+    " with an explicit deny in a resource control policy",
+    " because no resource control policy allows the {action} action",
+    " because no role trust policy allows the sts:AssumeRole action",
+    " with an explicit deny in the role trust policy",
+    " because the resource does not exist in this Region, no resource-based policies allow access, or …",
 )
-async def test_a_denial(kms: FakeKms, open_aws, row: Row) -> None:
-    key, canary = kms.create_key(), kms.create_key("us-east-1", account="999988887777")
-    of_role = row.sign == "AccessDenied"
-    if row.when is When.CANARY_DENIED:
-        kms.set_policy(canary, {"Statement": []})
+
+
+def denial(action: str, reason: str) -> str:
+    who = f"User: {PROVIDER} is not authorized to perform: {action} on resource: {ROLE}"
+    return who + reason.format(action=action)
+
+
+def implicit(kind: str) -> str:
+    return f" because no {kind} allows the {{action}} action"
+
+
+def explicit(kind: str) -> str:
+    article = "an" if kind.startswith("identity") else "a"
+    return f" with an explicit deny in {article} {kind}: arn:aws:iam::999988887777:policy/Deny"
+
+
+class Denied:
+    """A key that is used, directly or by a role, and then denied; with canaries."""
+
+    def __init__(self, kms: FakeKms, open_aws, *, role: bool, **options: object) -> None:
+        self.kms, self.key = kms, kms.create_key()
+        self.canary = kms.create_key("us-east-1", account="999988887777")
+        for arn in (ROLE, CANARY_ROLE):
+            kms.create_role(arn, {"Statement": [{"Effect": "Allow", "Action": "sts:*"}]})
+        roles = {"role_name": "ownkey", "canary_role": CANARY_ROLE} if role else {}
+        self.store = open_aws(**{"canary_key": self.canary, **roles, **options})
+
+    async def refusal(self, *, worked: bool = True) -> KeyStoreError:
+        if worked:
+            await use(self.store, self.key)
+        return await refusal(self.store, self.key)
+
+    def deny_key(self, reason: str = "") -> None:
+        message = denial("kms:GenerateDataKey", reason)
+        self.kms.fail("GenerateDataKey", "AccessDeniedException", message, key=self.key)
+
+    def deny_role(self, reason: str = "") -> None:
+        self.kms.expire_sessions()
+        self.kms.fail("AssumeRole", "AccessDenied", denial("sts:AssumeRole", reason), key=ROLE)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [r for r in CODES if r.sign in aws_errors.DENIALS and r.when is not When.ASKING and r.when not in NAMED],
+    ids=name,
+)
+async def test_a_denial_without_a_reason_is_measured_by_a_canary(kms: FakeKms, open_aws, row: Row) -> None:
+    of_role = row.sign == aws_errors.ROLE_DENIED
+    without = {"canary_role" if of_role else "canary_key": None} if row.when is When.NO_CANARY else {}
+    denied = Denied(kms, open_aws, role=of_role, **without)
+    if row.when is not When.NEVER_WORKED:
+        await use(denied.store, denied.key)
+    if row.when is When.CANARY_DENIED and of_role:
+        kms.delete_role(CANARY_ROLE)
+    elif row.when is When.CANARY_DENIED:
+        kms.set_policy(denied.canary, {"Statement": []})
     elif row.when is When.CANARY_SILENT:
-        kms.fail("GenerateDataKey", "KMSInternalException", key=canary)
-    kms.fail("AssumeRole" if of_role else "GenerateDataKey", row.sign, key=None if of_role else key)
-    store = open_aws(canary_key=None if row.when is When.NO_CANARY else canary, role_name="ownkey" if of_role else None)
-    assert_is(await refusal(store, key), row, key)
+        kms.fail("AssumeRole", "ServiceUnavailable", key=CANARY_ROLE)
+        kms.fail("GenerateDataKey", "KMSInternalException", key=denied.canary)
+    denied.deny_role() if of_role else denied.deny_key()
+    assert_is(await denied.refusal(worked=False), row, denied.key)
+
+
+@pytest.mark.parametrize("reason", [implicit, explicit])
+@pytest.mark.parametrize("row", [r for r in CODES if r.when in NAMED], ids=name)
+async def test_a_denial_by_a_policy_of_our_own_is_no_revocation(kms: FakeKms, open_aws, row: Row, reason) -> None:
+    of_role = row.sign == aws_errors.ROLE_DENIED
+    denied = Denied(kms, open_aws, role=of_role)
+    await use(denied.store, denied.key)
+    words = reason(NAMED[row.when])
+    denied.deny_role(words) if of_role else denied.deny_key(words)
+    assert_is(await denied.refusal(worked=False), row, denied.key)
+
+
+@pytest.mark.parametrize("reason", [implicit, explicit])
+@pytest.mark.parametrize("when", NAMED)
+async def test_what_denies_the_customers_role_is_the_customers_but_for_the_way_there(
+    kms: FakeKms, open_aws, when: When, reason
+) -> None:
+    denied = Denied(kms, open_aws, role=True)
+    await use(denied.store, denied.key)
+    denied.deny_key(reason(NAMED[when]))
+    ours = when in {When.ENDPOINT_POLICY, When.OUR_SESSION_POLICY}
+    expected = aws_errors.by_code(aws_errors.KEY_DENIED, when if ours else When.CANARY_WORKS)
+    assert_is(await denied.refusal(worked=False), expected, denied.key)
+
+
+@pytest.mark.parametrize("of_role", [False, True], ids=["key", "role"])
+@pytest.mark.parametrize("reason", OF_CUSTOMER)
+async def test_words_that_accuse_the_customer_prove_nothing_without_a_canary(
+    kms: FakeKms, open_aws, reason: str, of_role: bool
+) -> None:
+    denied = Denied(kms, open_aws, role=of_role)
+    await use(denied.store, denied.key)
+    denied.deny_role(reason) if of_role else denied.deny_key(reason)
+    assert type(await denied.refusal(worked=False)) is KeyRevoked
+    blind = Denied(kms, open_aws, role=of_role, canary_key=None, canary_role=None)
+    kms.heal()
+    await use(blind.store, blind.key)
+    blind.deny_role(reason) if of_role else blind.deny_key(reason)
+    assert type(await blind.refusal(worked=False)) is KeyMisconfigured
+
+
+async def test_a_canary_role_is_asked_for_as_a_tenants_in_the_region_of_the_denial(kms: FakeKms, open_aws) -> None:
+    denied = Denied(kms, open_aws, role=True)
+    await use(denied.store, denied.key)
+    denied.deny_role()
+    await denied.refusal(worked=False)
+    [asked] = [call for call in kms.calls if call.key == CANARY_ROLE]
+    assert (asked.region, asked.principal) == ("eu-west-1", PROVIDER)
+    assert asked.details["ExternalId"] == asked.details["RoleSessionName"] == "ownkey-provider.canary"
+    assert asked.details["Tags.member.1.Value"] == "provider.canary"
+
+
+async def test_that_a_key_worked_for_one_tenant_says_nothing_for_another(kms: FakeKms, open_aws) -> None:
+    denied = Denied(kms, open_aws, role=False)
+    await use(denied.store, denied.key, "acme")
+    denied.deny_key()
+    assert type(await refusal(denied.store, denied.key, "umbrella")) is KeyMisconfigured
+    assert type(await refusal(denied.store, denied.key, "acme")) is KeyRevoked
+
+
+async def test_that_a_key_wrapped_and_opened_nothing_is_not_that_it_worked(kms: FakeKms, open_aws) -> None:
+    denied = Denied(kms, open_aws, role=False)
+    kms.fail("Decrypt", "AccessDeniedException", key=denied.key)
+    described = await denied.store.for_tenant("acme").describe(denied.key, TIMEOUT)
+    assert (described.state.name, described.cause[:37]) == ("MISCONFIGURED", "AWS denies us the key, which has not ")
 
 
 @pytest.mark.parametrize("row", [r for r in CODES if r.when is When.ASKING], ids=name)
@@ -110,7 +252,8 @@ def test_our_own_web_identity_is_our_own_fault(row: Row) -> None:
 def judged(error: Exception) -> Row:
     key = KeyArn("aws", "eu-west-1", "111122223333", "1234abcd-12ab-34cd-56ef-1234567890ab")
     now = time.monotonic()
-    return Judge(None, Materials()).row(Failure("aws/eu-west-1", key, "acme", None, error, now, now + 5))
+    judge = Judge("aws", Canaries(), Materials(), FirstUsesHere())
+    return judge.row(Failure("aws/eu-west-1", key, "acme", None, error, now, now + 5))
 
 
 @pytest.mark.parametrize("may_describe", [True, False], ids=["described", "by message"])

@@ -20,7 +20,7 @@ from ownkey_server.domain.errors import (
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores.base import ReWrapper, TenantScoped
+from ownkey_server.keystores.base import KeyStore, ReWrapper, TenantScoped
 from ownkey_server.keystores.budget import RateBudget
 from support.aws_subjects import client
 from support.fake_kms import FakeKms
@@ -115,11 +115,20 @@ async def test_no_level_of_logging_makes_it_log_a_data_key(
 # Denials, and the canary key
 
 
+async def use(store: KeyStore, key: str) -> None:
+    made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+
+
 async def test_many_denials_ask_the_canary_once_and_after_them(kms: FakeKms, open_aws) -> None:
     canary = kms.create_key("us-east-1")
-    keys = [kms.create_key(policy={"Statement": []}) for _ in range(6)]
-    kms.hang("us-east-1")
+    keys = [kms.create_key() for _ in range(6)]
     store = open_aws(canary_key=canary, read_timeout=30.0)
+    for key in keys:
+        await use(store.for_tenant("acme"), key)
+        kms.set_policy(key, {"Statement": []})
+    kms.calls.clear()
+    kms.hang("us-east-1")
 
     async def denied(key: str) -> None:
         with pytest.raises(KeyRevoked, match="its holder denies us the key"):
@@ -139,8 +148,11 @@ async def test_many_denials_ask_the_canary_once_and_after_them(kms: FakeKms, ope
 
 
 async def test_a_denial_is_not_excused_by_a_canary_that_worked_before_it(kms: FakeKms, open_aws) -> None:
-    canary, other, key = kms.create_key(), kms.create_key(policy={"Statement": []}), kms.create_key()
+    canary, other, key = kms.create_key(), kms.create_key(), kms.create_key()
     store = open_aws(canary_key=canary).for_tenant("acme")
+    for one in (other, key):
+        await use(store, one)
+    kms.set_policy(other, {"Statement": []})
     with pytest.raises(KeyRevoked):
         await store.generate_data_key(other, CONTEXT, TIMEOUT)  # the canary works
     kms.fail("*", "AccessDeniedException")  # our own permission is gone, for every key
@@ -149,8 +161,10 @@ async def test_a_denial_is_not_excused_by_a_canary_that_worked_before_it(kms: Fa
 
 
 async def test_a_key_that_stays_denied_does_not_ask_the_canary_each_time(kms: FakeKms, open_aws) -> None:
-    canary, key = kms.create_key("us-east-1"), kms.create_key(policy={"Statement": []})
+    canary, key = kms.create_key("us-east-1"), kms.create_key()
     store = open_aws(canary_key=canary).for_tenant("acme")
+    await use(store, key)
+    kms.set_policy(key, {"Statement": []})
     for _ in range(20):
         with pytest.raises(KeyRevoked):
             await store.generate_data_key(key, CONTEXT, TIMEOUT)
@@ -248,15 +262,29 @@ async def test_those_who_wait_when_it_closes_are_told(kms: FakeKms, open_aws) ->
 
 
 async def test_a_tenant_has_so_many_calls_a_second_and_background_work_half_of_them(kms: FakeKms, open_aws) -> None:
-    key, store = kms.create_key(), open_aws(calls_per_second=5.0)
-    background = store.for_tenant("acme", background=True)
-    work = [background.generate_data_key(key, CONTEXT, TIMEOUT) for _ in range(10)]
-    refused = [one for one in await asyncio.gather(*work, return_exceptions=True) if isinstance(one, Exception)]
-    assert len(refused) >= 4
-    assert all(isinstance(one, KeyStoreThrottled) and "no more calls" in one.cause for one in refused)
-    for _ in range(4):
-        await store.for_tenant("acme").generate_data_key(key, CONTEXT, TIMEOUT)
-    await store.for_tenant("umbrella").generate_data_key(key, CONTEXT, TIMEOUT)
+    now = [0.0]
+    key, store = kms.create_key(), open_aws(monotonic=lambda: now[0], calls_per_second=5.0)
+    live, background = store.for_tenant("acme"), store.for_tenant("acme", background=True)
+
+    async def refused(asked: KeyStore, count: int) -> int:
+        work = [asked.generate_data_key(key, CONTEXT, TIMEOUT) for _ in range(count)]
+        failed = [one for one in await asyncio.gather(*work, return_exceptions=True) if isinstance(one, Exception)]
+        assert all(isinstance(one, KeyStoreThrottled) and "no more calls" in one.cause for one in failed)
+        return len(failed)
+
+    assert await refused(background, 8) == 3
+    assert await refused(live, 7) == 2
+    assert await refused(store.for_tenant("umbrella"), 7) == 0
+    now[0] += 0.2
+    assert await refused(live, 2) == 1
+
+
+async def test_what_is_asked_about_material_does_not_count(kms: FakeKms, open_aws) -> None:
+    now = [0.0]
+    key, store = kms.create_key(), open_aws(monotonic=lambda: now[0], calls_per_second=1.0)
+    # A burst of two: one to wrap, one to open.
+    assert (await store.for_tenant("acme").describe(key, TIMEOUT)).state is KeyState.AVAILABLE
+    assert kms.counts["DescribeKey"] == 1
 
 
 def test_a_rate_leaves_its_last_half_to_live_work() -> None:

@@ -7,9 +7,11 @@ call is signed by the credentials of its own tenant's role: as many clients as r
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import botocore.session
@@ -30,11 +32,13 @@ class Access:
 
     Args:
         options: How AWS is reached.
+        clock: The time of day, in seconds, by which sessions end.
     """
 
-    def __init__(self, options: AwsKmsOptions) -> None:
+    def __init__(self, options: AwsKmsOptions, clock: Callable[[], float] = time.time) -> None:
         log_filter.silence()
         self._options = options
+        self._clock = clock
         self._session: Any = None
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
@@ -60,14 +64,14 @@ class Access:
                 tags=self._options.session_tags,
             )
 
-            def assume() -> Mapping[str, Any]:
-                credentials: Mapping[str, Any] = self._client("sts", key.region).assume_role(**session.request())[
-                    "Credentials"
-                ]
-                return credentials
-
-            found = share.roles.setdefault((key.account, key.region), AssumedRole(assume, self._later))
+            made = AssumedRole(partial(self.assume, session, key.region), self._later, self._clock)
+            found = share.roles.setdefault((key.account, key.region), made)
         return found
+
+    def assume(self, session: RoleSession, region: str) -> Mapping[str, Any]:
+        """The credentials of a new session, asked for by our own."""
+        answer: Mapping[str, Any] = self._client("sts", region).assume_role(**session.request())["Credentials"]
+        return answer
 
     @contextmanager
     def signing_by(self, credentials: ReadOnlyCredentials | None) -> Iterator[None]:

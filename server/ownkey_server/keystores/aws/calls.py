@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ownkey_server.domain.errors import KeyStoreError, KeyStoreThrottled, KeyUnreachable
+from ownkey_server.domain.errors import KeyRevoked, KeyStoreError, KeyStoreThrottled, KeyUnreachable
 from ownkey_server.keystores.aws import errors as aws_errors
 from ownkey_server.keystores.aws import retries as aws_retries
 from ownkey_server.keystores.aws.access import Access
@@ -24,6 +25,9 @@ from ownkey_server.keystores.aws.shares import RegionShare, TenantShare
 
 T = TypeVar("T")
 
+# For the renewal of a session, for which no caller waits.
+_JUDGING_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -33,6 +37,7 @@ class Order:
         place: Name of the replica.
         about: Of several keys, the one that an error is about; None for ``key``.
         background: Whether nobody waits for it.
+        opens: Whether it opens something: such a call shows that the key works in full, for something was wrapped.
     """
 
     place: str
@@ -40,6 +45,7 @@ class Order:
     key: KeyArn
     background: bool = False
     about: Callable[[str], KeyArn] | None = None
+    opens: bool = False
 
 
 class Calls:
@@ -72,7 +78,8 @@ class Calls:
                 if error is None:
                     region.retries.served(again=again)
                     region.pulse.says(answered=True)
-                    self._judge.worked(order.key)
+                    if order.opens:
+                        self._judge.worked(order.tenant, order.key)
                     assert answer is not None  # noqa: S101 - one of the two is there
                     return answer
                 if again or not self._helps(error, order, region, deadline):
@@ -91,16 +98,22 @@ class Calls:
         kms: Any = None
         try:
             kms = self._access.kms(order.key.region)
-            credentials = role.credentials() if role is not None else None
+            if role is not None:
+                left = deadline - time.monotonic()
+                credentials = role.credentials(left, partial(self._withdrawn, order))
             with self._access.signing_by(credentials):
                 return work(kms), None
+        except TimeoutError:
+            cause = "no time was left to wait for a session of the role"
+            raise KeyStoreThrottled(order.place, str(order.key), cause) from None
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             failed_at = time.monotonic()
             region.pulse.says(answered=isinstance(error, ClientError))
             key = order.key
             if order.about is not None and isinstance(error, ClientError):
                 key = order.about(str(error.response["Error"].get("Message", "")))
-            failure = Failure(order.place, key, order.tenant, kms, error, failed_at, deadline)
+            by_role = credentials is not None
+            failure = Failure(order.place, key, order.tenant, kms, error, failed_at, deadline, by_role)
             with self._access.signing_by(credentials) if credentials is not None else nullcontext():
                 row = self._judge.row(failure)
             stale = isinstance(error, ClientError) and error.response["Error"]["Code"] in aws_errors.STALE
@@ -108,6 +121,14 @@ class Calls:
                 role.forget(credentials)
                 return None, _Refused(row, self._judge.error(failure, row), error, renewed=True)
             return None, _Refused(row, self._judge.error(failure, row), error)
+
+    def _withdrawn(self, order: Order, error: Exception) -> bool:
+        """Whether a session of a role was refused by the customer's own act, beyond doubt."""
+        if not isinstance(error, ClientError):
+            return False
+        now = time.monotonic()
+        failure = Failure(order.place, order.key, order.tenant, None, error, now, now + _JUDGING_SECONDS)
+        return self._judge.row(failure).kind is KeyRevoked
 
     def _helps(self, refused: _Refused, order: Order, region: RegionShare, deadline: float) -> bool:
         """Whether the same call should be made once more, now."""

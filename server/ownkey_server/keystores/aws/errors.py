@@ -1,7 +1,7 @@
 """What each error of AWS means, as one table (docs/aws.md shows it).
 
 Two rules stand behind it: only what the key's holder did is a revocation, and doubt is an outage, never a revocation.
-What an error alone does not tell, ``aws_judge.py`` finds out; such rows are told apart by ``when``.
+What an error alone does not tell, ``judge.py`` finds out; such rows are told apart by ``when``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ class When(StrEnum):
     ALWAYS = ""
     WORKED = "the key has worked here"
     NEVER_WORKED = "the key has not worked here"
-    CANARY_WORKS = "our canary key works"
-    CANARY_DENIED = "our canary key fails too"
-    CANARY_SILENT = "our canary key does not answer"
-    NO_CANARY = "there is no canary key"
+    CANARY_WORKS = "it has worked here, and our canary works"
+    CANARY_DENIED = "our canary fails too"
+    CANARY_SILENT = "our canary does not answer"
+    NO_CANARY = "there is no canary"
+    OUR_POLICY = "AWS names an identity-based policy of ours"
+    OUR_CONTROL_POLICY = "AWS names a service control policy of ours"
+    OUR_BOUNDARY = "AWS names a permissions boundary of ours"
+    OUR_SESSION_POLICY = "AWS names a session policy"
+    ENDPOINT_POLICY = "AWS names a VPC endpoint policy"
     ASKING = "our own credentials were being fetched"
     EXPIRED = "its material had a date, which has passed"
     DELETED = "its material had no date, or one to come"
@@ -56,6 +61,10 @@ class Row:
     again: bool = False
 
 
+# What KMS says of a key, and STS of a role.
+KEY_DENIED = "AccessDeniedException"
+ROLE_DENIED = "AccessDenied"
+
 _OUR_CREDENTIALS = "AWS refuses our own credentials: renew them"
 _NO_CREDENTIALS = "we have no AWS credentials: set profile, or the environment's"
 _SIGNATURE = "AWS refuses our signature: check our credentials, and this machine's clock"
@@ -65,9 +74,21 @@ _ENDPOINT = "there is no such endpoint: check regions, endpoint_url and use_fips
 _CONFIGURATION = "the AWS configuration of this server cannot be used: mend it"
 _NOT_OURS = "wrong key, wrong encryption context, or changed bytes"
 _DELETION = "the key is scheduled for deletion"
-_DENIED_TOO = "AWS denies us the key, and our canary key does not work either: mend our own credentials"
-_SILENT = "AWS denies us the key, and our canary key does not answer: it may be our own fault"
-_NO_CANARY = "AWS denies us the key; set canary_key to tell a withdrawn permission from a fault of our own"
+_KEY_NEVER_WORKED = "AWS denies us the key, which has not worked here yet: see its key policy, and our permissions"
+_ROLE_NEVER_WORKED = "AWS denies us the role, and its key has not worked here yet: see its trust, and our permissions"
+_KEY_DENIED_TOO = "AWS denies us the key, and our canary key does not work either: mend our own credentials"
+_ROLE_DENIED_TOO = "AWS denies us the role, and our canary role too: mend our own right to assume roles"
+_KEY_SILENT = "AWS denies us the key, and our canary key does not answer: it may be our own fault"
+_ROLE_SILENT = "AWS denies us the role, and our canary role does not answer: it may be our own fault"
+_NO_CANARY_KEY = "AWS denies us the key; set canary_key to tell a withdrawn permission from a fault of our own"
+_NO_CANARY_ROLE = "AWS denies us the role; set canary_role to tell a withdrawn trust from a fault of our own"
+_OUR_POLICIES = (
+    (When.OUR_POLICY, "an identity-based policy of our own: allow it there"),
+    (When.OUR_CONTROL_POLICY, "a service control policy of our own organization: allow it there"),
+    (When.OUR_BOUNDARY, "a permissions boundary of our own: allow it there"),
+    (When.OUR_SESSION_POLICY, "the policy of a session of our own: allow it there"),
+    (When.ENDPOINT_POLICY, "the policy of our VPC endpoint: allow it there"),
+)
 _PROXY_SILENT = "the proxy of its external key store does not answer"
 
 CODES: tuple[Row, ...] = (
@@ -75,14 +96,21 @@ CODES: tuple[Row, ...] = (
     Row("DisabledException", KeyRevoked, "the key is disabled"),
     Row("NotFoundException", KeyRevoked, "the key was deleted", When.WORKED),
     Row("NotFoundException", KeyMisconfigured, "AWS KMS has no such key: check the ARN", When.NEVER_WORKED),
-    Row("AccessDeniedException", KeyRevoked, "its holder denies us the key: see key policy", When.CANARY_WORKS),
-    Row("AccessDeniedException", KeyMisconfigured, _DENIED_TOO, When.CANARY_DENIED),
-    Row("AccessDeniedException", KeyMisconfigured, _SILENT, When.CANARY_SILENT),
-    Row("AccessDeniedException", KeyMisconfigured, _NO_CANARY, When.NO_CANARY),
-    Row("AccessDenied", KeyRevoked, "its holder denies us the role: see its trust policy", When.CANARY_WORKS),
-    Row("AccessDenied", KeyMisconfigured, _DENIED_TOO, When.CANARY_DENIED),
-    Row("AccessDenied", KeyMisconfigured, _SILENT, When.CANARY_SILENT),
-    Row("AccessDenied", KeyMisconfigured, _NO_CANARY, When.NO_CANARY),
+    Row(KEY_DENIED, KeyRevoked, "its holder denies us the key: see key policy", When.CANARY_WORKS),
+    Row(KEY_DENIED, KeyMisconfigured, _KEY_NEVER_WORKED, When.NEVER_WORKED),
+    Row(KEY_DENIED, KeyMisconfigured, _KEY_DENIED_TOO, When.CANARY_DENIED),
+    Row(KEY_DENIED, KeyMisconfigured, _KEY_SILENT, When.CANARY_SILENT),
+    Row(KEY_DENIED, KeyMisconfigured, _NO_CANARY_KEY, When.NO_CANARY),
+    *(Row(KEY_DENIED, KeyMisconfigured, f"AWS denies us the key by {policy}", when) for when, policy in _OUR_POLICIES),
+    Row(ROLE_DENIED, KeyRevoked, "its holder denies us the role: see its trust policy", When.CANARY_WORKS),
+    Row(ROLE_DENIED, KeyMisconfigured, _ROLE_NEVER_WORKED, When.NEVER_WORKED),
+    Row(ROLE_DENIED, KeyMisconfigured, _ROLE_DENIED_TOO, When.CANARY_DENIED),
+    Row(ROLE_DENIED, KeyMisconfigured, _ROLE_SILENT, When.CANARY_SILENT),
+    Row(ROLE_DENIED, KeyMisconfigured, _NO_CANARY_ROLE, When.NO_CANARY),
+    *(
+        Row(ROLE_DENIED, KeyMisconfigured, f"AWS denies us the role by {policy}", when)
+        for when, policy in _OUR_POLICIES
+    ),
     Row("AccessDenied", KeyMisconfigured, _OUR_CREDENTIALS, When.ASKING),
     Row("AccessDeniedException", KeyMisconfigured, _OUR_CREDENTIALS, When.ASKING),
     # The key, as it is
@@ -155,7 +183,7 @@ CODES: tuple[Row, ...] = (
     Row("PackedPolicyTooLarge", KeyMisconfigured, "the tags of the role's session are too long"),
 )
 OTHER_CODE = Row("any other code", KeyUnreachable, "AWS answers an error that is not known here")
-DENIALS = frozenset({"AccessDenied", "AccessDeniedException"})
+DENIALS = frozenset({KEY_DENIED, ROLE_DENIED})
 INVALID_STATE = "KMSInvalidStateException"
 # Credentials of a role's session that AWS no longer takes: fresh ones may do.
 STALE = frozenset({"ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException", "InvalidClientTokenId"})

@@ -1,7 +1,9 @@
 """What an error of AWS means for a key, where the error alone does not tell: asks AWS again before it says "revoked".
 
 AWS denies a call alike whether the customer withdrew a permission or our own is at fault. So a denial counts as the
-customer's act only if a key of the provider's own, the canary, worked *after* it by our own credentials.
+customer's act only if AWS does not name a policy of our own side, the key has worked before in that tenant's name, and
+a canary of the provider's own worked *after* the denial: for a key, a key that our credentials may use; for a role, a
+role that they may assume, with an external id and tags as a tenant's.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ownkey_server.domain.errors import KeyMisconfigured, KeyStoreError
+from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.keystores.aws import denials
 from ownkey_server.keystores.aws import errors as aws_errors
 from ownkey_server.keystores.aws.arn import KeyArn
+from ownkey_server.keystores.aws.canaries import Canaries
 from ownkey_server.keystores.aws.errors import Row, When
 from ownkey_server.keystores.aws.material import Materials
+from ownkey_server.keystores.first_uses import FirstUses
 
-CANARY_CONTEXT = {"ownkey:probe": "canary"}
 # So long a verdict on a denied key, and a state, stand without asking again.
 _DENIAL_SECONDS = 5.0
 _STATE_SECONDS = 1.0
@@ -39,6 +43,7 @@ class Failure:
         kms: The client that made it, to ask about the key by.
         at: When it failed, on the monotonic clock.
         deadline: Until when there is time to ask.
+        by_role: Whether the call was made as a role in the customer's account.
     """
 
     place: str
@@ -48,78 +53,38 @@ class Failure:
     error: ClientError | BotoCoreError | ResponseParserError
     at: float
     deadline: float
-
-
-class Canary:
-    """A key of the provider's own: while it works, our identity is good. Used by many threads.
-
-    Args:
-        use: Uses it once, by our own credentials.
-    """
-
-    def __init__(self, use: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._use = use
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._begun = float("-inf")
-        self._finding = When.CANARY_SILENT
-
-    def since(self, denied_at: float, wait: float) -> When:
-        """What the canary showed after a denial: one use of it serves all denials that came before it.
-
-        Args:
-            denied_at: When that was, on the monotonic clock.
-            wait: Seconds to wait for others who are asking it.
-        """
-        if not self._lock.acquire(timeout=max(0.0, wait)):
-            return When.CANARY_SILENT
-        try:
-            if self._begun < denied_at:
-                self._begun = self._clock()
-                self._finding = self._ask()
-            return self._finding
-        finally:
-            self._lock.release()
-
-    def _ask(self) -> When:
-        try:
-            self._use()
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            ours = code in aws_errors.DENIALS or aws_errors.by_code(code).kind is KeyMisconfigured
-            return When.CANARY_DENIED if ours else When.CANARY_SILENT
-        except (BotoCoreError, ResponseParserError) as error:
-            ours = aws_errors.by_exception(error).kind is KeyMisconfigured
-            return When.CANARY_DENIED if ours else When.CANARY_SILENT
-        return When.CANARY_WORKS
+    by_role: bool = False
 
 
 class Judge:
     """Turns what botocore raises into our own errors. Used by many threads.
 
     Args:
-        canary: None where the settings have none.
+        store: The key store's name in the settings.
+        canaries: What our identity is proven by.
         materials: What is known of imported key material.
+        uses: Which keys have ever worked.
     """
 
     def __init__(
-        self, canary: Canary | None, materials: Materials, clock: Callable[[], float] = time.monotonic
+        self,
+        store: str,
+        canaries: Canaries,
+        materials: Materials,
+        uses: FirstUses,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._canary = canary
+        self._store = store
+        self._canaries = canaries
         self._materials = materials
+        self._uses = uses
         self._clock = clock
-        self._worked: OrderedDict[str, None] = OrderedDict()
         self._verdicts: OrderedDict[tuple[str, str, str], tuple[float, Row]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def worked(self, key: KeyArn) -> None:
-        """A key has just worked."""
-        name = str(key)
-        if name not in self._worked:
-            with self._lock:
-                self._worked[name] = None
-                if len(self._worked) > _MOST_REMEMBERED:
-                    self._worked.popitem(last=False)
+    def worked(self, tenant: str, key: KeyArn) -> None:
+        """A key has just opened something in a tenant's name."""
+        self._uses.note(tenant, self._store, str(key))
 
     def row(self, failure: Failure) -> Row:
         """The row of the table that a failure is."""
@@ -128,9 +93,9 @@ class Judge:
             return aws_errors.by_exception(error)
         code = str(error.response["Error"]["Code"])
         if code in aws_errors.DENIALS:
-            return self._denied(failure, code, str(error.operation_name))
+            return self._denied(failure, error)
         if code == "NotFoundException":
-            return aws_errors.by_code(code, When.WORKED if str(failure.key) in self._worked else When.NEVER_WORKED)
+            return aws_errors.by_code(code, When.WORKED if self._has_worked(failure) else When.NEVER_WORKED)
         if code == aws_errors.INVALID_STATE:
             return self._in_state(failure, str(error.response["Error"].get("Message", "")))
         return aws_errors.by_code(code)
@@ -139,20 +104,35 @@ class Judge:
         """The failure in our own words."""
         return row.kind(failure.place, str(failure.key), row.cause)
 
-    def _denied(self, failure: Failure, code: str, operation: str) -> Row:
+    def _denied(self, failure: Failure, error: ClientError) -> Row:
+        operation = str(error.operation_name)
         if operation.startswith("AssumeRoleWith") or operation == "GetSessionToken":
-            return aws_errors.by_code(code, When.ASKING)
-        if self._canary is None:
-            return aws_errors.by_code(code, When.NO_CANARY)
-        about = (failure.tenant, str(failure.key), code)
+            return aws_errors.by_code(str(error.response["Error"]["Code"]), When.ASKING)
+        sign = aws_errors.ROLE_DENIED if operation == "AssumeRole" else aws_errors.KEY_DENIED
+        ours = denials.by_ours(str(error.response["Error"].get("Message", "")), by_role=failure.by_role)
+        if ours is not None:
+            return aws_errors.by_code(sign, ours)
+        about = (failure.tenant, str(failure.key), sign)
         known = self._verdict(about, failure.at, _DENIAL_SECONDS)
         if known is not None:
             return known
-        when = self._canary.since(failure.at, failure.deadline - self._clock())
-        row = aws_errors.by_code(code, when)
-        if when is When.CANARY_WORKS:
+        when = self._by_evidence(failure, sign)
+        row = aws_errors.by_code(sign, when)
+        if when in {When.CANARY_WORKS, When.NEVER_WORKED}:
             self._remember(about, row)
         return row
+
+    def _by_evidence(self, failure: Failure, sign: str) -> When:
+        if not self._has_worked(failure):
+            return When.NEVER_WORKED
+        canary = self._canaries.of(sign, failure.key.region)
+        if canary is None:
+            return When.NO_CANARY
+        return canary.since(failure.at, failure.deadline - self._clock())
+
+    def _has_worked(self, failure: Failure) -> bool:
+        left = max(0.0, failure.deadline - self._clock())
+        return self._uses.has_worked(failure.tenant, self._store, str(failure.key), left)
 
     def _in_state(self, failure: Failure, message: str) -> Row:
         row = aws_errors.by_message(message)

@@ -24,6 +24,7 @@ class AwsKmsOptions:
         sts_endpoint_url: Where STS is.
         use_fips: Use the FIPS endpoints.
         canary_key: ARN of a key of the provider's own, by which our own identity is proven.
+        canary_role: ARN of a role of the provider's own, by which our right to assume roles is proven.
         concurrency: Calls of one tenant at once in one region.
         threads: Calls of all tenants at once.
         calls_per_second: Calls of one tenant, with a burst of twice as many; None without limit.
@@ -42,6 +43,7 @@ class AwsKmsOptions:
     sts_endpoint_url: str | None = None
     use_fips: bool = False
     canary_key: str | None = None
+    canary_role: str | None = None
     concurrency: int = 8
     threads: int = 64
     calls_per_second: float | None = None

@@ -10,14 +10,18 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from botocore.credentials import ReadOnlyCredentials
 
 # Whoever lost the trust of a role keeps its last session for this long: as short as STS allows.
 SESSION_SECONDS = 900
+# In the place of a tenant's id; no tenant can have one with a dot.
+CANARY_NAME = "provider.canary"
 _AHEAD = 1 / 3
 _LEAST_SECONDS = 5.0
 _PAUSE_SECONDS = 10.0
@@ -45,11 +49,20 @@ class RoleSession:
         cls, tenant: str, *, partition: str, account: str, role_name: str, prefix: str, tags: bool
     ) -> RoleSession:
         """The session by which a tenant's keys in an account are used."""
+        return cls._made(f"arn:{partition}:iam::{account}:role/{role_name}", tenant, prefix, tags=tags)
+
+    @classmethod
+    def of_canary(cls, role: str, *, prefix: str, tags: bool) -> RoleSession:
+        """The session of a role of the provider's own, asked for just as a tenant's."""
+        return cls._made(role, CANARY_NAME, prefix, tags=tags)
+
+    @classmethod
+    def _made(cls, role: str, name: str, prefix: str, *, tags: bool) -> RoleSession:
         return cls(
-            f"arn:{partition}:iam::{account}:role/{role_name}",
-            _NO_NAME.sub("-", f"ownkey-{tenant}")[:64],
-            f"{prefix}-{tenant}",
-            {"ownkey:tenant": tenant} if tags else {},
+            role,
+            _NO_NAME.sub("-", f"ownkey-{name}")[:64],
+            f"{prefix}-{name}",
+            {"ownkey:tenant": name} if tags else {},
         )
 
     def request(self) -> dict[str, Any]:
@@ -65,8 +78,18 @@ class RoleSession:
         return asked
 
 
+@dataclass(frozen=True, slots=True)
+class _Session:
+    credentials: ReadOnlyCredentials
+    expires: float
+    renew_from: float
+
+
 class AssumedRole:
     """The credentials of a role's session. They are renewed in the background when a third of their time is left.
+
+    A renewal that fails leaves the old session in use until it ends, but for one case: what refuses it is known to be
+    the customer's own act. The old session would still do, and is given up.
 
     Args:
         assume: Asks STS; gives the ``Credentials`` of its answer.
@@ -84,56 +107,84 @@ class AssumedRole:
         self._later = later
         self._clock = clock
         self._lock = threading.Lock()
-        self._credentials: ReadOnlyCredentials | None = None
-        self._expires = 0.0
-        self._renew_from = 0.0
+        self._session: _Session | None = None
+        self._asking: Future[ReadOnlyCredentials] | None = None
         self._renewing = False
+        self._not_before = 0.0
 
-    def credentials(self) -> ReadOnlyCredentials:
-        """Credentials that hold for now. Asks STS in this thread only when there are none.
+    def credentials(self, wait: float, withdrawn: Callable[[Exception], bool]) -> ReadOnlyCredentials:
+        """Credentials that hold for now. When there are none, one caller asks STS, and the others wait for its answer.
+
+        Args:
+            wait: Seconds to wait for another's answer.
+            withdrawn: Whether an error of a renewal is the customer's own act; it may ask AWS.
 
         Raises:
             ClientError: STS says no.
             BotoCoreError: STS cannot be asked.
+            TimeoutError: Another caller has no answer yet.
         """
-        now, held = self._clock(), self._credentials
-        if held is not None and now < self._expires - _LEAST_SECONDS:
-            if now >= self._renew_from and self._begin():
-                self._later(self._renew)
-            return held
+        held = self._held()
+        if held is not None:
+            if self._clock() >= max(held.renew_from, self._not_before) and self._begin_renewal():
+                self._later(partial(self._renew, held.credentials, withdrawn))
+            return held.credentials
         with self._lock:
-            held = self._credentials
-            if held is None or self._clock() >= self._expires - _LEAST_SECONDS:
-                held = self._take(self._assume())
-            return held
+            held = self._held()
+            if held is not None:
+                return held.credentials
+            asked = self._asking
+            mine = Future[ReadOnlyCredentials]()
+            if asked is None:
+                self._asking = mine
+        if asked is not None:
+            return asked.result(max(0.0, wait))
+        return self._ask(mine)
 
     def forget(self, refused: ReadOnlyCredentials) -> None:
-        """Use these credentials no more: AWS does not take them."""
+        """Use these credentials no more: AWS does not take them, or the customer took them away."""
         with self._lock:
-            if self._credentials is refused:
-                self._credentials = None
+            if self._session is not None and self._session.credentials is refused:
+                self._session = None
 
-    def _begin(self) -> bool:
+    def _held(self) -> _Session | None:
+        held = self._session
+        return held if held is not None and self._clock() < held.expires - _LEAST_SECONDS else None
+
+    def _ask(self, mine: Future[ReadOnlyCredentials]) -> ReadOnlyCredentials:
+        """Ask STS in this thread, without the lock: who comes meanwhile waits for no longer than it can."""
+        try:
+            made = self._take(self._assume())
+        except BaseException as error:
+            self._end_asking()
+            mine.set_exception(error)
+            raise
+        self._end_asking()
+        mine.set_result(made)
+        return made
+
+    def _end_asking(self) -> None:
+        with self._lock:
+            self._asking = None
+
+    def _begin_renewal(self) -> bool:
         with self._lock:
             begins, self._renewing = not self._renewing, True
             return begins
 
-    def _renew(self) -> None:
+    def _renew(self, old: ReadOnlyCredentials, withdrawn: Callable[[Exception], bool]) -> None:
         try:
-            answer = self._assume()
-        except Exception:  # noqa: BLE001 - those there are still hold: whoever needs others will be told
-            with self._lock:
-                self._renew_from = self._clock() + _PAUSE_SECONDS
-        else:
-            with self._lock:
-                self._take(answer)
+            self._take(self._assume())
+        except Exception as error:  # noqa: BLE001 - those there are may still hold: whoever needs others will be told
+            self._not_before = self._clock() + _PAUSE_SECONDS
+            if withdrawn(error):
+                self.forget(old)
         finally:
             self._renewing = False
 
     def _take(self, answer: Mapping[str, Any]) -> ReadOnlyCredentials:
         until = answer["Expiration"]
-        self._expires = until.timestamp() if isinstance(until, datetime) else float(until)
-        self._renew_from = self._expires - (self._expires - self._clock()) * _AHEAD
+        expires = until.timestamp() if isinstance(until, datetime) else float(until)
         made = ReadOnlyCredentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"])
-        self._credentials = made
+        self._session = _Session(made, expires, expires - (expires - self._clock()) * _AHEAD)
         return made

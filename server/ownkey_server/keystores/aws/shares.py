@@ -68,12 +68,12 @@ class RegionShare:
 class TenantShare:
     """All that is kept for a tenant."""
 
-    def __init__(self, threads: Threads, concurrency: int, per_second: float | None, patience: float) -> None:
+    def __init__(self, threads: Threads, concurrency: int, rate: RateBudget, patience: float) -> None:
         self._threads = threads
         self._concurrency = concurrency
         self._patience = patience
         self._regions: dict[str, RegionShare] = {}
-        self.rate = RateBudget(per_second)
+        self.rate = rate
         # By account and region: an outage of STS in one region is no matter to another.
         self.roles: dict[tuple[str, str], AssumedRole] = {}
 

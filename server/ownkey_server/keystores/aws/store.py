@@ -26,7 +26,8 @@ from ownkey_server.domain.tenants import place_name
 from ownkey_server.keystores.aws.access import Access
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.calls import Calls, Order
-from ownkey_server.keystores.aws.judge import CANARY_CONTEXT, Canary, Judge
+from ownkey_server.keystores.aws.canaries import canaries
+from ownkey_server.keystores.aws.judge import Judge
 from ownkey_server.keystores.aws.material import Materials
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.shares import Shares, TenantShare
@@ -38,7 +39,9 @@ from ownkey_server.keystores.base import (
     RewrappedDataKey,
     UnwrappedDataKey,
 )
+from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Closed, NoAnswer, NoPlace, Threads
+from ownkey_server.keystores.first_uses import FirstUses, FirstUsesHere
 from ownkey_server.keystores.probe import PROBE_CONTEXT, require_data_key, use_both_ways
 
 T = TypeVar("T")
@@ -68,19 +71,29 @@ class AwsKmsKeyStore:
     Args:
         name: The store's name in the settings.
         options: How KMS is reached.
-        clock: The time of day, in seconds, by which imported material ends.
+        uses: Which keys have ever worked; None for what this process sees alone.
+        clock: The time of day, in seconds, by which imported material and sessions of roles end.
+        monotonic: The time of a clock that is never set, by which tenants' rates fill.
     """
 
-    def __init__(self, name: str, options: AwsKmsOptions, clock: Callable[[], float] = time.time) -> None:
-        self._access = Access(options)
+    def __init__(
+        self,
+        name: str,
+        options: AwsKmsOptions,
+        uses: FirstUses | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._access = Access(options, clock)
         threads = Threads(options.threads, f"kms-{name}")
         patience = min(_PATIENCE_SECONDS, options.read_timeout)
 
         def share() -> TenantShare:
-            return TenantShare(threads, options.concurrency, options.calls_per_second, patience)
+            rate = RateBudget(options.calls_per_second, monotonic)
+            return TenantShare(threads, options.concurrency, rate, patience)
 
         materials = Materials(clock)
-        judge = Judge(_canary(options, self._access), materials)
+        judge = Judge(name, canaries(options, self._access), materials, uses or FirstUsesHere())
         self._parts = _Parts(name, options, threads, Shares(share), Calls(self._access, judge), materials)
         self._provider = _TenantStore(self._parts, "", background=False)
 
@@ -198,7 +211,7 @@ class _TenantStore:
             answer = kms.decrypt(KeyId=reference, CiphertextBlob=wrapped.ciphertext, EncryptionContext=dict(context))
             return UnwrappedDataKey(SecretBytes(answer.pop("Plaintext")), _request_id(answer))
 
-        opened = await self._call(order, timeout, work)
+        opened = await self._call(replace(order, opens=True), timeout, work)
         if len(opened.plaintext) != DATA_KEY_LENGTH:
             opened.plaintext.wipe()
             raise _not_its(order)
@@ -235,7 +248,7 @@ class _TenantStore:
         def about(message: str) -> KeyArn:
             return target.key if target_reference in message else order.key
 
-        return await self._call(replace(order, about=about), timeout, work)
+        return await self._call(replace(order, about=about, opens=True), timeout, work)
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         return recognizes(reference, wrapped)
@@ -261,7 +274,7 @@ class _TenantStore:
             return described
 
         try:
-            described: Mapping[str, Any] | None = await self._call(order, timeout, work)
+            described: Mapping[str, Any] | None = await self._call(order, timeout, work, counted=False)
         except (KeyStoreThrottled, KeyUnreachable):
             return  # asked again when the key is looked at again
         except KeyStoreError:
@@ -283,11 +296,11 @@ class _TenantStore:
         if not recognizes(str(order.key), wrapped) or not 1 <= len(wrapped.ciphertext) <= _MOST_CIPHERTEXT:
             raise _not_its(order)
 
-    async def _call(self, order: Order, timeout: float, work: Callable[[Any], T]) -> T:
+    async def _call(self, order: Order, timeout: float, work: Callable[[Any], T], *, counted: bool = True) -> T:
         share = self._parts.shares.get(self._tenant)
         region = share.region(order.key.region)
         place, reference = order.place, str(order.key)
-        if not share.rate.take(background=self._background):
+        if counted and not share.rate.take(background=self._background):
             raise KeyStoreThrottled(place, reference, "the tenant may make no more calls of AWS KMS at the moment")
 
         def in_thread(deadline: float) -> T:
@@ -318,20 +331,6 @@ def recognizes(reference: str, wrapped: EncryptedDataKey) -> bool:
         return KeyArn.parse(wrapped.provider_info.decode()).is_same_key(KeyArn.parse(reference))
     except (ArnInvalid, UnicodeDecodeError):
         return False
-
-
-def _canary(options: AwsKmsOptions, access: Access) -> Canary | None:
-    if options.canary_key is None:
-        return None
-    key = KeyArn.parse(options.canary_key)
-
-    def use() -> None:
-        with access.signing_by(None):
-            access.kms(key.region).generate_data_key(
-                KeyId=str(key), KeySpec="AES_256", EncryptionContext=CANARY_CONTEXT
-            )
-
-    return Canary(use)
 
 
 def _not_its(order: Order) -> CiphertextInvalid:
