@@ -22,6 +22,7 @@ from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.keystores.first_uses import FirstUses
 from ownkey_server.rpc.admin_service import AdminServices
 from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import DEVELOPMENT, Authenticator
@@ -51,6 +52,7 @@ from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.directory import Directory
+from ownkey_server.service.first_uses import FirstUsesKept
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.key_status import KeyStatus
@@ -67,7 +69,7 @@ from ownkey_server.service.strangers import Budget, Strangers
 from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.settings.limits import LimitSettings
-from ownkey_server.storage import key_usage, tenants_file, upgrade
+from ownkey_server.storage import first_uses, key_usage, tenants_file, upgrade
 from ownkey_server.storage.audit.keeper import AuditKeeper
 from ownkey_server.storage.audit.signing import Signer, load_or_make_signer, load_verifier
 from ownkey_server.storage.audit.sink import SinkError
@@ -208,11 +210,16 @@ async def serve(settings: Settings, *, share_port: bool = False, on_serving: Cal
         await stop.wait()
 
 
-def open_key_stores(settings: Settings) -> Mapping[str, KeyStore]:
-    """The key stores of the settings, by name."""
+def open_key_stores(settings: Settings, uses: FirstUses | None = None) -> Mapping[str, KeyStore]:
+    """The key stores of the settings, by name.
+
+    Args:
+        settings: Everything that can be set.
+        uses: Which keys have ever worked; None where there is no database to know it.
+    """
     modules = catalog.Modules()
     return {
-        name: catalog.open_key_store(name, key_store_options(section), modules)
+        name: catalog.open_key_store(name, key_store_options(section), modules, uses)
         for name, section in settings.key_stores.items()
     }
 
@@ -252,7 +259,10 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         require_known_signer(database, known)
         executor = ThreadPoolExecutor(settings.storage.connections, "storage")
         stack.callback(executor.shutdown, wait=False)
-        stores = open_key_stores(settings)
+        notes = ThreadPoolExecutor(1, "first-uses")
+        stack.callback(notes.shutdown, wait=False, cancel_futures=True)
+        remember, recall = partial(first_uses.remember, database, clock), partial(first_uses.has_worked, database)
+        stores = open_key_stores(settings, FirstUsesKept(remember, recall, notes, executor))
         for store in stores.values():
             stack.push_async_callback(store.close)
         # A connection of its own: no record waits for a reader to give one back.

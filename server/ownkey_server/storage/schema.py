@@ -151,6 +151,16 @@ KEY_USAGE = sa.Table(
     sa.Column("reserved", sa.BigInteger, nullable=False),
 )
 
+# When each key was first seen to work, in each tenant's name (empty for the provider) and at each place.
+FIRST_USES = sa.Table(
+    "first_uses",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("store", sa.Text, primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("time", sa.BigInteger, nullable=False),
+)
+
 # Keys that wrap data keys, themselves wrapped under a customer key. A row outlives the key, and the tenant: it is what
 # a customer needs to open what it has, and ids of tenants are never used again.
 BRANCH_KEYS = sa.Table(

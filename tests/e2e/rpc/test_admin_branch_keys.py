@@ -15,6 +15,7 @@ from ownkey.v1 import asset_pb2, branch_key_pb2, customer_key_pb2, key_state_pb2
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server import main, settings
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.keystores.first_uses import FirstUses
 from support import server
 from support.admin import Admin
 from support.branches import CountedStore
@@ -52,8 +53,8 @@ async def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[C
     path.write_text(text, encoding="utf-8")
     open_them = main.open_key_stores
 
-    def open_counted(loaded: settings.Settings) -> dict[str, CountedStore]:
-        stores = {name: CountedStore(store) for name, store in open_them(loaded).items()}  # type: ignore[arg-type]
+    def open_counted(loaded: settings.Settings, uses: FirstUses | None = None) -> dict[str, CountedStore]:
+        stores = {name: CountedStore(store) for name, store in open_them(loaded, uses).items()}  # type: ignore[arg-type]
         counted.extend(stores.values())
         return stores
 
