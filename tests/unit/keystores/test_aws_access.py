@@ -15,6 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyUnreachable
 from ownkey_server.domain.key_state import KeyState
+from ownkey_server.keystores.aws import access as aws_access
 from ownkey_server.keystores.aws import shares as aws_shares
 from ownkey_server.keystores.aws.roles import SESSION_SECONDS, AssumedRole, RoleSession
 from ownkey_server.keystores.aws.shares import Shares, TenantShare
@@ -170,6 +171,43 @@ async def test_a_region_that_is_not_allowed_is_not_asked(kms: FakeKms, open_aws)
     with pytest.raises(KeyMisconfigured, match="us-east-1 is not among the regions"):
         await open_aws(regions=("eu-west-1",)).generate_data_key(key, CONTEXT, TIMEOUT)
     assert not kms.calls
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        (":eu-west-1:", ":eu-nowhere-1:", "no region eu-nowhere-1 of AWS KMS is known here"),
+        ("arn:aws:", "arn:aws-cn:", "eu-west-1 is in partition aws, not aws-cn"),
+        ("arn:aws:", "arn:aws-x:", "eu-west-1 is in partition aws, not aws-x"),
+    ],
+)
+async def test_a_region_that_is_none_is_told_and_not_asked(
+    kms: FakeKms, open_aws, old: str, new: str, cause: str
+) -> None:
+    key = kms.create_key().replace(old, new)
+    store = open_aws(**WITH_ROLE)
+    for asked in (store, store.for_tenant("acme")):
+        with pytest.raises(KeyMisconfigured, match=cause):
+            await asked.generate_data_key(key, CONTEXT, TIMEOUT)
+        described = await asked.describe(key, TIMEOUT)  # as when it is enrolled
+        assert (described.state, cause in described.cause) == (KeyState.MISCONFIGURED, True)
+    assert not store._access._clients
+
+
+async def test_a_region_that_the_library_does_not_know_is_used_when_the_settings_name_it(
+    kms: FakeKms, open_aws
+) -> None:
+    key = kms.create_key("eu-nowhere-1")
+    await open_aws(regions=("eu-nowhere-1",)).generate_data_key(key, CONTEXT, TIMEOUT)
+
+
+async def test_clients_are_never_more_than_so_many(kms: FakeKms, open_aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws_access, "MOST_CLIENTS", 2)
+    keys = [kms.create_key(region) for region in ("eu-west-1", "us-east-1", "eu-central-1")]
+    store = open_aws()
+    for key in keys * 2:
+        await store.generate_data_key(key, CONTEXT, TIMEOUT)
+        assert len(store._access._clients) <= 2
 
 
 async def test_a_region_has_its_own_endpoint(kms: FakeKms, open_aws) -> None:

@@ -25,6 +25,8 @@ from ownkey_server.keystores.aws.roles import AssumedRole, RoleSession
 from ownkey_server.keystores.aws.shares import TenantShare
 
 _RENEWALS = 4
+# Twice as many as AWS has regions, for KMS and STS: only settings that name regions of another kind need more.
+MOST_CLIENTS = 128
 
 
 class Access:
@@ -100,6 +102,9 @@ class Access:
             with self._lock:  # sessions are not thread-safe; clients are
                 client = self._clients.get((service, region))
                 if client is None:
+                    if len(self._clients) >= MOST_CLIENTS:
+                        # Whoever is using it still gets an answer; it keeps no connection after that.
+                        self._clients.pop(next(iter(self._clients))).close()
                     client = self._clients[service, region] = self._make(service, region)
         return client
 

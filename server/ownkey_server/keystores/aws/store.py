@@ -23,6 +23,7 @@ from ownkey_server.domain.errors import (
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import place_name
+from ownkey_server.keystores.aws import regions
 from ownkey_server.keystores.aws.access import Access
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.calls import Calls, Order
@@ -287,9 +288,9 @@ class _TenantStore:
             key = KeyArn.parse(reference)
         except ArnInvalid as error:
             raise KeyMisconfigured(place, reference, str(error)) from None
-        allowed = self._parts.options.regions
-        if allowed and key.region not in allowed:
-            raise KeyMisconfigured(place, reference, f"{key.region} is not among the regions in the settings")
+        complaint = regions.complaint(key, self._parts.options.regions)
+        if complaint:
+            raise KeyMisconfigured(place, reference, complaint)
         return Order(place, self._tenant, key, self._background)
 
     def _require_its(self, order: Order, wrapped: EncryptedDataKey) -> None:
