@@ -249,7 +249,7 @@ def key_status(tenant: str, key: str, request_id: str) -> Exchange[list[Customer
                 one.cause,
                 _age(one, one.evidence_age),
                 tuple(
-                    ReplicaStatus(r.replica, _state_name(r.state), r.cause, _age(r, r.evidence_age))
+                    ReplicaStatus(r.replica, _state_name(r.state), r.cause, _age(r, r.evidence_age), r.note)
                     for r in one.replicas
                 ),
             )

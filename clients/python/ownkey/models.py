@@ -81,12 +81,17 @@ class RewrappedKey:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The state of a key in one place: ``available``, ``unreachable``, ``revoked``, ``misconfigured``, ``unknown``."""
+    """The state of a key in one place: ``available``, ``unreachable``, ``revoked``, ``misconfigured``, ``unknown``.
+
+    Attributes:
+        note: What its holder should know of it although it works; may be empty.
+    """
 
     replica: str
     state: str
     cause: str
     evidence_age: timedelta | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

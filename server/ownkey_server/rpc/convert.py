@@ -102,7 +102,7 @@ def key_report(report: KeyReport) -> key_state_pb2.CustomerKeyStatus:
     status = key_state_pb2.CustomerKeyStatus(key=report.key.name, state=state, cause=cause, evidence_age=age)
     for replica, finding in report.replicas:
         state, cause, age = _finding(finding)
-        status.replicas.add(replica=replica, state=state, cause=cause, evidence_age=age)
+        status.replicas.add(replica=replica, state=state, cause=cause, evidence_age=age, note=finding.note)
     return status
 
 

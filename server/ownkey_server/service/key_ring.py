@@ -169,17 +169,17 @@ class KeyRing:
         return Use(moved, place.name)
 
     async def probe(self, key: CustomerKey) -> None:
-        """Use the key both ways on throw-away bytes in each of its replicas, to learn its state."""
-        await asyncio.gather(*(self._probe_at(key, place) for place in key.replicas))
+        """Use the key both ways on throw-away bytes in each of its replicas, to learn its state, as background work."""
+        await asyncio.gather(*(self._probe_at(key, place, background=True) for place in key.replicas))
 
     async def close(self) -> None:
         """End what goes on although nobody waits for it."""
         await self._walk.close()
         await self._inquiries.close()
 
-    async def describe(self, tenant: str, place: Replica) -> KeyDescription:
+    async def describe(self, tenant: str, place: Replica, *, background: bool = False) -> KeyDescription:
         """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
-        return await self._store(tenant, place).describe(place.reference, self._timeout)
+        return await self._store(tenant, place, background=background).describe(place.reference, self._timeout)
 
     async def wrap_at(self, tenant: str, place: Replica, context: Mapping[str, str]) -> GeneratedDataKey:
         """A fresh data key, wrapped at one place, in a tenant's name."""
@@ -207,18 +207,19 @@ class KeyRing:
                     return key, entry
         raise KeyNotFound(tenant.id, "none of its keys made this ciphertext")
 
-    async def _probe_at(self, key: CustomerKey, place: Replica) -> None:
+    async def _probe_at(self, key: CustomerKey, place: Replica, *, background: bool = False) -> None:
         counted = self._budgets is not None and self._is_counted((place,))
         if counted and self._budgets is not None and not await self._budgets.take_probe(key):
             return
         try:
-            description = await self.describe(key.tenant, place)
+            description = await self.describe(key.tenant, place, background=background)
         except KeyMisconfigured as error:
             self._board.saw_error(key.name, error, self._clock())
             return
         self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
             self._board.saw(key.name, place.name, description.state, description.cause, self._clock())
+            self._board.saw_note(key.name, place.name, description.note)
 
     def _store(self, tenant: str, place: Replica, *, background: bool = False) -> KeyStore:
         scoped = self._scoped.get(place.store)

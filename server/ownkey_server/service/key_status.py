@@ -20,10 +20,12 @@ class Finding:
 
     Attributes:
         evidence_age: None exactly when there is no evidence.
+        note: What its holder should know of a replica although it works; may be empty.
     """
 
     evidence: KeyEvidence | None
     evidence_age: timedelta | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,13 @@ class KeyStatus:
         return [self._report(key, now) for key in keys]
 
     def _report(self, key: CustomerKey, now: datetime) -> KeyReport:
-        replicas = [(one.name, self._board.of_replica(key.name, one.name, now)) for one in key.replicas]
-        return KeyReport(
-            key, _finding(self._board.of(key, now), now), tuple((name, _finding(one, now)) for name, one in replicas)
-        )
+        replicas = tuple((one.name, self._of_replica(key.name, one.name, now)) for one in key.replicas)
+        return KeyReport(key, _finding(self._board.of(key, now), now), replicas)
+
+    def _of_replica(self, key_name: str, replica: str, now: datetime) -> Finding:
+        evidence = self._board.of_replica(key_name, replica, now)
+        return _finding(evidence, now, self._board.note_of(key_name, replica))
 
 
-def _finding(evidence: KeyEvidence | None, now: datetime) -> Finding:
-    return Finding(evidence, now - evidence.observed_at if evidence else None)
+def _finding(evidence: KeyEvidence | None, now: datetime, note: str = "") -> Finding:
+    return Finding(evidence, now - evidence.observed_at if evidence else None, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.key_state import KeyState
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 CONCURRENT_PROBES = 8
 # Keys of tenants that nobody asked for during this time are left alone: of 100,000 tenants, few are about at once.
 IN_USE_SECONDS = 600.0
+# Traffic shows that a key works, and not what a key store says of it besides: that is asked this often all the same.
+LOOK_SECONDS = 60.0
 # How long an answer waits for the first evidence about a key.
 FIRST_SECONDS = 1.0
 
@@ -41,14 +43,17 @@ class Probes:
         self._interval = interval
         self._places = asyncio.Semaphore(CONCURRENT_PROBES)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._looked_at: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Keep the evidence of every key in use fresh, until cancelled."""
         while True:
             keys = self._directory.keys_in_use(IN_USE_SECONDS)
             for key in keys:
-                if not self._fresh(key):
+                if not self._fresh(key) or self._due(key):
                     self._begin(key)
+            names = {key.name for key in keys}
+            self._looked_at = {name: at for name, at in self._looked_at.items() if name in names}
             self._board.prune(self._clock())
             await asyncio.sleep(self._interval.total_seconds() / 4)
 
@@ -75,9 +80,15 @@ class Probes:
         seen = [self._board.of_replica(key.name, place.name, now) for place in key.replicas]
         return all(one is not None and now - one.observed_at < self._interval for one in seen)
 
+    def _due(self, key: CustomerKey) -> bool:
+        looked_at = self._looked_at.get(key.name)
+        pause = max(timedelta(seconds=LOOK_SECONDS), self._interval)
+        return looked_at is None or self._clock() - looked_at >= pause
+
     def _begin(self, key: CustomerKey) -> asyncio.Task[None]:
         task = self._running.get(key.name)
         if task is None:
+            self._looked_at[key.name] = self._clock()
             task = asyncio.get_running_loop().create_task(self._probe(key), name=f"probe {key.name}")
             self._running[key.name] = task
             task.add_done_callback(lambda _: self._running.pop(key.name, None))

@@ -30,6 +30,7 @@ class StatusBoard:
     def __init__(self, max_age: timedelta) -> None:
         self._max_age = max_age
         self._evidence: dict[tuple[str, str], KeyEvidence] = {}
+        self._notes: dict[tuple[str, str], str] = {}
         # Since when each place counts as taken away. Only its working again ends that, neither outage nor time.
         self._revoked: OrderedDict[tuple[str, str], datetime] = OrderedDict()
 
@@ -60,6 +61,17 @@ class StatusBoard:
         if state is not None:
             self.saw(key_name, error.replica, state, error.cause, now)
 
+    def saw_note(self, key_name: str, replica: str, note: str) -> None:
+        """Note what the key's holder should know of it there although it works; empty when nothing."""
+        if note:
+            self._notes[key_name, replica] = note
+        else:
+            self._notes.pop((key_name, replica), None)
+
+    def note_of(self, key_name: str, replica: str) -> str:
+        """What :meth:`saw_note` noted last; empty when nothing."""
+        return self._notes.get((key_name, replica), "")
+
     def suspect(self, key_name: str, replica: str, now: datetime) -> None:
         """A use of the key was denied there: until it works again, nobody may take an outage for a way around that.
 
@@ -81,6 +93,7 @@ class StatusBoard:
                 for place, evidence in self._evidence.items()
                 if now - evidence.observed_at <= self._max_age
             }
+            self._notes = {place: note for place, note in self._notes.items() if place in self._evidence}
 
     def of_replica(self, key_name: str, replica: str, now: datetime) -> KeyEvidence | None:
         """What is known of the key in one replica: ``UNKNOWN`` when it is too long ago, None when there is nothing."""

@@ -232,6 +232,40 @@ async def test_what_nobody_waits_for_reaches_the_key_store_as_that(background: b
     assert store.asked == [("acme", background)] * 2
 
 
+async def test_a_probe_is_background_work_and_a_look_after_a_denial_is_not() -> None:
+    store = Scoped()
+    keys, _ = ring(store)
+    await keys.probe(KEY)
+    assert store.asked == [("acme", True)]
+    store.failure = errors.KeyRevoked
+    with pytest.raises(errors.KeyRevoked):
+        await keys.unwrap(KEY, BLOB, {}, None)
+    await keys.close()
+    assert store.asked[1:] == [("acme", False)] * 2
+
+
+class Noting(Store):
+    note = ""
+
+    async def describe(self, reference: str, timeout: float) -> KeyDescription:
+        return KeyDescription(self.state, note=self.note)
+
+
+async def test_what_a_holder_should_know_is_kept_until_a_probe_says_otherwise() -> None:
+    store = Noting(None, KeyState.AVAILABLE)
+    keys, board = ring(store)
+    store.note = "it ends on Friday"
+    await keys.probe(KEY)
+    await keys.generate(KEY, {}, None)
+    assert board.note_of(KEY.name, "hsm") == "it ends on Friday"
+    store.note, store.state = "", KeyState.UNKNOWN
+    await keys.probe(KEY)
+    assert board.note_of(KEY.name, "hsm") == "it ends on Friday"
+    store.state = KeyState.AVAILABLE
+    await keys.probe(KEY)
+    assert board.note_of(KEY.name, "hsm") == ""
+
+
 @pytest.mark.parametrize("counts", [True, False])
 async def test_only_keys_that_wrap_under_themselves_are_counted(counts: bool) -> None:
     store = Store(None, KeyState.AVAILABLE)

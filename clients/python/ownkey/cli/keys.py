@@ -152,9 +152,9 @@ def status(shared: Shared, tenant: str, key: str, wait: float) -> int:
         time.sleep(BETWEEN_SECONDS)
     lines = {}
     for one in keys:
-        lines[one.key] = _shown(one)
+        lines[one.key] = _shown(one, one.replicas[0].note if len(one.replicas) == 1 else "")
         if len(one.replicas) > 1:
-            lines |= {f"{one.key} in {place.replica}": _shown(place) for place in one.replicas}
+            lines |= {f"{one.key} in {place.replica}": _shown(place, place.note) for place in one.replicas}
     shared.output.answer({"keys": keys}, lines or {tenant: "has no keys"})
     return _worst(keys)
 
@@ -165,8 +165,9 @@ def _worst(keys: Iterable[CustomerKeyStatus]) -> int:
     return next((code for code in (REVOKED, MISCONFIGURED, UNAVAILABLE) if code in codes), OK)
 
 
-def _shown(one: CustomerKeyStatus | ReplicaStatus) -> str:
-    return f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {one.cause}" if one.cause else "")
+def _shown(one: CustomerKeyStatus | ReplicaStatus, note: str) -> str:
+    told = "; ".join(filter(None, (one.cause, note)))
+    return f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {told}" if told else "")
 
 
 @click.command()

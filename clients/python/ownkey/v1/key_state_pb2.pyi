@@ -70,12 +70,15 @@ class ReplicaStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVIDENCE_AGE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the key store, as in the server's settings."""
     state: Global___KeyState.ValueType
     """What the latest evidence says."""
     cause: _builtins.str
     """Why it is not available, in a few words; empty when it is."""
+    note: _builtins.str
+    """What its holder should know of it although it works, such as the day on which imported key material ends; may be empty."""
     @_builtins.property
     def evidence_age(self) -> _duration_pb2.Duration:
         """How old the evidence is; unset when there is none."""
@@ -87,10 +90,11 @@ class ReplicaStatus(_message.Message):
         state: Global___KeyState.ValueType = ...,
         cause: _builtins.str = ...,
         evidence_age: _duration_pb2.Duration | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence_age", b"evidence_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence_age", b"evidence_age", "replica", b"replica", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence_age", b"evidence_age", "note", b"note", "replica", b"replica", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
