@@ -211,6 +211,7 @@ class KeyRing:
         counted = self._budgets is not None and self._is_counted((place,))
         if counted and self._budgets is not None and not await self._budgets.take_probe(key):
             return
+        moment = self._board.moment
         try:
             description = await self.describe(key.tenant, place, background=background)
         except KeyMisconfigured as error:
@@ -218,7 +219,8 @@ class KeyRing:
             return
         self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
-            self._board.saw(key.name, place.name, description.state, description.cause, self._clock())
+            now = self._clock()
+            self._board.saw(key.name, place.name, description.state, description.cause, now, began=moment)
             self._board.saw_note(key.name, place.name, description.note)
 
     def _store(self, tenant: str, place: Replica, *, background: bool = False) -> KeyStore:

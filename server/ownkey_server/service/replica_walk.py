@@ -260,7 +260,7 @@ class ReplicaWalk:
 
     async def _attempt(self, key: CustomerKey, place: Replica, ask: Ask[T], limit: float, admission: Admission) -> T:
         """Ask one place, and keep what that shows."""
-        began = self._monotonic()
+        began, moment = self._monotonic(), self._board.moment
         told = False
         try:
             value = await ask(place, limit)
@@ -282,7 +282,7 @@ class ReplicaWalk:
         finally:
             if not told:
                 self._breakers.showed_nothing(key.name, place.name, admission)
-        self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock())
+        self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock(), began=moment)
         if self._hedge:
             self._latencies.took(key.name, place.name, self._monotonic() - began)
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ownkey_server.domain.errors import KeyStoreError
@@ -20,8 +20,19 @@ REVOKED_BEFORE = "it had been taken away when it last answered, and an outage do
 MAYBE_REVOKED = "its holder may have taken it away, so that no other place is asked"
 
 
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """That a place counts as taken away: since when, and which of all sights of that was the latest."""
+
+    since: datetime
+    number: int
+
+
 class StatusBoard:
     """The latest evidence about each replica of each key.
+
+    Calls overlap. One that began before a revocation was seen, and ends after it, says what was so before: it undoes
+    nothing. So whoever asks a key store takes :attr:`moment` first, and hands it in with what came of that.
 
     Args:
         max_age: Evidence older than this proves nothing any more: the key's state is then ``UNKNOWN``.
@@ -31,10 +42,16 @@ class StatusBoard:
         self._max_age = max_age
         self._evidence: dict[tuple[str, str], KeyEvidence] = {}
         self._notes: dict[tuple[str, str], str] = {}
-        # Since when each place counts as taken away. Only its working again ends that, neither outage nor time.
-        self._revoked: OrderedDict[tuple[str, str], datetime] = OrderedDict()
+        # Only a place's working again ends that it counts as taken away, neither outage nor time.
+        self._revoked: OrderedDict[tuple[str, str], _Denial] = OrderedDict()
+        self._denials = 0
 
-    def saw(self, key_name: str, replica: str, state: KeyState, cause: str, now: datetime) -> None:
+    @property
+    def moment(self) -> int:
+        """The present moment, in the order of what is seen here: no clock, so that no two events are at the same."""
+        return self._denials
+
+    def saw(self, key_name: str, replica: str, state: KeyState, cause: str, now: datetime, *, began: int) -> None:
         """Note what a use of the key has just shown.
 
         Args:
@@ -43,13 +60,17 @@ class StatusBoard:
             state: What that says of the key there.
             cause: Why it is not available; empty when it is.
             now: The present time (UTC).
+            began: The :attr:`moment` at which the use began.
         """
+        if state is KeyState.AVAILABLE and self._revoked:
+            denial = self._revoked.get((key_name, replica))
+            if denial is not None and denial.number > began:
+                return
+            self._revoked.pop((key_name, replica), None)
         before = self._evidence.get((key_name, replica))
         self._evidence[key_name, replica] = KeyEvidence(state, cause, now)
         if state is KeyState.REVOKED:
             self.suspect(key_name, replica, now)
-        elif state is KeyState.AVAILABLE and self._revoked:
-            self._revoked.pop((key_name, replica), None)
         if before is None or before.state is not state:
             # However it was seen, by a probe or by traffic, the operator reads of every change exactly once.
             level = logging.INFO if state is KeyState.AVAILABLE else logging.WARNING
@@ -59,7 +80,7 @@ class StatusBoard:
         """Note what a failed use of the key has shown, if it has shown anything."""
         state = STATE_OF_ERROR[type(error)]
         if state is not None:
-            self.saw(key_name, error.replica, state, error.cause, now)
+            self.saw(key_name, error.replica, state, error.cause, now, began=self.moment)
 
     def saw_note(self, key_name: str, replica: str, note: str) -> None:
         """Note what the key's holder should know of it there although it works; empty when nothing."""
@@ -77,7 +98,10 @@ class StatusBoard:
 
         It is no evidence of the key's state: it may have been that use alone that was denied, or our own fault.
         """
-        self._revoked.setdefault((key_name, replica), now)
+        self._denials += 1
+        place = key_name, replica
+        before = self._revoked.get(place)
+        self._revoked[place] = _Denial(before.since if before else now, self._denials)
         if len(self._revoked) > MAX_REVOKED:
             self._revoked.popitem(last=False)
 
@@ -101,7 +125,8 @@ class StatusBoard:
         if evidence is not None and now - evidence.observed_at > self._max_age:
             cause = f"no evidence since it was last seen {evidence.state}"
             evidence = KeyEvidence(KeyState.UNKNOWN, cause, evidence.observed_at)
-        revoked = self._revoked.get((key_name, replica)) if self._revoked else None
+        denial = self._revoked.get((key_name, replica)) if self._revoked else None
+        revoked = denial.since if denial else None
         if revoked is None or (evidence is not None and evidence.state in (KeyState.AVAILABLE, KeyState.REVOKED)):
             return evidence
         if evidence is None:

@@ -48,7 +48,9 @@ class Gate:
         for key in (*keys.values(), PROVIDER):
             state = states.get(key.primary.reference.removeprefix("acme-"), KeyState.AVAILABLE)
             if state is not KeyState.UNKNOWN:
-                self.board.saw(key.name, "embedded", state, f"it is {state}", NOW - timedelta(seconds=3))
+                self.board.saw(
+                    key.name, "embedded", state, f"it is {state}", NOW - timedelta(seconds=3), began=self.board.moment
+                )
         self.known = KnownTenants({"acme": tenant}, PROVIDER)
         self.trail = ListWriter()
 

@@ -69,7 +69,7 @@ class Store:
 
 def ring(store: Store) -> tuple[KeyRing, StatusBoard]:
     board = StatusBoard(timedelta(seconds=60))
-    board.saw(KEY.name, "hsm", KeyState.AVAILABLE, "", NOW)
+    board.saw(KEY.name, "hsm", KeyState.AVAILABLE, "", NOW, began=board.moment)
     return KeyRing({"hsm": store}, board, lambda: NOW, timedelta(seconds=5)), board
 
 

@@ -47,7 +47,7 @@ class Places:
     async def _probe(self, key: CustomerKey, place: Replica) -> None:
         state = self.states.get(place.name)
         if state is not None:
-            self.board.saw(key.name, place.name, state, "", NOW)
+            self.board.saw(key.name, place.name, state, "", NOW, began=self.board.moment)
 
     async def ask(self, place: Replica, limit: float) -> str:
         self.asked.append((place.name, limit))
@@ -270,7 +270,7 @@ async def test_a_revocation_then_an_outage_there_is_no_way_around_it() -> None:
 @pytest.mark.parametrize("outage", [errors.KeyStoreThrottled, errors.KeyMisconfigured])
 async def test_a_revocation_then_any_disorder_there_is_no_way_around_it(outage: type[errors.KeyStoreError]) -> None:
     places = Places()
-    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
+    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     places.does["one"] = outage
     why = MAYBE_REVOKED if outage is errors.KeyMisconfigured else REVOKED_BEFORE
     assert why in (await places.fail(outage)).cause
@@ -279,7 +279,7 @@ async def test_a_revocation_then_any_disorder_there_is_no_way_around_it(outage: 
 
 async def test_a_revocation_then_an_outage_so_long_that_nobody_asks_is_no_way_around_it() -> None:
     places = Places()
-    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
+    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     places.does["one"] = errors.KeyUnreachable
     for _ in range(OUTAGES):
         await places.fail(errors.KeyUnreachable)
@@ -330,6 +330,27 @@ async def test_a_denial_of_one_class_alone_then_an_outage_the_next_place_serves(
     assert await places.use() == "two"
 
 
+async def test_a_use_that_began_before_the_revocation_was_seen_and_ends_after_it_does_not_undo_it() -> None:
+    places = Places()
+    places.states["one"] = KeyState.REVOKED
+    slow = places.does["one"] = asyncio.Event()
+    early = asyncio.create_task(places.use())
+    await until(lambda: len(places.asked) == 1)
+    places.does["one"] = errors.KeyRevoked
+    await places.fail(errors.KeyRevoked)
+    places.does["one"] = WORKS
+    slow.set()
+    assert await early == "one"
+    assert places.state() is KeyState.REVOKED
+    places.does["one"] = errors.KeyUnreachable
+    places.names()
+    await places.fail(errors.KeyUnreachable)
+    assert places.names() == ["one"]  # an outage is no way around what was seen
+    places.does["one"] = WORKS
+    await places.use()
+    assert places.state() is KeyState.AVAILABLE
+
+
 async def test_an_outage_then_a_revocation_there() -> None:
     places = Places()
     places.does["one"] = errors.KeyUnreachable
@@ -342,7 +363,7 @@ async def test_an_outage_then_a_revocation_there() -> None:
 
 async def test_a_revocation_an_outage_the_key_given_back_and_another_outage_the_next_place_serves() -> None:
     places = Places()
-    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
+    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     places.does["one"] = errors.KeyUnreachable
     await places.fail(errors.KeyUnreachable)
     places.does["one"] = WORKS
@@ -354,7 +375,7 @@ async def test_a_revocation_an_outage_the_key_given_back_and_another_outage_the_
 
 async def test_a_revocation_in_a_later_place_does_not_keep_the_first_from_serving() -> None:
     places = Places()
-    places.board.saw(KEY.name, "two", KeyState.REVOKED, "disabled", NOW)
+    places.board.saw(KEY.name, "two", KeyState.REVOKED, "disabled", NOW, began=places.board.moment)
     assert await places.use() == "one"
     evidence = places.board.of(KEY, NOW)
     assert evidence is not None
@@ -371,7 +392,7 @@ async def test_an_outage_of_the_first_and_a_revocation_in_the_next_is_a_revocati
 
 async def test_a_revocation_is_not_forgotten_when_its_evidence_is_too_old() -> None:
     places = Places()
-    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
+    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     evidence = places.board.of(KEY, NOW + timedelta(days=3))
     assert evidence is not None
     assert (evidence.state, evidence.revoked_at) == (KeyState.UNKNOWN, NOW)
@@ -464,7 +485,7 @@ async def test_a_revocation_that_comes_together_with_a_success_is_the_answer() -
 async def test_a_place_that_was_taken_away_is_not_hedged_and_so_not_gone_around() -> None:
     places = Places(hedge=True)
     await known_to_be_quick(places)
-    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW)
+    places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     answer = places.does["one"] = asyncio.Event()
     use = asyncio.create_task(places.use())
     await asyncio.sleep(0.05)

@@ -28,7 +28,7 @@ def test_a_forged_ciphertext_or_a_busy_moment_never_changes_a_state(
 ) -> None:
     board = StatusBoard(timedelta(seconds=60))
     if before:
-        board.saw("key", "store", before, "", NOW)
+        board.saw("key", "store", before, "", NOW, began=board.moment)
     evidence = board.of(KEY, NOW)
     board.saw_error("key", error("store", "key", "because"), NOW + timedelta(seconds=1))
     assert board.of(KEY, NOW) == evidence
@@ -52,7 +52,7 @@ def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
 
 def test_old_evidence_makes_a_state_unknown_and_says_what_it_was() -> None:
     board = StatusBoard(timedelta(seconds=60))
-    board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
+    board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=board.moment)
     assert board.of(KEY, NOW + timedelta(seconds=60)) == KeyEvidence(KeyState.AVAILABLE, "", NOW)
     evidence = board.of(KEY, NOW + timedelta(seconds=61))
     assert evidence is not None
@@ -63,11 +63,27 @@ def test_old_evidence_makes_a_state_unknown_and_says_what_it_was() -> None:
 def test_every_change_of_state_is_logged_once_however_it_was_seen(caplog: pytest.LogCaptureFixture) -> None:
     board = StatusBoard(timedelta(seconds=60))
     with caplog.at_level("INFO"):
-        board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
-        board.saw("key", "store", KeyState.AVAILABLE, "", NOW)
+        board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=board.moment)
+        board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=board.moment)
         for _ in range(3):
             board.saw_error("key", errors.KeyRevoked("store", "reference", "it was disabled"), NOW)
     assert [(one.levelname, one.message) for one in caplog.records] == [
         ("INFO", "key key is available in store"),
         ("WARNING", "key key is revoked in store: it was disabled"),
     ]
+
+
+def test_a_use_that_began_before_a_revocation_was_seen_does_not_undo_it() -> None:
+    board = StatusBoard(timedelta(seconds=60))
+    began = board.moment
+    board.saw("key", "store", KeyState.REVOKED, "disabled", NOW, began=began)
+    board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=began)
+    assert board.of(KEY, NOW) == KeyEvidence(KeyState.REVOKED, "disabled", NOW)
+    assert board.was_revoked("key", "store")
+    began = board.moment
+    board.suspect("key", "store", NOW)  # once more, and what began between the two undoes neither
+    board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=began)
+    assert board.was_revoked("key", "store")
+    board.saw("key", "store", KeyState.AVAILABLE, "", NOW, began=board.moment)
+    assert not board.was_revoked("key", "store")
+    assert board.of(KEY, NOW) == KeyEvidence(KeyState.AVAILABLE, "", NOW)
