@@ -116,13 +116,21 @@ class Bulkhead:
             heapq.heappop(self._waiting)
         return bool(self._waiting)
 
-    async def run(self, work: Callable[[float], T], timeout: float, *, background: bool = False) -> T:
+    async def run(
+        self,
+        work: Callable[[float], T],
+        timeout: float,
+        *,
+        background: bool = False,
+        discard: Callable[[T], None] | None = None,
+    ) -> T:
         """What ``work`` gives, in a thread.
 
         Args:
             work: Gets the time, on the monotonic clock, after which nobody waits for it.
             timeout: Seconds until this gives up waiting, for a place and for the answer together.
             background: Whether it waits behind all that somebody waits for.
+            discard: Gets what ``work`` gives when nobody waits for it any more: a key that it opened is to be wiped.
 
         Raises:
             NoPlace: Nothing was begun.
@@ -138,8 +146,13 @@ class Bulkhead:
             self._give_back()
             raise Closed from None
         running.add_done_callback(self._leave)
-        done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        try:
+            done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        except asyncio.CancelledError:
+            _let_go(running, discard)
+            raise
         if not done:
+            _let_go(running, discard)
             raise NoAnswer
         if running.cancelled():
             raise Closed
@@ -205,3 +218,13 @@ class Bulkhead:
 def _was_let_in(waiter: _Waiter) -> bool:
     turn = waiter.turn
     return turn.done() and not turn.cancelled() and turn.exception() is None
+
+
+def _let_go(running: asyncio.Future[T], discard: Callable[[T], None] | None) -> None:
+    """Have what comes of a call discarded, for its caller has gone."""
+
+    def ended(done: asyncio.Future[T]) -> None:
+        if discard is not None and not done.cancelled() and done.exception() is None:
+            discard(done.result())
+
+    running.add_done_callback(ended)

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey, branch_id_of
 from ownkey_server.domain.branch_keys import BranchKey
-from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.clock import Clock, elapsed
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
     KeyMisconfigured,
@@ -113,7 +112,7 @@ class BranchKeys:
         source: Where they come from.
         board: What is known of their keys; whoever is revoked there has no lease here.
         clock: Tells the time, for their age.
-        monotonic: The present time of a clock that is never set, for leases.
+        monotonic: The present time of a clock that is never set and never stands still, for leases.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class BranchKeys:
         clock: Clock,
         options: BranchKeyOptions,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed,
     ) -> None:
         self._source = source
         self._board = board

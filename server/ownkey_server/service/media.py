@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from ownkey.container import (
 from ownkey.frame_lengths import frame_length_of
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.audit import Action, Caller
-from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.clock import Clock, elapsed
 from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
 
 # What a stream may make this server hold and do: a whole frame in memory, and one cipher call for each.
@@ -36,7 +35,7 @@ class StreamLease:
         until: datetime,
         ask: Callable[[], Awaitable[OpenedDataKey]],
         clock: Clock,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed,
     ) -> None:
         self._ask = ask
         self._clock = clock

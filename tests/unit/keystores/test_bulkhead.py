@@ -184,3 +184,46 @@ async def test_the_works_own_error_comes_through_even_a_timeout() -> None:
     with pytest.raises(TimeoutError, match="own"):
         await Bulkhead(threads, 1).run(fails, SECONDS)
     threads.close()
+
+
+@pytest.mark.parametrize("how", ["too late", "the caller left"])
+async def test_what_comes_when_nobody_waits_any_more_is_discarded(how: str) -> None:
+    threads = Threads(2, "t")
+    share = Bulkhead(threads, 2)
+    go, entered = threading.Event(), threading.Event()
+    discarded: asyncio.Queue[bytearray] = asyncio.Queue()
+    key = bytearray(b"secret")
+
+    def opens(deadline: float) -> bytearray:
+        entered.set()
+        assert go.wait(SECONDS)
+        return key
+
+    def wipe(opened: bytearray) -> None:
+        opened[:] = bytes(len(opened))
+        discarded.put_nowait(opened)
+
+    if how == "too late":
+        with pytest.raises(NoAnswer):
+            await share.run(opens, 0.05, discard=wipe)
+    else:
+        caller = asyncio.ensure_future(share.run(opens, SECONDS, discard=wipe))
+        assert await asyncio.to_thread(entered.wait, SECONDS)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    assert key == b"secret"
+    go.set()
+    assert await asyncio.wait_for(discarded.get(), SECONDS) is key
+    assert key == bytes(6)
+    assert threads.busy == 0
+    threads.close()
+
+
+async def test_what_its_caller_gets_is_not_discarded() -> None:
+    threads = Threads(1, "t")
+    discarded: list[str] = []
+    assert await Bulkhead(threads, 1).run(quick, SECONDS, discard=discarded.append) == "quick"
+    await asyncio.sleep(0)
+    assert discarded == []
+    threads.close()

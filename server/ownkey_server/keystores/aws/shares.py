@@ -19,6 +19,8 @@ from ownkey_server.keystores.bulkhead import Bulkhead, Threads
 # Beyond so many tenants, those that have nothing under way are forgotten, the longest unused first.
 MOST_TENANTS = 10_000
 _LOOKED_AT = 16
+# How long a call that got no answer speaks for its region, when none has ended since.
+FAILURE_SECONDS = 10.0
 
 
 class Pulse:
@@ -33,7 +35,7 @@ class Pulse:
         self._clock = clock
         self._begun: dict[int, float] = {}
         self._numbers = itertools.count()
-        self._failed = False
+        self._failed_at = float("-inf")
 
     @contextmanager
     def beat(self) -> Iterator[None]:
@@ -47,13 +49,14 @@ class Pulse:
 
     def says(self, *, answered: bool) -> None:
         """A call ended, by an answer of whatever kind or by none."""
-        self._failed = not answered
+        self._failed_at = float("-inf") if answered else self._clock()
 
     @property
     def unwell(self) -> bool:
-        """Whether the last call that ended got no answer, or one under way has hung."""
+        """Whether the last call that ended got no answer just now, or one under way has hung."""
+        now = self._clock()
         begun = min(tuple(self._begun.values()), default=None)
-        return self._failed or (begun is not None and self._clock() - begun >= self._patience)
+        return now - self._failed_at < FAILURE_SECONDS or (begun is not None and now - begun >= self._patience)
 
 
 class RegionShare:

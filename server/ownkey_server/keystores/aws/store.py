@@ -6,6 +6,7 @@ customer's credentials alone. Each tenant is served by credentials, and within b
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -44,6 +45,8 @@ from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Closed, NoAnswer, NoPlace, Threads
 from ownkey_server.keystores.first_uses import FirstUses, FirstUsesHere
 from ownkey_server.keystores.probe import PROBE_CONTEXT, require_data_key, use_both_ways
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -185,7 +188,7 @@ class _TenantStore:
             wrapped = EncryptedDataKey(PROVIDER_ID, reference.encode(), answer["CiphertextBlob"])
             return GeneratedDataKey(SecretBytes(answer.pop("Plaintext")), wrapped, _request_id(answer))
 
-        made = await self._call(order, timeout, work)
+        made = await self._call(order, timeout, work, _wipe)
         if len(made.plaintext) != DATA_KEY_LENGTH:
             made.plaintext.wipe()
             raise KeyUnreachable(order.place, reference, "AWS KMS made a data key of another length")
@@ -212,7 +215,7 @@ class _TenantStore:
             answer = kms.decrypt(KeyId=reference, CiphertextBlob=wrapped.ciphertext, EncryptionContext=dict(context))
             return UnwrappedDataKey(SecretBytes(answer.pop("Plaintext")), _request_id(answer))
 
-        opened = await self._call(replace(order, opens=True), timeout, work)
+        opened = await self._call(replace(order, opens=True), timeout, work, _wipe)
         if len(opened.plaintext) != DATA_KEY_LENGTH:
             opened.plaintext.wipe()
             raise _not_its(order)
@@ -297,7 +300,15 @@ class _TenantStore:
         if not recognizes(str(order.key), wrapped) or not 1 <= len(wrapped.ciphertext) <= _MOST_CIPHERTEXT:
             raise _not_its(order)
 
-    async def _call(self, order: Order, timeout: float, work: Callable[[Any], T], *, counted: bool = True) -> T:
+    async def _call(
+        self,
+        order: Order,
+        timeout: float,
+        work: Callable[[Any], T],
+        discard: Callable[[T], None] | None = None,
+        *,
+        counted: bool = True,
+    ) -> T:
         share = self._parts.shares.get(self._tenant)
         region = share.region(order.key.region)
         place, reference = order.place, str(order.key)
@@ -308,7 +319,7 @@ class _TenantStore:
             return self._parts.calls.make(order, share, region, deadline, work)
 
         try:
-            return await region.bulkhead.run(in_thread, timeout, background=self._background)
+            return await region.bulkhead.run(in_thread, timeout, background=self._background, discard=discard)
         except Closed:
             raise KeyUnreachable(place, reference, "the key store is closed") from None
         except NoPlace:
@@ -340,3 +351,9 @@ def _not_its(order: Order) -> CiphertextInvalid:
 
 def _request_id(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
+
+
+def _wipe(late: GeneratedDataKey | UnwrappedDataKey) -> None:
+    late.plaintext.wipe()
+    # Its caller's record was written without an id: the key was used all the same, and this is how to find that use.
+    _log.info("an answer of AWS KMS came too late, and its data key was wiped: request id %s", late.request_id)
