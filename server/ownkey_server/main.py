@@ -47,7 +47,8 @@ from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audit_setup import configured_retention, open_keeper
 from ownkey_server.service.authorization import Authorizer
-from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_loans import BranchKeyOptions
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
@@ -66,7 +67,7 @@ from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.store_checks import warn_of_unusable
 from ownkey_server.service.strangers import Budget, Strangers
-from ownkey_server.settings import KeySettings, Settings, key_store_options, require_known_callers
+from ownkey_server.settings import Settings, key_store_options, require_known_callers
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.settings.limits import LimitSettings
 from ownkey_server.storage import first_uses, key_usage, tenants_file, upgrade
@@ -283,7 +284,7 @@ async def _core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge)
         stack.push_async_callback(ring.close)
         source = BranchSource(ring, database, executor, audit, clock)
-        branches = BranchKeys(source, board, clock, _branch_key_options(settings.keys))
+        branches = BranchKeys(source, board, clock, _branch_key_options(settings))
         stack.push_async_callback(branches.close)
         # Threads and connections of its own: what administrators read keeps no tenant from being loaded.
         offices = ThreadPoolExecutor(2, "administration")
@@ -451,10 +452,11 @@ def _services(core: Core, probes: Probes) -> Services:
     )
 
 
-def _branch_key_options(keys: KeySettings) -> BranchKeyOptions:
+def _branch_key_options(settings: Settings) -> BranchKeyOptions:
+    keys = settings.keys
     return BranchKeyOptions(
         lease=timedelta(seconds=keys.branch_lease_seconds),
-        capacity=keys.cached_branch_keys,
+        capacity=settings.storage.cached_tenants * keys.branch_keys_per_tenant,
         max_age=timedelta(days=keys.branch_max_age_days),
     )
 

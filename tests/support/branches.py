@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyMaker, KeyStore, UnwrappedDataKey
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.service.audit_log import AuditLog
-from ownkey_server.service.branch_keys import BranchKeyOptions, BranchKeys
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_loans import BranchKeyOptions
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.data_keys import DataKeys, IssuedDataKey, OpenedDataKey
 from ownkey_server.service.directory import Directory
@@ -95,6 +96,18 @@ class CountedStore:
             raise self.failure(self.name, reference, "as the test says")
 
 
+class ScopedStore(CountedStore):
+    """The same as a store that serves each tenant in its name, and is told what nobody waits for."""
+
+    def __init__(self, store: KeyStore) -> None:
+        super().__init__(store)
+        self.behind: list[bool] = []
+
+    def for_tenant(self, tenant: str, *, background: bool = False) -> KeyStore:
+        self.behind.append(background)
+        return self
+
+
 class DatabaseWriter(ListWriter):
     """An audit chain in a list, whose changes are made in the real database."""
 
@@ -159,14 +172,14 @@ class Instance:
 
     def put(self, tenant: Tenant) -> None:
         """Change a tenant, as an administrator would."""
-        self.known.tenants[tenant.id] = tenant
+        before = self.known.tenants[tenant.id]
+        self.known.tenants[tenant.id] = replace(tenant, revision=before.revision + 1)
         self.directory.forget(tenant.id)
 
     async def settle(self) -> None:
         """Let what goes on in the background come to its end."""
         self.branches.look_after()
-        while flights := list(self.branches._flights.values()):
-            await asyncio.wait(flights)
+        await self.branches._flights.settle()
 
 
 def chat(tenant: str = "acme", asset_id: str = "chat-1") -> Asset:
@@ -202,6 +215,7 @@ async def instance(
     max_age: timedelta = timedelta(days=30),
     data_key_lease: float = 30.0,
     holder: KeyMaker | None = None,
+    scoped: bool = False,
 ) -> AsyncIterator[Instance]:
     """An instance on a database and a folder of keys, which others may share; or on the keys of another key store."""
     clock = clock or Clock()
@@ -211,7 +225,7 @@ async def instance(
     for reference in sorted({"provider", *references}):
         if holder or not (folder / f"{reference}.key").exists():
             await store.create(reference)
-    counted = CountedStore(store)
+    counted = ScopedStore(store) if scoped else CountedStore(store)
     board = StatusBoard(timedelta(seconds=60))
     ring = KeyRing({"keys": counted}, board, clock, timedelta(seconds=5))
     uses, changes = ListWriter(), DatabaseWriter(database)

@@ -220,6 +220,7 @@ KIND_OF_REASON: Mapping[str, type[OwnkeyError]] = {
     "SERVER_OVERLOADED": TooMuch,
     "STREAM_LIMIT": TooMuch,
     "ISSUER_UNREACHABLE": ServiceImpaired,
+    "DEADLINE_EXCEEDED": ServiceUnavailable,
 }
 # The same reasons as the service gives; the first row whose type matches counts.
 REASON_OF_CONTAINER_ERROR: Mapping[type[ContainerError], str] = {

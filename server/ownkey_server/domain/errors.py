@@ -10,6 +10,7 @@
     ├── KeyNotFound                no such key, or none of this tenant's keys made this ciphertext
     ├── PolicyDenied               the tenant's policy says no
     ├── AssetMismatch              the ciphertext is another asset's than the one named
+    ├── DeadlineExceeded           the caller's own time was up first: nothing else is said
     ├── ServiceImpaired            this service lacks something of its own
     │   ├── DatabaseUnavailable    its database does not answer
     │   ├── ViewStale              what it knows of a tenant, or its callers, is too old to decide by
@@ -139,6 +140,12 @@ class AssetMismatch(OwnkeyError):
         super().__init__(f"this is not the asset that the request names: the pair {pair!r} of its context differs")
         self.tenant = tenant
         self.pair = pair
+
+
+class DeadlineExceeded(OwnkeyError):
+    """The caller's own deadline came first. It says nothing of a key, a key store or this service's database."""
+
+    reason = "DEADLINE_EXCEEDED"
 
 
 class ServiceImpaired(OwnkeyError):

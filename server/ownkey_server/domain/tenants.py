@@ -139,6 +139,7 @@ class Tenant:
         groups: Ids of all groups.
         groups_of: For each user, the groups that hold the user.
         policy_version: Number of the policy in force; 0 before there is one.
+        revision: Number of the last change of anything that is the tenant's: it tells two views of it apart.
     """
 
     id: str
@@ -149,3 +150,4 @@ class Tenant:
     groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
     call_gate: CallGate = CallGate()
     policy_version: int = 0
+    revision: int = 0

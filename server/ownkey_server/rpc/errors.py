@@ -94,6 +94,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.KeyExhausted: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_EXHAUSTED, _KEY),
     errors.CiphertextInvalid: Row(_INVALID, error_reason_pb2.ERROR_REASON_CIPHERTEXT_INVALID, _KEY),
     errors.OperationUnsupported: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_STORE_UNSUPPORTED, _KEY),
+    errors.DeadlineExceeded: Row(grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_DEADLINE_EXCEEDED),
     errors.AuditUnavailable: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_AUDIT_UNAVAILABLE, retry=True),
     errors.ViewStale: Row(_UNAVAILABLE, error_reason_pb2.ERROR_REASON_VIEW_STALE, ("tenant",), retry=True),
     errors.IssuerUnreachable: Row(

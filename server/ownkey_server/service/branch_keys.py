@@ -12,16 +12,14 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey, branch_id_of
 from ownkey_server.domain.branch_keys import BranchKey
 from ownkey_server.domain.clock import Clock, elapsed
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    DeadlineExceeded,
     KeyMisconfigured,
     KeyNotFound,
     KeyStoreThrottled,
@@ -32,7 +30,10 @@ from ownkey_server.domain.errors import (
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.service.branch_actives import BranchActives
+from ownkey_server.service.branch_flights import DATABASE, KEY_STORE, Flight, Flights, Landed, NoBranchKey
 from ownkey_server.service.branch_leases import BranchCounters, BranchLeases, Lease
+from ownkey_server.service.branch_loans import Borrower, BranchKeyOptions, Loan
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.status_board import StatusBoard
 
@@ -43,66 +44,19 @@ _log = logging.getLogger(__name__)
 # 1 + elapsed / lease.
 LEAST_AHEAD = 0.05
 MOST_AHEAD = 0.1
-# How long after an outage has shown itself the key store is tried again, and after a new branch key could not be made.
+# How long after an outage has shown itself the key store is tried again.
 RETRY_SECONDS = 1.0
-RETRY_MAKING_SECONDS = 30.0
 # How often leases are compared with what is known of their keys, to wipe what a revocation has ended.
 SWEEP_SECONDS = 5.0
 TICK_SECONDS = 0.5
-# Which branch key is the active one is remembered for so many tenants and keys.
-MAX_ACTIVE = 2_000
 # An object may name several branch keys. Nobody writes more than one.
 MAX_TRIED = 4
 ATTEMPTS = 3
 
 _TRANSIENT = (KeyUnreachable, KeyStoreThrottled, ServiceImpaired)
 
-
-@dataclass(frozen=True, slots=True)
-class BranchKeyOptions:
-    """How branch keys are held.
-
-    Attributes:
-        lease: How long a branch key serves after its key store has agreed.
-        capacity: How many are held in clear.
-        max_age: A branch key that is older wraps no more: the next use makes a new one.
-    """
-
-    lease: timedelta = timedelta(seconds=60)
-    capacity: int = 10_000
-    max_age: timedelta = timedelta(days=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """A branch key for one use, to be used at once: whoever waits for anything in between asks :meth:`holds` again.
-
-    Attributes:
-        key: The key under which it is wrapped at present.
-        cached: Whether no key store was asked for this use.
-        replica: Where it was opened for this use; empty when cached.
-        request_id: By which the key store's log has that; empty when cached.
-        beyond: Seconds since the lease ended, when the tenant's grace lets it serve in an outage; else 0.
-        seconds: For how many it may serve yet.
-    """
-
-    branch: BranchKey
-    key: CustomerKey
-    plaintext: SecretBytes
-    cached: bool
-    replica: str
-    request_id: str
-    beyond: float
-    seconds: float
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class _Landed:
-    """What came of a question, and whether a key store was asked so that there is a lease."""
-
-    branch: BranchKey
-    asked: bool
+KeyNamed = Callable[[str], CustomerKey | None]
+"""Gives the key of that name, by which a branch key may be opened."""
 
 
 class BranchKeys:
@@ -131,11 +85,8 @@ class BranchKeys:
         self._length = options.lease.total_seconds()
         self._max_age = options.max_age
         self._leases = BranchLeases(options.capacity, monotonic)
-        # What wraps for a tenant under a key, and the view of the tenant with which it was read: whatever changes which
-        # one that is changes the tenant, and so gives another view.
-        self._active: OrderedDict[tuple[str, str], tuple[Tenant, BranchKey]] = OrderedDict()
-        self._flights: dict[tuple[str, ...], asyncio.Task[_Landed]] = {}
-        self._retry_making: dict[tuple[str, str], float] = {}
+        self._actives = BranchActives(options.capacity, self._leases.counters, monotonic)
+        self._flights = Flights(monotonic)
         self._swept_at = monotonic()
 
     @property
@@ -148,28 +99,32 @@ class BranchKeys:
         """How many branch keys are in clear."""
         return len(self._leases)
 
-    async def to_wrap(self, tenant: Tenant, key: CustomerKey, remaining: float | None) -> Loan:
+    async def to_wrap(
+        self, tenant: Tenant, key: CustomerKey, remaining: float | None, *, background: bool = False
+    ) -> Loan:
         """The branch key that wraps what the tenant has under a key; made if there is none, or it is too old.
 
         Args:
             tenant: Whose content it is.
             key: The key that policy named.
             remaining: Seconds that the caller is still waiting, if it said so.
+            background: Whether nobody waits for it, so that it comes after all that somebody waits for.
 
         Raises:
+            DeadlineExceeded: The caller's time was up first.
             KeyStoreError: The key cannot be used.
             ServiceImpaired: The database does not answer, or nothing can be recorded.
         """
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
-        deadline = None if remaining is None else self._monotonic() + remaining
+        borrower = self._borrower(remaining, background)
         for _ in range(ATTEMPTS):
-            found = await self._active_of(tenant, key, deadline)
-            with contextlib.suppress(_NoBranchKey):
-                loan = await self._lend(tenant, key, found.branch.id, deadline, asked=found.asked)
+            found = await self._active_of(tenant, key, borrower)
+            with contextlib.suppress(NoBranchKey):
+                loan = await self._lend(tenant, key, found.branch.id, borrower, asked=found.asked)
                 if loan.key.name == key.name:
                     return loan
-            self._active.pop((tenant.id, key.name), None)  # moved meanwhile: another one wraps now
+            self._actives.forget(tenant, key)  # moved meanwhile: another one wraps now
         raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved")
 
     async def to_open(
@@ -178,20 +133,23 @@ class BranchKeys:
         provider_key: CustomerKey,
         entries: Sequence[EncryptedDataKey],
         remaining: float | None,
+        *,
+        background: bool = False,
     ) -> tuple[EncryptedDataKey, Loan] | None:
         """The branch key that wrapped one of the entries, and the entry; None when none of the tenant's did.
 
         Raises:
+            DeadlineExceeded: The caller's time was up first.
             KeyStoreError: The key under which it is wrapped cannot be used.
             KeyNotFound: That key is not there any more.
             ServiceImpaired: The database does not answer.
         """
-        deadline = None if remaining is None else self._monotonic() + remaining
+        borrower = self._borrower(remaining, background)
         named = [(entry, branch_id) for entry in entries if (branch_id := branch_id_of(entry))]
         for entry, branch_id in named[:MAX_TRIED]:
             try:
-                return entry, await self._lend(tenant, provider_key, branch_id, deadline)
-            except _NoBranchKey:
+                return entry, await self._lend(tenant, provider_key, branch_id, borrower)
+            except NoBranchKey:
                 continue
         return None
 
@@ -235,15 +193,14 @@ class BranchKeys:
 
     async def close(self) -> None:
         """End what is under way, and wipe all."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        if flights:
-            await asyncio.wait(flights)
+        await self._flights.close()
         self._leases.close()
 
+    def _borrower(self, remaining: float | None, background: bool) -> Borrower:
+        return Borrower(None if remaining is None else self._monotonic() + remaining, background)
+
     async def _lend(
-        self, tenant: Tenant, other: CustomerKey, branch_id: str, deadline: float | None, *, asked: bool = False
+        self, tenant: Tenant, other: CustomerKey, branch_id: str, borrower: Borrower, *, asked: bool = False
     ) -> Loan:
         """The branch key of that id, by its lease or by asking its key store.
 
@@ -251,16 +208,16 @@ class BranchKeys:
             tenant: Whose it must be.
             other: A key under which it may be, besides the tenant's own.
             branch_id: Its id.
-            deadline: When the caller stops waiting.
+            borrower: Who waits for it.
             asked: Whether a key store was asked for this use already, by which there is a lease.
 
         Raises:
-            _NoBranchKey: The tenant has none of that id.
+            NoBranchKey: The tenant has none of that id.
         """
         lease = self._held(tenant, other, branch_id)
         cached = not asked
         if lease is None:
-            lease, cached = await self._ask(tenant, other, branch_id, deadline)
+            lease, cached = await self._ask(tenant, other, branch_id, borrower)
         if cached:
             lease.used = True
             self.counters.cached += 1
@@ -282,22 +239,18 @@ class BranchKeys:
             lease=lease,
         )
 
-    async def _ask(
-        self, tenant: Tenant, other: CustomerKey, branch_id: str, deadline: float | None
-    ) -> tuple[Lease, bool]:
+    async def _ask(self, tenant: Tenant, other: CustomerKey, branch_id: str, borrower: Borrower) -> tuple[Lease, bool]:
         """A lease by asking the key store, or by the tenant's grace when it does not answer: then True."""
 
         def key_named(name: str) -> CustomerKey | None:
             return _key_named(name, tenant, other)
 
         for attempt in range(ATTEMPTS):
-            flight, shared = self._flight(
-                ("open", tenant.id, branch_id), lambda: self._open(tenant.id, branch_id, key_named)
-            )
+            flight, shared = self._open_once(tenant.id, branch_id, key_named, background=borrower.background)
             self.counters.shared += shared
             try:
-                await self._wait(flight, deadline, other)
-            except KeyUnreachable:
+                await self._flights.wait(flight, borrower)
+            except (KeyUnreachable, DeadlineExceeded):
                 graced = self._held(tenant, other, branch_id)
                 if graced is None:
                     raise
@@ -307,12 +260,30 @@ class BranchKeys:
                 if shared and attempt + 1 < ATTEMPTS:
                     continue
                 raise
-            lease = self._leases.get(branch_id, tenant.id)
+            # What was asked by another, or when the tenant was another, may not be this one's to use.
+            lease = self._held(tenant, other, branch_id)
             if lease is not None and self._monotonic() < lease.until:
-                lease.grace = tenant.policy.outage_grace
                 return lease, False
         place = other.primary
         raise KeyStoreThrottled(place.name, place.reference, "a branch key's lease ended before it could be used")
+
+    def _open_once(self, tenant: str, branch_id: str, key_named: KeyNamed, *, background: bool) -> tuple[Flight, bool]:
+        """The question to open a branch key that is under way, or a new one; and whether there was one.
+
+        Who does not wait is content with what anybody has asked. Who waits does not stand in line behind what nobody
+        waits for: beside a renewal that has not come back in time, one more is asked.
+        """
+        return self._join(
+            ("open", tenant, branch_id),
+            lambda flight: self._open(flight, tenant, branch_id, key_named, background=background),
+            background=background,
+        )
+
+    def _join(
+        self, what: tuple[object, ...], work: Callable[[Flight], Coroutine[None, None, Landed]], *, background: bool
+    ) -> tuple[Flight, bool]:
+        behind = background and not self._flights.under_way(what)
+        return self._flights.join((*what, "background") if behind else what, work)
 
     def _held(self, tenant: Tenant, other: CustomerKey, branch_id: str) -> Lease | None:
         """The lease on a branch key, if it may serve."""
@@ -331,47 +302,43 @@ class BranchKeys:
             return None
         return lease if self._monotonic() < lease.last_moment else None
 
-    async def _active_of(self, tenant: Tenant, key: CustomerKey, deadline: float | None) -> _Landed:
-        place = (tenant.id, key.name)
-        # What another view's question finds may be from before the change that made this view.
-        view = str(id(tenant))
-        known = self._active.get(place)
-        old = known[1] if known and known[0] is tenant else None
-        if old is None:
-            flight, _ = self._flight(("active", *place, view), lambda: self._read_or_make(tenant.id, key))
-            found = await self._wait(flight, deadline, key)
-        elif not self._is_old(old) or self._monotonic() < self._retry_making.get(place, float("-inf")):
-            found = _Landed(old, asked=False)
-        else:
-            flight, _ = self._flight(("active", *place, view), lambda: self._make_and_keep(tenant.id, key, old))
-            try:
-                found = await self._wait(flight, deadline, key)
-                self._retry_making.pop(place, None)
-            except _TRANSIENT:
-                # The same key protects as before, only not by a new branch key yet.
-                if self._held(tenant, key, old.id) is None:
-                    raise
-                self._retry_making[place] = self._monotonic() + RETRY_MAKING_SECONDS
-                found = _Landed(old, asked=False)
-        self._active[place] = (tenant, found.branch)
-        self._active.move_to_end(place)
-        while len(self._active) > MAX_ACTIVE:
-            gone, _ = self._active.popitem(last=False)
-            self._retry_making.pop(gone, None)
+    async def _active_of(self, tenant: Tenant, key: CustomerKey, borrower: Borrower) -> Landed:
+        old = self._actives.of(tenant, key)
+        if old is not None and not (self._is_old(old) and self._actives.may_make(tenant, key)):
+            return Landed(old, asked=False)
+
+        async def work(flight: Flight) -> Landed:
+            branch = old or await self._source.active(tenant.id, key.name)
+            if branch is None or self._is_old(branch):
+                return await self._make_and_keep(flight, tenant.id, key, branch, background=borrower.background)
+            return Landed(branch, asked=False)
+
+        # By the revision: what is found for another view may be from before the change that made this one.
+        what = ("active", tenant.id, key.name, tenant.revision)
+        flight, _ = self._join(what, work, background=borrower.background)
+        try:
+            found = await self._flights.wait(flight, borrower)
+        except (*_TRANSIENT, DeadlineExceeded) as error:
+            # The same key protects as before, only not by a new branch key yet.
+            if old is None or self._held(tenant, key, old.id) is None:
+                raise
+            if not isinstance(error, DeadlineExceeded):
+                self._actives.not_made(tenant, key)
+            return Landed(old, asked=False)
+        self._actives.made(tenant, key)
+        self._actives.remember(tenant, key, found.branch)
         return found
 
-    async def _read_or_make(self, tenant: str, key: CustomerKey) -> _Landed:
-        branch = await self._source.active(tenant, key.name)
-        if branch is None or self._is_old(branch):
-            return await self._make_and_keep(tenant, key, branch)
-        return _Landed(branch, asked=False)
-
-    async def _make_and_keep(self, tenant: str, key: CustomerKey, old: BranchKey | None) -> _Landed:
+    async def _make_and_keep(
+        self, flight: Flight, tenant: str, key: CustomerKey, old: BranchKey | None, *, background: bool
+    ) -> Landed:
         """Make a branch key and keep it, unless another instance has done so: then that one's counts."""
+        flight.waits_for = KEY_STORE
         began = self._monotonic()
-        made, use = await self._source.make(tenant, key)
+        made, use = await self._source.make(tenant, key, background=background)
         plaintext = use.value.plaintext
         try:
+            flight.waits_for = DATABASE
             branch = await self._source.keep(made, use, old.id if old else "")
             if branch.id == made.id:
                 self.counters.made += 1
@@ -379,22 +346,19 @@ class BranchKeys:
                 self._grant(branch, key, plaintext, began, use.replica, use.value.request_id)
         finally:
             plaintext.wipe()
-        return _Landed(branch, asked=branch.id == made.id)
+        return Landed(branch, asked=branch.id == made.id)
 
-    async def _open(self, tenant: str, branch_id: str, key_named: Callable[[str], CustomerKey | None]) -> _Landed:
-        """Have the key store open a branch key, and hold it, or go on holding it.
-
-        Args:
-            tenant: Whose it must be.
-            branch_id: Its id.
-            key_named: Gives the key of that name, by which it may be opened.
-        """
+    async def _open(
+        self, flight: Flight, tenant: str, branch_id: str, key_named: KeyNamed, *, background: bool
+    ) -> Landed:
+        """Have the key store open a branch key, and hold it, or go on holding it."""
         lease = self._leases.get(branch_id, tenant)
         try:
             branch, key = await self._kept(tenant, branch_id, key_named)
+            flight.waits_for = KEY_STORE
             began = self._monotonic()
-            use = await self._source.unwrap(branch, key)
-        except (OwnkeyError, _NoBranchKey) as error:
+            use = await self._source.unwrap(branch, key, background=background)
+        except (OwnkeyError, NoBranchKey) as error:
             if lease is not None:
                 self._not_renewed(lease, error)
             raise
@@ -403,7 +367,7 @@ class BranchKeys:
             if lease is None or lease.over:
                 self._grant(branch, key, plaintext, began, use.replica, request_id)
                 self.counters.filled += 1
-                return _Landed(branch, asked=True)
+                return Landed(branch, asked=True)
             self._require_same(lease, plaintext)
             if began >= lease.until:
                 self.counters.filled += 1
@@ -415,14 +379,12 @@ class BranchKeys:
             self._leases.look_again(lease, lease.renew_at)
         finally:
             plaintext.wipe()
-        return _Landed(branch, asked=True)
+        return Landed(branch, asked=True)
 
-    async def _kept(
-        self, tenant: str, branch_id: str, key_named: Callable[[str], CustomerKey | None]
-    ) -> tuple[BranchKey, CustomerKey]:
+    async def _kept(self, tenant: str, branch_id: str, key_named: KeyNamed) -> tuple[BranchKey, CustomerKey]:
         branch = await self._source.find(tenant, branch_id)
         if branch is None:
-            raise _NoBranchKey
+            raise NoBranchKey
         key = key_named(branch.key)
         if key is None or not key.lifecycle.unwraps:
             raise KeyNotFound(tenant, f"the key {branch.key!r}, under which a branch key is, is not there any more")
@@ -436,7 +398,7 @@ class BranchKeys:
         def key_named(name: str) -> CustomerKey | None:
             return key if key.name == name else None  # moved to another key: the next use finds that
 
-        self._flight(("open", branch.tenant, branch.id), lambda: self._open(branch.tenant, branch.id, key_named))
+        self._open_once(branch.tenant, branch.id, key_named, background=True)
 
     def _not_renewed(self, lease: Lease, error: Exception) -> None:
         if isinstance(error, KeyUnreachable):
@@ -482,41 +444,6 @@ class BranchKeys:
         self._leases.drop(lease)
         self.counters.ended += 1
         return True
-
-    def _flight(
-        self, what: tuple[str, ...], work: Callable[[], Coroutine[None, None, _Landed]]
-    ) -> tuple[asyncio.Task[_Landed], bool]:
-        """The one question of its kind that is under way, begun now if there is none; and whether there was one."""
-        running = self._flights.get(what)
-        if running is not None:
-            return running, True
-        flight = asyncio.get_running_loop().create_task(work(), name=" ".join(what))
-        self._flights[what] = flight
-
-        def landed(done: asyncio.Task[_Landed]) -> None:
-            self._flights.pop(what, None)
-            # Nobody may be waiting any more; what is no error of ours was recorded.
-            if (
-                not done.cancelled()
-                and (error := done.exception())
-                and not isinstance(error, OwnkeyError | _NoBranchKey)
-            ):
-                _log.error("a branch key could not be had", exc_info=error)
-
-        flight.add_done_callback(landed)
-        return flight, False
-
-    async def _wait(self, flight: asyncio.Task[_Landed], deadline: float | None, key: CustomerKey) -> _Landed:
-        left = None if deadline is None else max(0.0, deadline - self._monotonic())
-        try:
-            return await asyncio.wait_for(asyncio.shield(flight), left)
-        except TimeoutError:
-            place = key.primary
-            raise KeyUnreachable(place.name, place.reference, "no answer within the caller's deadline") from None
-
-
-class _NoBranchKey(Exception):
-    """The tenant has no branch key of that id."""
 
 
 def _key_named(name: str, tenant: Tenant, other: CustomerKey) -> CustomerKey | None:

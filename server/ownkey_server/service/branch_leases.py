@@ -34,6 +34,7 @@ class BranchCounters:
         lapsed: Leases that ended in their time.
         evicted: Leases that had to go because there were too many.
         graced: Uses beyond a lease, while the key store did not answer and the tenant had chosen a grace.
+        forgotten: Times it had to be forgotten which branch key wraps, because there were too many.
     """
 
     cached: int = 0
@@ -45,6 +46,31 @@ class BranchCounters:
     lapsed: int = 0
     evicted: int = 0
     graced: int = 0
+    forgotten: int = 0
+
+
+class Evictions:
+    """Tells of what had to go for want of room: at once, and then once a minute with the number.
+
+    Args:
+        text: What is told, with a place for how many had to go and one for the capacity.
+        monotonic: The present time of a clock that is never set.
+    """
+
+    def __init__(self, text: str, capacity: int, monotonic: Callable[[], float]) -> None:
+        self._text = text
+        self._capacity = capacity
+        self._monotonic = monotonic
+        self._warned_at = float("-inf")
+        self._untold = 0
+
+    def happened(self) -> None:
+        """One more had to go."""
+        self._untold += 1
+        now = self._monotonic()
+        if now - self._warned_at >= WARN_SECONDS:
+            _log.warning(self._text, self._untold, self._capacity)
+            self._warned_at, self._untold = now, 0
 
 
 @dataclass(slots=True)
@@ -103,8 +129,12 @@ class BranchLeases:
         self._held_by: Counter[str] = Counter()
         self._due: list[tuple[float, int, Lease]] = []
         self._serial = 0
-        self._warned_at = float("-inf")
-        self._evicted_then = 0
+        self._evictions = Evictions(
+            "%d branch keys were let go before their lease ended, because there is room for %d: each costs its key"
+            " store a call when it is needed again; raise keys.branch_keys_per_tenant or storage.cached_tenants",
+            capacity,
+            monotonic,
+        )
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -175,13 +205,4 @@ class BranchLeases:
     def _evict(self, lease: Lease) -> None:
         self.drop(lease)
         self.counters.evicted += 1
-        now = self._monotonic()
-        if now - self._warned_at >= WARN_SECONDS:
-            count = self.counters.evicted - self._evicted_then
-            _log.warning(
-                "%d branch keys were let go before their lease ended, because there is room for %d: each costs its key"
-                " store a call when it is needed again; raise keys.cached_branch_keys",
-                count,
-                self._capacity,
-            )
-            self._warned_at, self._evicted_then = now, self.counters.evicted
+        self._evictions.happened()

@@ -61,7 +61,9 @@ class BranchSource:
         """The branch key that wraps what the tenant has under the key of that name; raises as :meth:`find`."""
         return await self._read(lambda connection: kept.active(connection, tenant, key))
 
-    async def make(self, tenant: str, key: CustomerKey) -> tuple[BranchKey, Use[GeneratedDataKey]]:
+    async def make(
+        self, tenant: str, key: CustomerKey, *, background: bool = False
+    ) -> tuple[BranchKey, Use[GeneratedDataKey]]:
         """A new branch key for a tenant under a key, not kept yet. Whoever asks wipes the plaintext.
 
         Raises:
@@ -69,7 +71,7 @@ class BranchSource:
         """
         branch_id = new_branch_id()
         context = branch_context(tenant, branch_id)
-        use = await self._ring.generate(key, context, None)
+        use = await self._ring.generate(key, context, None, background=background)
         branch = BranchKey(
             id=branch_id,
             tenant=tenant,
@@ -112,8 +114,13 @@ class BranchSource:
 
         return await self._audit.change(transaction)
 
-    async def unwrap(self, branch: BranchKey, key: CustomerKey) -> Use[UnwrappedDataKey]:
+    async def unwrap(self, branch: BranchKey, key: CustomerKey, *, background: bool = False) -> Use[UnwrappedDataKey]:
         """The branch key in clear, by the key under which it is.
+
+        Args:
+            branch: As it is kept.
+            key: The key.
+            background: Whether nobody waits for it, so that it comes after all that somebody waits for.
 
         Raises:
             KeyStoreError: The key cannot be used, or the branch key was changed in the database.
@@ -123,7 +130,7 @@ class BranchSource:
             raise CiphertextInvalid(place.name, place.reference, "the branch key is kept under another's name")
         try:
             entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
-            use = await self._ring.unwrap(key, entry, branch.context, None)
+            use = await self._ring.unwrap(key, entry, branch.context, None, background=background)
         except ContainerError:
             raise CiphertextInvalid(place.name, place.reference, "the branch key was changed") from None
         except OwnkeyError as error:

@@ -27,7 +27,8 @@ from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.service.access import require_key, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audited import Audited
-from ownkey_server.service.branch_keys import BranchKeys, Loan
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_loans import Loan
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.opening import Opener, tell_branch, with_bound_group
@@ -126,7 +127,7 @@ class DataKeys:
                 group = ruling.decision.group or asset.group
                 context = use.context = encryption_context.build(asset, group, now, extra)
                 if ruling.decision.wrapping is Wrapping.BRANCH:
-                    loan = await self._branches.to_wrap(tenant, key, remaining)
+                    loan = await self._branches.to_wrap(tenant, key, remaining, background=caller.background)
                     tell_branch(use, loan)
                     plaintext = SecretBytes(os.urandom(DATA_KEY_LENGTH))
                     wrapped = wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
@@ -210,7 +211,9 @@ class DataKeys:
                 use.ruling = rule_on(tenant, provider_key, asset, now)
                 require_key(use.ruling, asset)
                 encryption_context.require_asset(context, asset, expected)
-                found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use)
+                found = await self._opener.find(
+                    tenant, provider_key, entries, named_key, remaining, use, background=caller.background
+                )
                 plaintext = await self._opener.open(found, context, remaining, use, background=caller.background)
         except BaseException:
             if plaintext is not None:

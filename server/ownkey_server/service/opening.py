@@ -12,7 +12,8 @@ from ownkey_server.domain.errors import CiphertextInvalid, KeyNotFound
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.audited import Audited
-from ownkey_server.service.branch_keys import BranchKeys, Loan
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_loans import Loan
 from ownkey_server.service.key_ring import KeyRing
 
 
@@ -46,6 +47,8 @@ class Opener:
         named_key: str,
         remaining: float | None,
         use: Audited,
+        *,
+        background: bool,
     ) -> Wrapped:
         """The first entry that a key of the tenant's or the provider's made, directly or by a branch key.
 
@@ -56,6 +59,7 @@ class Opener:
             named_key: The key name that the wrapped key carries, if any.
             remaining: Seconds that the caller is still waiting, if it said so.
             use: Is told the key.
+            background: Whether nobody waits for it, so that it comes after all that somebody waits for.
 
         Raises:
             KeyNotFound: No key made any entry, or another one than is named.
@@ -63,7 +67,7 @@ class Opener:
             ServiceImpaired: The database does not answer.
         """
         if any(branch_id_of(entry) for entry in entries):
-            lent = await self._branches.to_open(tenant, provider_key, entries, remaining)
+            lent = await self._branches.to_open(tenant, provider_key, entries, remaining, background=background)
             if lent is not None:
                 entry, loan = lent
                 use.key = loan.key.name

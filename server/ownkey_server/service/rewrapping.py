@@ -92,7 +92,7 @@ class Rewraps:
             ruling = use.ruling = rule_on(tenant, provider_key, asset, self._clock())
             target = require_key(ruling, asset)
             encryption_context.require_asset(context, asset, {})
-            found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use)
+            found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use, background=True)
             by_branch = ruling.decision.wrapping is Wrapping.BRANCH
             if found.key.name == target.name and (found.loan is not None) == by_branch:
                 return RewrappedKey(target, ruling.decision, None)
@@ -140,7 +140,7 @@ class Rewraps:
             use.detail["from"] = {"key": use.key, "branch": branch}
         use.key, use.replica, use.backend_request_id, use.cached = target.name, "", "", False
         if by_branch:
-            loan = await self._branches.to_wrap(tenant, target, self._left(deadline))
+            loan = await self._branches.to_wrap(tenant, target, self._left(deadline), background=True)
             tell_branch(use, loan)
             return wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
         wrapped = await self._ring.wrap(target, plaintext, context, self._left(deadline), background=True)

@@ -172,7 +172,7 @@ class KeySettings(_Section):
     lease_seconds: float = Field(default=60.0, gt=0, le=900)
     branch_lease_seconds: float = Field(default=60.0, ge=1, le=900)
     branch_max_age_days: float = Field(default=30.0, gt=0, le=3650)
-    cached_branch_keys: int = Field(default=10_000, ge=1, le=1_000_000)
+    branch_keys_per_tenant: int = Field(default=8, ge=1, le=1000)
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     probe_interval_seconds: float = Field(default=10.0, gt=0)
     evidence_max_age_seconds: float = Field(default=60.0, gt=0)

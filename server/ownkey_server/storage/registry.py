@@ -135,6 +135,11 @@ class Reader:
         """Whether a tenant of that id was ever changed, which every tenant was that is, or was."""
         return self._one(sa.select(CHANGES).where(CHANGES.c.tenant == tenant)) is not None
 
+    def changed_at(self, tenant: str) -> int:
+        """The number of the tenant's last change; 0 when it was never changed."""
+        row = self._one(sa.select(CHANGES).where(CHANGES.c.tenant == tenant))
+        return int(row.revision) if row is not None else 0
+
     def changes_since(self, revision: int, limit: int) -> list[tuple[int, str]]:
         """The tenants that were last changed after ``revision``, each with the revision; the oldest first."""
         query = sa.select(CHANGES).where(CHANGES.c.revision > revision).order_by(CHANGES.c.revision).limit(limit)

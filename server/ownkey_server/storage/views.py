@@ -40,6 +40,8 @@ class TenantViews:
         """A tenant, as it is at this moment; None when there is none."""
         with self._database.reading() as connection:
             reader = Reader(connection)
+            # First: what changes meanwhile is read anew under a newer number, and never the reverse.
+            revision = reader.changed_at(tenant_id)
             record = reader.tenant(tenant_id)
             if record is None:
                 return None
@@ -55,6 +57,7 @@ class TenantViews:
             groups_of=_groups_of(groups),
             call_gate=record.call_gate.to_domain(),
             policy_version=record.policy_version,
+            revision=revision,
         )
 
     def provider_key(self) -> CustomerKey | None:

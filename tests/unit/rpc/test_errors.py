@@ -48,6 +48,7 @@ def sample(kind: type[Exception]) -> Exception:
         errors.TooManyWaiting: errors.TooManyWaiting("tenants/acme", "20 changes of yours wait already"),
         errors.ApprovalRequired: errors.ApprovalRequired("tenants/acme", "a1"),
         errors.ApprovalInvalid: errors.ApprovalInvalid("tenants/acme", "a1", "is none of yours"),
+        errors.DeadlineExceeded: errors.DeadlineExceeded("the key store had not answered"),
         errors.AuditUnavailable: errors.AuditUnavailable("the database does not answer"),
         errors.ResourceNotFound: errors.ResourceNotFound("tenants/acme"),
         errors.ResourceExists: errors.ResourceExists("tenants/acme", "it is there"),

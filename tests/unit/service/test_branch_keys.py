@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from ownkey.container import new_branch_id
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server.domain.audit import Action
-from ownkey_server.domain.branch_keys import BranchKeyState
+from ownkey_server.domain.branch_keys import BranchKey, BranchKeyState
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
+    DatabaseUnavailable,
+    DeadlineExceeded,
     KeyMisconfigured,
     KeyNotFound,
     KeyRevoked,
@@ -32,7 +35,7 @@ from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import CallGateTable
 from ownkey_server.storage.registry import Change
-from support.branches import LEASE, Instance, chat, instance, recording, tenant_of
+from support.branches import LEASE, Instance, ScopedStore, chat, instance, recording, tenant_of
 from support.softhsm import SoftHsm
 
 KEY = "tenants/acme/keys/main"
@@ -55,6 +58,12 @@ async def one(database: Database, keys_folder: Path) -> AsyncIterator[Instance]:
 async def graced(database: Database, keys_folder: Path) -> AsyncIterator[Instance]:
     async with instance(database, keys_folder, tenants=[tenant_of(grace=120.0)]) as made:
         yield made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 async def test_one_call_of_the_key_store_serves_thousands_of_data_keys(one: Instance) -> None:
@@ -270,8 +279,7 @@ async def test_after_an_outage_a_lease_is_whole_again(graced: Instance) -> None:
 async def test_of_many_that_miss_at_once_one_asks(one: Instance) -> None:
     one.store.gate = asyncio.Event()
     first = [asyncio.ensure_future(one.generate()) for _ in range(50)]
-    while not one.store.calls:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(one.store.calls))
     one.store.gate.set()
     issued = await asyncio.gather(*first)
     assert one.store.calls == ["generate_data_key"]
@@ -286,14 +294,140 @@ async def test_who_gives_up_waiting_leaves_the_others_waiting(one: Instance) -> 
     patient = asyncio.ensure_future(one.generate())
     impatient = asyncio.ensure_future(one.generate(remaining=0.0))
     gone = asyncio.ensure_future(one.generate())
-    with pytest.raises(KeyUnreachable, match="deadline"):
+    with pytest.raises(DeadlineExceeded):
         await impatient
-    while not one.store.calls:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(one.store.calls))
     gone.cancel()
     one.store.gate.set()
     await patient
     assert one.board.of(one.tenants["acme"].keys["main"], one.clock()).state is KeyState.AVAILABLE  # type: ignore[union-attr]
+
+
+async def test_the_caller_s_impatience_is_told_apart_from_what_keeps_it_waiting(one: Instance) -> None:
+    issued = await one.generate()
+    one.clock.seconds = LEASE
+    one.store.gate = asyncio.Event()
+    with pytest.raises(DeadlineExceeded, match="the key store had not answered"):
+        await one.unwrap(issued, remaining=0.02)
+    assert one.records[-1].reason == "DEADLINE_EXCEEDED"
+    assert one.board.of(one.tenants["acme"].keys["main"], one.clock()).state is KeyState.AVAILABLE  # type: ignore[union-attr]
+    one.store.gate.set()
+    await one.settle()
+    one.clock.seconds = 2 * LEASE
+    reading, go = threading.Event(), threading.Event()
+
+    def slow() -> object:
+        reading.set()
+        assert go.wait(20)
+        raise DatabaseUnavailable("as the test says")
+
+    one.source._database.reading = slow  # type: ignore[method-assign, assignment]
+    with pytest.raises(DeadlineExceeded, match="database had not answered"):
+        await one.unwrap(issued, remaining=0.02)
+    patient = asyncio.ensure_future(one.unwrap(issued))
+    go.set()
+    with pytest.raises(DatabaseUnavailable):
+        await patient
+
+
+@pytest.mark.parametrize("failure", [KeyStoreThrottled, KeyUnreachable, KeyRevoked])
+async def test_who_waits_for_another_s_question_is_told_what_came_of_it(
+    one: Instance, failure: type[KeyStoreError]
+) -> None:
+    issued = await one.generate()
+    one.clock.seconds = LEASE
+    one.store.gate = asyncio.Event()
+    waiting = [asyncio.ensure_future(one.unwrap(issued)) for _ in range(3)]
+    await until(lambda: len(one.store.calls) >= 2)
+    one.store.failure = failure
+    one.store.gate.set()
+    assert {type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)} == {failure}
+    assert len(one.store.calls) == 2
+
+
+async def test_who_waited_for_another_s_question_gets_only_what_is_its_own_to_use(one: Instance) -> None:
+    issued = await one.generate()
+    tenant = one.tenants["acme"]
+    one.clock.seconds = LEASE
+    one.store.gate = asyncio.Event()
+    first = asyncio.ensure_future(one.unwrap(issued))
+    await until(lambda: len(one.store.calls) >= 2)
+    # Between the two, the key was removed, and another bears the policy.
+    other = replace(tenant.keys["main"], name="tenants/acme/keys/other")
+    policy = replace(tenant.policy, default=replace(tenant.policy.default, key="other"))
+    one.put(replace(tenant, keys={"other": other}, policy=policy))
+    second = asyncio.ensure_future(one.unwrap(issued))
+    await until(lambda: one.branches.counters.shared >= 1)
+    one.store.gate.set()
+    ends = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(ends[1], KeyNotFound)
+    assert one.branches.held == 0
+
+
+async def test_a_revocation_seen_while_a_question_was_under_way_counts_for_all_who_wait(one: Instance) -> None:
+    issued = await one.generate()
+    key = one.tenants["acme"].keys["main"]
+    one.clock.seconds = LEASE
+    one.store.gate = asyncio.Event()
+    waiting = [asyncio.ensure_future(one.unwrap(issued)) for _ in range(3)]
+    await until(lambda: len(one.store.calls) >= 2)
+    one.board.saw(key.name, "keys", KeyState.REVOKED, "disabled", one.clock(), began=one.board.moment)
+    one.store.gate.set()
+    one.disable()  # the answer under way is that of a moment before
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(end) for end in ends} == {KeyRevoked}
+    assert one.branches.held == 0
+
+
+async def test_who_waits_goes_before_what_nobody_waits_for(database: Database, keys_folder: Path) -> None:
+    async with instance(database, keys_folder, scoped=True) as one:
+        assert isinstance(one.store, ScopedStore)
+        issued = await one.generate()
+        await one.unwrap(issued)
+        one.clock.seconds = LEASE - 0.04
+        await one.settle()
+        assert (one.branches.counters.renewed, one.store.behind) == (1, [False, True])
+        await one.unwrap(issued)
+        one.clock.seconds += LEASE - 0.04
+        one.store.gate = asyncio.Event()
+        one.branches.look_after()  # a renewal that gets no turn
+        await until(lambda: len(one.store.calls) >= 3)
+        one.clock.seconds += 1
+        waiting = asyncio.ensure_future(one.unwrap(issued))
+        await until(lambda: len(one.store.calls) >= 4)
+        assert one.store.behind == [False, True, True, False]
+        one.store.gate.set()
+        await waiting
+        await one.settle()
+        assert one.branches.held == 1
+
+
+async def test_of_as_many_tenants_as_there_is_room_for_it_is_known_which_branch_key_wraps(
+    database: Database, keys_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"tenant-{number}" for number in range(5)]
+    async with instance(database, keys_folder, tenants=[tenant_of(name) for name in names], capacity=4) as one:
+        for name in names[:4]:
+            await one.generate(chat(name))
+        read = one.source.active
+        asked: list[str] = []
+
+        async def counted(tenant: str, key: str) -> BranchKey | None:
+            asked.append(tenant)
+            return await read(tenant, key)
+
+        one.source.active = counted  # type: ignore[method-assign]
+        for name in names[:4]:
+            # The same tenant, loaded once more: another object, and nothing was changed.
+            one.known.tenants[name] = replace(one.known.tenants[name])
+            one.directory.forget(name)
+            await one.generate(chat(name))
+        assert (asked, one.branches.counters.forgotten) == ([], 0)
+        await one.generate(chat(names[4]))
+        assert one.branches.counters.forgotten == 1
+        await one.generate(chat(names[0]))
+        assert asked == [names[4], names[0]]
+        assert [r.levelno for r in caplog.records if "was forgotten 1 times" in r.message] == [logging.WARNING]
 
 
 async def test_what_is_recorded_too_late_is_not_given_out(one: Instance) -> None:
@@ -487,8 +621,7 @@ async def test_the_lease_is_counted_from_before_the_key_store_was_asked(one: Ins
     one.clock.seconds = LEASE
     one.store.gate = asyncio.Event()
     waiting = asyncio.ensure_future(one.unwrap(issued))
-    while len(one.store.calls) < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(one.store.calls) >= 2)
     one.clock.seconds = LEASE + 20  # it takes its time
     one.store.gate.set()
     await waiting

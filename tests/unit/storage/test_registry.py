@@ -69,6 +69,22 @@ def test_a_view_holds_what_the_services_decide_by(database: Database) -> None:
     assert views.provider_key() is None
 
 
+def test_a_view_s_revision_tells_of_every_change_of_its_tenant_and_of_no_other(database: Database) -> None:
+    views = TenantViews(database)
+
+    def revision() -> int:
+        view = views.load("acme")
+        assert view is not None
+        return view.revision
+
+    first = change(database, add_acme)
+    assert revision() == first
+    change(database, lambda made: made.insert_tenant("umbrella", "", NOW, CallGateTable()))
+    assert revision() == first
+    second = change(database, lambda made: made.touch("acme"))  # what is kept beside, such as branch keys
+    assert revision() == second > first
+
+
 def test_a_removed_key_is_in_no_view_and_a_retired_one_opens_alone(database: Database) -> None:
     def add(made: Change) -> None:
         add_acme(made)

@@ -121,6 +121,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (metadata: resource): too many changes of the caller, or of the tenant, wait for a second person
     already. Have them approved and make them, or withdraw some.
     """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 38
+    """DEADLINE_EXCEEDED: the call's own deadline came before an answer. It says nothing of the key. Give it more time."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that the service sends, with the status code and the metadata that come with it."""
@@ -224,4 +226,6 @@ ERROR_REASON_APPROVALS_FULL: ErrorReason.ValueType  # 37
 """RESOURCE_EXHAUSTED (metadata: resource): too many changes of the caller, or of the tenant, wait for a second person
 already. Have them approved and make them, or withdraw some.
 """
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 38
+"""DEADLINE_EXCEEDED: the call's own deadline came before an answer. It says nothing of the key. Give it more time."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
