@@ -53,7 +53,7 @@ async def test_a_generated_data_key_unwraps_to_the_same_bytes(store: KeyStore, k
 
 @pytest.mark.parametrize("data_key", [bytes(32), b"\xff" * 32, bytes(range(32))], ids=["zeros", "ones", "count"])
 async def test_a_wrapped_data_key_unwraps_to_the_same_bytes(store: KeyStore, data_key: bytes, key: str) -> None:
-    wrapped = await store.wrap(key, SecretBytes(data_key), CONTEXT, TIMEOUT)
+    wrapped = (await store.wrap(key, SecretBytes(data_key), CONTEXT, TIMEOUT)).entry
     assert (await store.unwrap(key, wrapped, CONTEXT, TIMEOUT)).plaintext.reveal() == data_key
     assert data_key not in wrapped.ciphertext
 

@@ -35,7 +35,7 @@ SIZES = struct.pack(">II", 128, 12)
 
 
 async def check_gcm(store: KeyStore, kek: bytes, provider_id: str) -> None:
-    wrapped = await store.wrap(KEY, SecretBytes(DATA_KEY), CONTEXT, 10.0)
+    wrapped = (await store.wrap(KEY, SecretBytes(DATA_KEY), CONTEXT, 10.0)).entry
     assert wrapped.provider_id == provider_id
     assert wrapped.provider_info[:-12] == KEY.encode() + SIZES
     iv = wrapped.provider_info[-12:]
@@ -83,7 +83,7 @@ async def test_a_token_wraps_as_the_standards_say(softhsm: SoftHsm, mechanism: s
 
 
 async def check_key_wrap(store: KeyStore, kek: bytes) -> None:
-    wrapped = await store.wrap(KEY, SecretBytes(DATA_KEY), CONTEXT, 10.0)
+    wrapped = (await store.wrap(KEY, SecretBytes(DATA_KEY), CONTEXT, 10.0)).entry
     assert (wrapped.provider_id, wrapped.provider_info) == ("ownkey-pkcs11-kw", KEY.encode())
     both = DATA_KEY + hashlib.sha256(AAD).digest()
     assert aes_key_unwrap(kek, wrapped.ciphertext) == both

@@ -19,7 +19,14 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect, Outcome, Policy
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, KeyMaker, KeyStore, UnwrappedDataKey
+from ownkey_server.keystores.base import (
+    GeneratedDataKey,
+    KeyDescription,
+    KeyMaker,
+    KeyStore,
+    UnwrappedDataKey,
+    WrappedDataKey,
+)
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.branch_keys import BranchKeys
@@ -67,7 +74,7 @@ class CountedStore:
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         await self._called("wrap", reference)
         return await self._store.wrap(reference, data_key, context, timeout)
 

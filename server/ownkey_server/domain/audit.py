@@ -35,6 +35,7 @@ class Action(StrEnum):
     RENEW_LEASE = "renew_lease"
     MAKE_BRANCH_KEY = "make_branch_key"
     OPEN_BRANCH_KEY = "open_branch_key"
+    LATE_ANSWER = "late_answer"
     AUTHORIZE_CALL = "authorize_call"
     ACCESS = "access"
     WRITER_STARTED = "audit.writer_started"

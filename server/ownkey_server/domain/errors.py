@@ -351,13 +351,15 @@ class KeyStoreError(OwnkeyError):
         replica: Name of the key store concerned, as in the settings.
         key: The key's reference in that store (a label, a file name, an ARN).
         cause: What was observed, in a few words, without secrets and without vendor text.
+        request_id: The key store's own id of the operation that failed; empty where it gives none.
     """
 
-    def __init__(self, replica: str, key: str, cause: str) -> None:
+    def __init__(self, replica: str, key: str, cause: str, *, request_id: str = "") -> None:
         super().__init__(f"key store {replica!r}, key {key!r}: {cause}")
         self.replica = replica
         self.key = key
         self.cause = cause
+        self.request_id = request_id
 
 
 class KeyRevoked(KeyStoreError):

@@ -35,6 +35,14 @@ class UnwrappedDataKey:
 
 
 @dataclass(frozen=True, slots=True)
+class WrappedDataKey:
+    """A data key wrapped; ``request_id`` as in :class:`GeneratedDataKey`."""
+
+    entry: EncryptedDataKey
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KeyDescription:
     """What a key store found when it used the key both ways just now.
 
@@ -77,7 +85,7 @@ class KeyStore(Protocol):
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         """Wrap a data key that the caller has.
 
         Raises:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from ownkey_server.domain.assets import Asset
-from ownkey_server.domain.audit import AuditRecord, Caller, Result, canonical
+from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result, canonical
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.encryption_context import RESERVED_KEYS
 from ownkey_server.domain.errors import AuditUnavailable, OwnkeyError
 from ownkey_server.service.access import Ruling
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.key_store_calls import LEFT, OK, KeyStoreCall, KeyStoreCalls, as_detail
 
 MAX_CONTEXT = 4096
 
@@ -39,6 +41,7 @@ class Audited:
         context: The encryption context.
         cached: Whether a key that was held served, and no key store was asked.
         detail: What else there is to say.
+        calls: Every place of a key that was asked: the record lists them where there were several.
     """
 
     def __init__(self, log: AuditLog, clock: Clock, action: str, caller: Caller, asset: Asset) -> None:
@@ -53,6 +56,7 @@ class Audited:
         self.backend_request_id = ""
         self.cached = False
         self.detail: dict[str, object] = {}
+        self.calls = KeyStoreCalls(self._late)
         self.context: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -72,11 +76,18 @@ class Audited:
         elif isinstance(error, OwnkeyError):
             result = Result.REFUSED if error.refusal else Result.FAILED
             self.replica = getattr(error, "replica", "") or self.replica
+            self.backend_request_id = getattr(error, "request_id", "") or self.backend_request_id
             await self._log.record(self._record(result, error.reason))
         elif isinstance(error, Exception):
             await self._log.record(self._record(Result.FAILED, "INTERNAL"))
 
+    def _late(self, call: KeyStoreCall) -> None:
+        """A place has answered after the record was written: that goes into the trail too."""
+        if call.result != LEFT:
+            self._log.note(late_answer(self._record(Result.OK, ""), call))
+
     def _record(self, result: Result, reason: str) -> AuditRecord:
+        self.detail |= as_detail(self.calls.tell())
         ruling = self.ruling
         decision = ruling.decision if ruling else None
         return AuditRecord(
@@ -97,6 +108,26 @@ class Audited:
             rule=decision.rule if decision else "",
             policy_version=ruling.tenant.policy_version if ruling else 0,
         )
+
+
+def late_answer(of: AuditRecord, call: KeyStoreCall) -> AuditRecord:
+    """The record of a call of a key store that has ended after the record of the use for which it was made.
+
+    Args:
+        of: That record; what a late call says of the use is what it said.
+        call: The call.
+    """
+    worked = call.result == OK
+    return replace(
+        of,
+        action=Action.LATE_ANSWER,
+        result=Result.OK if worked else Result.FAILED,
+        reason="" if worked else call.result,
+        replica=call.replica,
+        backend_request_id=call.request_id,
+        cached=False,
+        detail={"of": str(of.action), "operation": call.operation},
+    )
 
 
 def _bounded(context: Mapping[str, str]) -> Mapping[str, str]:

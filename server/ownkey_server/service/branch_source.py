@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -19,7 +20,9 @@ from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, 
 from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import GeneratedDataKey, UnwrappedDataKey
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.audited import late_answer
 from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.key_store_calls import LEFT, KeyStoreCall, KeyStoreCalls, as_detail
 from ownkey_server.service.replica_walk import Use
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
@@ -29,6 +32,7 @@ T = TypeVar("T")
 
 OURSELVES = Caller("ownkey")
 LOAD_SECONDS = 5.0
+NOTHING: Mapping[str, object] = {}
 
 
 class BranchSource:
@@ -71,7 +75,6 @@ class BranchSource:
         """
         branch_id = new_branch_id()
         context = branch_context(tenant, branch_id)
-        use = await self._ring.generate(key, context, None, background=background)
         branch = BranchKey(
             id=branch_id,
             tenant=tenant,
@@ -79,11 +82,19 @@ class BranchSource:
             first_key=key.name,
             state=BranchKeyState.ACTIVE,
             version=0,
-            wrapped=WrappedKey(key.name, (use.value.wrapped,)).to_bytes(),
+            wrapped=b"",
             context=context,
             create_time=self._clock(),
         )
-        return branch, use
+        self._audit.require_writable()
+        calls = self.calls(branch, Action.MAKE_BRANCH_KEY)
+        try:
+            use = await self._ring.generate(key, context, None, background=background, calls=calls)
+        except BaseException as error:
+            self._audit.note(self._failure(Action.MAKE_BRANCH_KEY, branch, error, calls))
+            raise
+        made = replace(branch, wrapped=WrappedKey(key.name, (use.value.wrapped,)).to_bytes())
+        return made, replace(use, calls=tuple(calls.tell()))
 
     async def keep(self, made: BranchKey, use: Use[GeneratedDataKey], instead_of: str) -> BranchKey:
         """Keep a new branch key, unless another instance has kept one meanwhile; gives the one that is active now.
@@ -96,6 +107,7 @@ class BranchSource:
         Raises:
             DatabaseUnavailable: It is not known whether it is kept.
         """
+        places = as_detail(list(use.calls))
 
         def transaction(connection: Connection) -> tuple[list[AuditRecord], BranchKey]:
             change = Change(connection, self._clock())
@@ -106,13 +118,23 @@ class BranchSource:
                 raise KeyMisconfigured(use.replica, made.key, "it was retired or removed meanwhile, and wraps nothing")
             branch = kept.add(connection, made, instead_of)
             result = Result.OK if branch.id == made.id else Result.REFUSED
-            detail = {"branch": made.id} | ({} if result is Result.OK else {"made_already": branch.id})
+            detail = places if result is Result.OK else {**places, "made_already": branch.id}
             record = self._record(
                 Action.MAKE_BRANCH_KEY, made, use.replica, use.value.request_id, result, detail=detail
             )
             return [record], branch
 
-        return await self._audit.change(transaction)
+        try:
+            return await self._audit.change(transaction)
+        except BaseException as error:
+            # It is not kept, or not known to be; the key was used for it all the same.
+            result, reason = _failed(error)
+            self._audit.note(
+                self._record(
+                    Action.MAKE_BRANCH_KEY, made, use.replica, use.value.request_id, result, reason, detail=places
+                )
+            )
+            raise
 
     async def unwrap(self, branch: BranchKey, key: CustomerKey, *, background: bool = False) -> Use[UnwrappedDataKey]:
         """The branch key in clear, by the key under which it is.
@@ -130,17 +152,34 @@ class BranchSource:
             raise CiphertextInvalid(place.name, place.reference, "the branch key is kept under another's name")
         try:
             entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
-            use = await self._ring.unwrap(key, entry, branch.context, None, background=background)
         except ContainerError:
             raise CiphertextInvalid(place.name, place.reference, "the branch key was changed") from None
-        except OwnkeyError as error:
-            result = Result.REFUSED if error.refusal else Result.FAILED
-            replica = getattr(error, "replica", "")
-            self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, replica, "", result, error.reason))
+        self._audit.require_writable()
+        calls = self.calls(branch, Action.OPEN_BRANCH_KEY)
+        try:
+            use = await self._ring.unwrap(key, entry, branch.context, None, background=background, calls=calls)
+        except BaseException as error:
+            self._audit.note(self._failure(Action.OPEN_BRANCH_KEY, branch, error, calls))
             raise
-        request_id = use.value.request_id
-        self._audit.note(self._record(Action.OPEN_BRANCH_KEY, branch, use.replica, request_id, Result.OK))
+        detail = as_detail(calls.tell())
+        record = self._record(
+            Action.OPEN_BRANCH_KEY, branch, use.replica, use.value.request_id, Result.OK, detail=detail
+        )
+        try:
+            await self._audit.record(record)
+        except BaseException:
+            use.value.plaintext.wipe()
+            raise
         return use
+
+    def calls(self, branch: BranchKey, action: str) -> KeyStoreCalls:
+        """Takes note of what key stores are asked about a branch key; late answers go into the trail by themselves."""
+
+        def late(call: KeyStoreCall) -> None:
+            if call.result != LEFT:
+                self._audit.note(late_answer(self._record(action, branch, "", "", Result.OK), call))
+
+        return KeyStoreCalls(late)
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         def ask() -> T:
@@ -153,15 +192,23 @@ class BranchSource:
         except TimeoutError:
             raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
 
+    def _failure(
+        self, action: str, branch: BranchKey, error: BaseException | None, calls: KeyStoreCalls
+    ) -> AuditRecord:
+        result, reason = _failed(error)
+        replica, request_id = getattr(error, "replica", ""), getattr(error, "request_id", "")
+        return self._record(action, branch, replica, request_id, result, reason, detail=as_detail(calls.tell()))
+
     def _record(
         self,
-        action: Action,
+        action: str,
         branch: BranchKey,
         replica: str,
         request_id: str,
         result: Result,
         reason: str = "",
-        detail: Mapping[str, str] | None = None,
+        *,
+        detail: Mapping[str, object] = NOTHING,
     ) -> AuditRecord:
         return AuditRecord(
             time=self._clock(),
@@ -174,5 +221,11 @@ class BranchSource:
             replica=replica,
             backend_request_id=request_id,
             context=branch.context,
-            detail=detail or {"branch": branch.id},
+            detail={"branch": branch.id, **detail},
         )
+
+
+def _failed(error: BaseException | None) -> tuple[Result, str]:
+    if isinstance(error, OwnkeyError):
+        return (Result.REFUSED if error.refusal else Result.FAILED), error.reason
+    return Result.FAILED, "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL"

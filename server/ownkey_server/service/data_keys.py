@@ -132,7 +132,9 @@ class DataKeys:
                     plaintext = SecretBytes(os.urandom(DATA_KEY_LENGTH))
                     wrapped = wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
                 else:
-                    generated = await self._ring.generate(key, context, remaining, background=caller.background)
+                    generated = await self._ring.generate(
+                        key, context, remaining, background=caller.background, calls=use.calls
+                    )
                     plaintext, wrapped, use.replica = (
                         generated.value.plaintext,
                         generated.value.wrapped,

@@ -21,9 +21,11 @@ from ownkey_server.keystores.base import (
     TenantProving,
     TenantScoped,
     UnwrappedDataKey,
+    WrappedDataKey,
 )
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.key_budgets import KeyBudgets
+from ownkey_server.service.key_store_calls import Begin, KeyStoreCalls, noted, unrecorded
 from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
 from ownkey_server.service.status_board import StatusBoard
 
@@ -77,7 +79,13 @@ class KeyRing:
         return store is not None and store.wants_proof_of_tenant
 
     async def generate(
-        self, key: CustomerKey, context: Mapping[str, str], remaining: float | None, *, background: bool = False
+        self,
+        key: CustomerKey,
+        context: Mapping[str, str],
+        remaining: float | None,
+        *,
+        background: bool = False,
+        calls: KeyStoreCalls | None = None,
     ) -> Use[GeneratedDataKey]:
         """A fresh data key, wrapped under ``key`` and no other.
 
@@ -86,6 +94,7 @@ class KeyRing:
             context: The encryption context to bind.
             remaining: Seconds that the caller is still waiting, if it said so.
             background: Whether nobody waits for it, so that it comes after all that somebody waits for.
+            calls: Takes note of every place that is asked.
 
         Raises:
             KeyStoreError: The key cannot be used in any of its replicas; no other key is tried.
@@ -101,7 +110,8 @@ class KeyRing:
             store = self._store(key.tenant, place, background=background)
             return await store.generate_data_key(place.reference, context, limit)
 
-        return await self._walk.first_that_serves(key, ask, remaining)
+        begin = _begin(calls, "generate_data_key")
+        return await self._walk.first_that_serves(key, ask, remaining, begin=begin)
 
     async def unwrap(
         self,
@@ -111,6 +121,7 @@ class KeyRing:
         remaining: float | None,
         *,
         background: bool = False,
+        calls: KeyStoreCalls | None = None,
     ) -> Use[UnwrappedDataKey]:
         """The data key that was wrapped under ``key``; arguments and errors as for :meth:`generate`."""
 
@@ -118,7 +129,7 @@ class KeyRing:
             store = self._store(key.tenant, place, background=background)
             return await store.unwrap(place.reference, wrapped, context, limit)
 
-        return await self._walk.first_that_serves(key, ask, remaining, _wipe)
+        return await self._walk.first_that_serves(key, ask, remaining, _wipe, _begin(calls, "unwrap"))
 
     async def wrap(
         self,
@@ -128,18 +139,19 @@ class KeyRing:
         remaining: float | None,
         *,
         background: bool = False,
-    ) -> Use[EncryptedDataKey]:
+        calls: KeyStoreCalls | None = None,
+    ) -> Use[WrappedDataKey]:
         """A key that there is already, wrapped under ``key`` too; arguments and errors as for :meth:`generate`."""
         if not key.lifecycle.wraps:
             raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
         if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
             await self._budgets.renew(key)
 
-        async def ask(place: Replica, limit: float) -> EncryptedDataKey:
+        async def ask(place: Replica, limit: float) -> WrappedDataKey:
             store = self._store(key.tenant, place, background=background)
             return await store.wrap(place.reference, data_key, context, limit)
 
-        return await self._walk.first_that_serves(key, ask, remaining)
+        return await self._walk.first_that_serves(key, ask, remaining, begin=_begin(calls, "wrap"))
 
     async def rewrap(
         self,
@@ -148,6 +160,7 @@ class KeyRing:
         target: CustomerKey,
         context: Mapping[str, str],
         remaining: float | None,
+        calls: KeyStoreCalls | None = None,
     ) -> Use[RewrappedDataKey] | None:
         """A data key moved from one key to another by a key store alone, in the background.
 
@@ -163,7 +176,8 @@ class KeyRing:
             return None
         limit = self._timeout if remaining is None else min(self._timeout, remaining)
         try:
-            moved = await store.rewrap(origin.reference, wrapped, context, place.reference, context, limit)
+            asked = store.rewrap(origin.reference, wrapped, context, place.reference, context, limit)
+            moved = await noted(_begin(calls, "rewrap")(place.name), asked)
         except KeyStoreError:
             return None
         return Use(moved, place.name)
@@ -253,3 +267,7 @@ class KeyRing:
 
 def _wipe(opened: UnwrappedDataKey) -> None:
     opened.plaintext.wipe()
+
+
+def _begin(calls: KeyStoreCalls | None, operation: str) -> Begin:
+    return unrecorded if calls is None else calls.of(operation)

@@ -90,7 +90,9 @@ class Opener:
         """
         if found.loan is not None:
             return _by_branch(found.loan, found.entry, context)
-        opened = await self._ring.unwrap(found.key, found.entry, context, remaining, background=background)
+        opened = await self._ring.unwrap(
+            found.key, found.entry, context, remaining, background=background, calls=use.calls
+        )
         use.replica, use.backend_request_id = opened.replica, opened.value.request_id
         return opened.value.plaintext
 

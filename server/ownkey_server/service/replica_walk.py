@@ -36,6 +36,7 @@ from ownkey_server.domain.tenants import CustomerKey, Replica
 from ownkey_server.service.circuit_breaker import ASKED, Admission, CircuitBreaker, CircuitBreakers
 from ownkey_server.service.hedging import LetGo, Raced, race
 from ownkey_server.service.inquiries import Inquiries
+from ownkey_server.service.key_store_calls import PASSED_OVER, Begin, KeyStoreCall, noted, unrecorded
 from ownkey_server.service.latencies import Latencies
 from ownkey_server.service.status_board import MAYBE_REVOKED, REVOKED_BEFORE, StatusBoard
 
@@ -52,10 +53,11 @@ DENIALS = (KeyRevoked, KeyMisconfigured, OperationUnsupported)
 
 @dataclass(frozen=True, slots=True)
 class Use(Generic[T]):
-    """What a use of a key gave, and the replica that served."""
+    """What a use of a key gave, and the replica that served; ``calls``: of all that were asked, where that is kept."""
 
     value: T
     replica: str
+    calls: tuple[KeyStoreCall, ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,7 +108,12 @@ class ReplicaWalk:
         self.hedges = Hedges()
 
     async def first_that_serves(
-        self, key: CustomerKey, ask: Ask[T], remaining: float | None, discard: Callable[[T], None] | None = None
+        self,
+        key: CustomerKey,
+        ask: Ask[T],
+        remaining: float | None,
+        discard: Callable[[T], None] | None = None,
+        begin: Begin = unrecorded,
     ) -> Use[T]:
         """What the first place gives that serves.
 
@@ -115,6 +122,7 @@ class ReplicaWalk:
             ask: Asks one.
             remaining: Seconds that the caller is still waiting, if it said so.
             discard: Wipes an answer that nobody takes. Without it no two places are asked at once.
+            begin: Notes each place that is asked, or passed over, for the record of the use.
 
         Raises:
             KeyStoreError: None serves: that of the first place, or the one that ended the walk.
@@ -122,7 +130,7 @@ class ReplicaWalk:
         whole = self._timeout if remaining is None else remaining
         deadline = self._monotonic() + whole
         try:
-            return await self._walk(key, ask, whole, deadline, discard if self._hedge else None)
+            return await self._walk(key, ask, whole, deadline, discard if self._hedge else None, begin)
         except DENIALS:
             # Who is told that a key was taken away may ask for its state at once, and is to find it.
             await self._inquiries.settled(key, min(self._timeout, deadline - self._monotonic()))
@@ -145,7 +153,13 @@ class ReplicaWalk:
         await self._let_go.close()
 
     async def _walk(
-        self, key: CustomerKey, ask: Ask[T], left: float, deadline: float, discard: Callable[[T], None] | None
+        self,
+        key: CustomerKey,
+        ask: Ask[T],
+        left: float,
+        deadline: float,
+        discard: Callable[[T], None] | None,
+        begin: Begin,
     ) -> Use[T]:
         first: KeyStoreError | None = None
         asked = False
@@ -160,11 +174,12 @@ class ReplicaWalk:
             admission = self._enter(key, place)
             at += 1
             if admission is None:
+                begin(place.name).ended(PASSED_OVER)
                 error: KeyStoreError = self._passed_over(key, place)
             elif discard is not None and others and self._may_hedge(key, place, others[0]):
                 asked = True
                 limit = self._share(key, left, others[1:])
-                raced = await self._race(key, (place, others[0]), ask, limit, admission, discard)
+                raced = await self._race(key, (place, others[0]), ask, limit, admission, discard, begin)
                 if raced.winner is not None:
                     number, value = raced.winner
                     return Use(value, places[at - 1 + number].name)
@@ -175,13 +190,13 @@ class ReplicaWalk:
                 asked = True
                 limit = self._share(key, left, others)
                 try:
-                    return Use(await self._attempt(key, place, ask, limit, admission), place.name)
+                    return Use(await self._attempt(key, place, ask, limit, admission, begin), place.name)
                 except PASSABLE as caught:
                     error = caught
             self._require_passable(key, place, error)
             first = first or error
         if first is not None and not asked and len(places) > 1:
-            return await self._try_the_soonest(key, ask, deadline, first)
+            return await self._try_the_soonest(key, ask, deadline, first, begin)
         raise first or KeyMisconfigured("", key.name, "it has no replica")
 
     async def _race(
@@ -192,6 +207,7 @@ class ReplicaWalk:
         limit: float,
         admission: Admission,
         discard: Callable[[T], None],
+        begin: Begin,
     ) -> Raced[T]:
         """Ask the first place, and the other when it is late."""
 
@@ -200,7 +216,7 @@ class ReplicaWalk:
             if entered is None:
                 return None
             self.hedges.begun += 1
-            return self._attempt(key, places[1], ask, limit, entered)
+            return self._attempt(key, places[1], ask, limit, entered, begin)
 
         def passable(number: int, error: BaseException) -> KeyStoreError | None:
             if not isinstance(error, PASSABLE):
@@ -209,13 +225,15 @@ class ReplicaWalk:
             return error
 
         patience = self._latencies.patience(key.name, places[0].name)
-        first = self._attempt(key, places[0], ask, limit, admission)
+        first = self._attempt(key, places[0], ask, limit, admission, begin)
         raced = await race(first, second, patience, discard=discard, passable=passable, let_go=self._let_go)
         if raced.winner is not None and raced.winner[0]:
             self.hedges.won += 1
         return raced
 
-    async def _try_the_soonest(self, key: CustomerKey, ask: Ask[T], deadline: float, first: KeyStoreError) -> Use[T]:
+    async def _try_the_soonest(
+        self, key: CustomerKey, ask: Ask[T], deadline: float, first: KeyStoreError, begin: Begin
+    ) -> Use[T]:
         """Every place is passed over: ask the one that is due next, if nobody is at that already."""
         breakers = [(self._breakers.of(key.name, place.name), place) for place in key.replicas]
         waiting = sorted(((one.seconds, n, one, place) for n, (one, place) in enumerate(breakers) if one is not None))
@@ -224,7 +242,7 @@ class ReplicaWalk:
             if admission is not None:
                 limit = max(0.0, min(self._timeout, deadline - self._monotonic()))
                 try:
-                    return Use(await self._attempt(key, place, ask, limit, admission), place.name)
+                    return Use(await self._attempt(key, place, ask, limit, admission, begin), place.name)
                 except PASSABLE as error:
                     self._require_passable(key, place, error)
                     raise
@@ -256,14 +274,16 @@ class ReplicaWalk:
         """End the walk at a place that had been taken away before it went out of order."""
         if self._board.was_revoked(key.name, place.name):
             why = MAYBE_REVOKED if isinstance(error, KeyMisconfigured) else REVOKED_BEFORE
-            raise type(error)(error.replica, error.key, f"{error.cause}; {why}") from error
+            raise type(error)(error.replica, error.key, f"{error.cause}; {why}", request_id=error.request_id) from error
 
-    async def _attempt(self, key: CustomerKey, place: Replica, ask: Ask[T], limit: float, admission: Admission) -> T:
+    async def _attempt(
+        self, key: CustomerKey, place: Replica, ask: Ask[T], limit: float, admission: Admission, begin: Begin
+    ) -> T:
         """Ask one place, and keep what that shows."""
         began, moment = self._monotonic(), self._board.moment
-        told = False
+        call, told = begin(place.name), False
         try:
-            value = await ask(place, limit)
+            value = await noted(call, ask(place, limit))
             told = True
             self._breakers.answered(key.name, place.name)
         except KeyUnreachable as error:

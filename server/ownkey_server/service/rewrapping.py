@@ -114,7 +114,7 @@ class Rewraps:
         """By the key store alone, where it can; None where it cannot, or does not, for whatever reason."""
         left = self._left(deadline)
         moved = await self._ring.rewrap(
-            found.key, found.entry, target, context, None if left is None else left * SHARE_WITHIN
+            found.key, found.entry, target, context, None if left is None else left * SHARE_WITHIN, use.calls
         )
         if moved is None:
             return None
@@ -143,9 +143,11 @@ class Rewraps:
             loan = await self._branches.to_wrap(tenant, target, self._left(deadline), background=True)
             tell_branch(use, loan)
             return wrap_with_branch_key(loan.plaintext.reveal(), loan.branch.id, plaintext.reveal(), context)
-        wrapped = await self._ring.wrap(target, plaintext, context, self._left(deadline), background=True)
-        use.replica = wrapped.replica
-        return wrapped.value
+        wrapped = await self._ring.wrap(
+            target, plaintext, context, self._left(deadline), background=True, calls=use.calls
+        )
+        use.replica, use.backend_request_id = wrapped.replica, wrapped.value.request_id
+        return wrapped.value.entry
 
     def _left(self, deadline: float | None) -> float | None:
         return None if deadline is None else max(0.0, deadline - self._monotonic())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import sqlite3
 import time
@@ -236,6 +237,9 @@ async def test_every_act_is_in_the_trail(rpc: Rpc, admin: Admin, tmp_path: Path)
     database.close()
     for action, count in (("make_branch_key", 1), ("admin.rotate_branch_key", 1), ("admin.rewrap_branch_key", 2)):
         assert sum(f'"action":"{action}"' in body for body in bodies) == count, action
+    for body in (json.loads(body) for body in bodies if '"admin.rewrap_branch_key"' in body):
+        calls = [(call["operation"], call["result"]) for call in body["detail"]["key_store_calls"]]
+        assert calls == [("unwrap", "ok"), ("wrap", "ok"), ("unwrap", "ok")]
 
 
 async def test_ten_thousand_data_keys_cost_the_key_store_a_call_a_lease(

@@ -14,6 +14,7 @@ from ownkey_server.domain.errors import (
     CiphertextInvalid,
     KeyMisconfigured,
     KeyRevoked,
+    KeyStoreError,
     KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
@@ -40,6 +41,27 @@ async def test_a_call_stands_in_the_customers_log_with_its_context_and_the_id_we
     assert (generate.operation, generate.context, generate.request_id) == ("GenerateDataKey", CONTEXT, made.request_id)
     assert (decrypt.operation, decrypt.context, decrypt.request_id) == ("Decrypt", CONTEXT, opened.request_id)
     assert decrypt.key == key  # never whatever key the ciphertext names
+    wrapped = await store.wrap(key, SecretBytes(bytes(32)), CONTEXT, TIMEOUT)
+    assert (kms.calls[-1].operation, kms.calls[-1].request_id) == ("Encrypt", wrapped.request_id)
+    kms.fail("Decrypt", "DisabledException")
+    with pytest.raises(KeyStoreError) as caught:
+        await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+    assert kms.calls[-1].request_id == caught.value.request_id != ""
+
+
+async def test_a_data_key_that_comes_when_its_caller_has_gone_is_wiped_and_its_use_can_be_found(
+    kms: FakeKms, open_aws, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, store = kms.create_key(), open_aws()
+    await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    kms.latency[""] = 0.3
+    caplog.set_level(logging.INFO)
+    with pytest.raises((KeyStoreThrottled, KeyUnreachable)):
+        await store.generate_data_key(key, CONTEXT, 0.1)
+    async with asyncio.timeout(TIMEOUT):
+        while "its data key was wiped" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert kms.calls[-1].request_id in caplog.text
 
 
 async def test_what_is_stored_opens_by_amazons_client_alone(kms: FakeKms, open_aws) -> None:

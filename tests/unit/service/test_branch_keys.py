@@ -16,6 +16,7 @@ from ownkey.wrapped_key import WrappedKey
 from ownkey_server.domain.audit import Action
 from ownkey_server.domain.branch_keys import BranchKey, BranchKeyState
 from ownkey_server.domain.errors import (
+    AuditUnavailable,
     CiphertextInvalid,
     DatabaseUnavailable,
     DeadlineExceeded,
@@ -27,7 +28,7 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
 )
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.catalog import Pkcs11Options
 from ownkey_server.secret_sources import SecretReference
@@ -114,6 +115,40 @@ async def test_every_use_is_in_the_trail_and_says_whether_the_key_store_was_aske
     *_, opened, third = one.records
     assert {opened.action, third.action} == {Action.OPEN_BRANCH_KEY, Action.UNWRAP}
     assert next(r for r in (opened, third) if r.action == Action.UNWRAP).cached is False
+
+
+async def test_a_branch_key_whose_opening_cannot_be_recorded_is_not_used(one: Instance) -> None:
+    issued = await one.generate()
+    one.clock.seconds = LEASE
+    one.store.gate = asyncio.Event()
+    waiting = asyncio.ensure_future(one.unwrap(issued))
+    await until(lambda: one.store.calls[1:] == ["unwrap"])
+    one.uses.failure = DatabaseUnavailable("as the test says")
+    one.store.gate.set()
+    with pytest.raises(AuditUnavailable):
+        await waiting
+    assert [lease.until for lease in one.branches._leases] == [LEASE]  # none but the one that has ended
+    one.uses.failure = None
+
+
+async def test_a_use_of_a_key_in_several_places_says_what_each_of_them_did(
+    database: Database, keys_folder: Path
+) -> None:
+    places = (Replica("gone", "acme-main"), Replica("keys", "acme-main"))
+    key = CustomerKey(KEY, places)
+    async with instance(database, keys_folder, tenants=[tenant_of(keys={"main": key})]) as one:
+        opened = await one.ring.generate(one.tenants["acme"].keys["main"], {}, None)
+        assert opened.replica == "keys"
+        await one.unwrap(await one.generate(recording()), recording())
+        await one.generate()
+        one.clock.seconds = LEASE
+        await one.generate()
+        both = [("gone", "KEY_MISCONFIGURED"), ("keys", "ok")]
+        made = one.changes.records[0]
+        for record in (*one.records[:2], made, next(r for r in one.records if r.action == Action.OPEN_BRANCH_KEY)):
+            calls = [(call["replica"], call["result"]) for call in record.detail["key_store_calls"]]
+            assert (record.replica, calls) == ("keys", both)
+        assert "key_store_calls" not in one.records[2].detail  # the branch key's own record has them
 
 
 async def test_after_a_revocation_nothing_is_served_beyond_the_lease(one: Instance) -> None:

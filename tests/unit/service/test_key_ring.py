@@ -12,7 +12,7 @@ from ownkey_server.domain import errors
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
-from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, UnwrappedDataKey
+from ownkey_server.keystores.base import GeneratedDataKey, KeyDescription, UnwrappedDataKey, WrappedDataKey
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
@@ -45,8 +45,8 @@ class Store:
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
-        return BLOB
+    ) -> WrappedDataKey:
+        return WrappedDataKey(BLOB)
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float

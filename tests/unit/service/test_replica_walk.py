@@ -12,6 +12,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, Replica
 from ownkey_server.service.circuit_breaker import FIRST_PAUSE, LONGEST_PAUSE, OUTAGES
 from ownkey_server.service.inquiries import Inquiries
+from ownkey_server.service.key_store_calls import KeyStoreCall, KeyStoreCalls
 from ownkey_server.service.latencies import FEWEST
 from ownkey_server.service.replica_walk import ReplicaWalk
 from ownkey_server.service.status_board import MAYBE_REVOKED, REVOKED_BEFORE, StatusBoard
@@ -32,6 +33,8 @@ class Places:
         self.states: dict[str, KeyState] = {}
         self.asked: list[tuple[str, float]] = []
         self.discarded: list[str] = []
+        self.late: list[KeyStoreCall] = []
+        self.calls = KeyStoreCalls(self.late.append)
         inquiries = Inquiries(self._probe, pause=0, monotonic=lambda: self.now)
         self.walk = ReplicaWalk(
             self.board,
@@ -64,7 +67,8 @@ class Places:
 
     async def use(self, remaining: float | None = None, key: CustomerKey = KEY) -> str:
         """The place that served."""
-        return (await self.walk.first_that_serves(key, self.ask, remaining, self.discarded.append)).replica
+        begin = self.calls.of("unwrap")
+        return (await self.walk.first_that_serves(key, self.ask, remaining, self.discarded.append, begin)).replica
 
     async def fail(self, kind: type[errors.KeyStoreError], remaining: float | None = None) -> errors.KeyStoreError:
         """The error of a use that must fail so."""
@@ -72,6 +76,12 @@ class Places:
             await self.use(remaining)
         assert type(caught.value) is kind
         return caught.value
+
+    def told(self) -> list[tuple[str, str]]:
+        """What a record would say now, of the uses since the last."""
+        told = [(call.replica, call.result) for call in self.calls.tell()]
+        self.calls = KeyStoreCalls(self.late.append)
+        return told
 
     def names(self) -> list[str]:
         """Which places were asked since this was last asked for."""
@@ -525,3 +535,45 @@ async def test_making_a_data_key_is_never_asked_twice() -> None:
     answer.set()
     assert (await use).replica == "one"
     assert places.names() == ["one"]
+
+
+# The record
+
+
+async def test_every_place_that_was_asked_or_passed_over_is_told() -> None:
+    places = Places()
+    places.does["one"] = errors.KeyUnreachable
+    for _ in range(OUTAGES):
+        await places.use()
+        assert places.told() == [("one", "KEY_UNREACHABLE"), ("two", "ok")]
+    await places.use()
+    assert places.told() == [("one", "passed_over"), ("two", "ok")]
+    places.does["two"] = errors.KeyRevoked
+    await places.fail(errors.KeyRevoked)
+    assert places.told() == [("one", "passed_over"), ("two", "KEY_REVOKED")]
+
+
+async def test_the_place_that_lost_is_told_as_under_way_and_once_more_when_it_has_answered() -> None:
+    places = Places(hedge=True)
+    await known_to_be_quick(places)
+    slow = places.does["one"] = asyncio.Event()
+    places.told()
+    assert await places.use() == "two"
+    assert places.told() == [("one", "under_way"), ("two", "ok")]
+    assert places.late == []
+    places.does["one"] = WORKS
+    slow.set()
+    await until(lambda: bool(places.late))
+    assert [(call.replica, call.operation, call.result) for call in places.late] == [("one", "unwrap", "ok")]
+
+
+async def test_whose_caller_has_left_is_told() -> None:
+    places = Places()
+    places.does["one"] = asyncio.Event()
+    caller = asyncio.create_task(places.use())
+    await until(lambda: len(places.asked) == 1)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert places.told() == [("one", "left")]
+    assert places.late == []

@@ -102,7 +102,9 @@ class Judge:
 
     def error(self, failure: Failure, row: Row) -> KeyStoreError:
         """The failure in our own words."""
-        return row.kind(failure.place, str(failure.key), row.cause)
+        response = failure.error.response if isinstance(failure.error, ClientError) else {}
+        request_id = str(response.get("ResponseMetadata", {}).get("RequestId", ""))
+        return row.kind(failure.place, str(failure.key), row.cause, request_id=request_id)
 
     def _denied(self, failure: Failure, error: ClientError) -> Row:
         operation = str(error.operation_name)

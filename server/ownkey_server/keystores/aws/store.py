@@ -40,6 +40,7 @@ from ownkey_server.keystores.base import (
     KeyStore,
     RewrappedDataKey,
     UnwrappedDataKey,
+    WrappedDataKey,
 )
 from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Closed, NoAnswer, NoPlace, Threads
@@ -126,7 +127,7 @@ class AwsKmsKeyStore:
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         """Wrap a data key, as the provider."""
         return await self._provider.wrap(reference, data_key, context, timeout)
 
@@ -196,12 +197,13 @@ class _TenantStore:
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         require_data_key(data_key)
 
-        def work(kms: Any) -> EncryptedDataKey:
+        def work(kms: Any) -> WrappedDataKey:
             answer = kms.encrypt(KeyId=reference, Plaintext=bytes(data_key.reveal()), EncryptionContext=dict(context))
-            return EncryptedDataKey(PROVIDER_ID, reference.encode(), answer["CiphertextBlob"])
+            entry = EncryptedDataKey(PROVIDER_ID, reference.encode(), answer["CiphertextBlob"])
+            return WrappedDataKey(entry, _request_id(answer))
 
         return await self._call(self._order(reference), timeout, work)
 

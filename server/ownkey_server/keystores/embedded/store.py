@@ -45,7 +45,13 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
 )
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, UnwrappedDataKey
+from ownkey_server.keystores.base import (
+    DATA_KEY_LENGTH,
+    GeneratedDataKey,
+    KeyDescription,
+    UnwrappedDataKey,
+    WrappedDataKey,
+)
 from ownkey_server.keystores.embedded.sealed_directory import (
     REFERENCE,
     SEAL_NAME,
@@ -180,7 +186,7 @@ class EmbeddedKeyStore:
         data_key: SecretBytes,
         context: Mapping[str, str],
         timeout: float,  # noqa: ARG002
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         """Wrap a data key.
 
         Raises:
@@ -191,7 +197,7 @@ class EmbeddedKeyStore:
             cipher = self._cipher(reference)
         except _SealClosed:
             cipher = await self._unsealed(reference)
-        return _wrap(cipher, reference, data_key.reveal(), context)
+        return WrappedDataKey(_wrap(cipher, reference, data_key.reveal(), context))
 
     async def unwrap(
         self,

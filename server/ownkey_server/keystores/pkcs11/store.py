@@ -22,7 +22,13 @@ from pkcs11 import exceptions as p11
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info, serialize_context
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyStoreThrottled, KeyUnreachable
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.keystores.base import DATA_KEY_LENGTH, GeneratedDataKey, KeyDescription, UnwrappedDataKey
+from ownkey_server.keystores.base import (
+    DATA_KEY_LENGTH,
+    GeneratedDataKey,
+    KeyDescription,
+    UnwrappedDataKey,
+    WrappedDataKey,
+)
 from ownkey_server.keystores.pkcs11.answers import WHOLE_TOKEN, Answers
 from ownkey_server.keystores.pkcs11.module import ModuleBusy, ModuleStuck, Pkcs11Module
 from ownkey_server.keystores.pkcs11.pin import Pin
@@ -104,7 +110,7 @@ class Pkcs11KeyStore:
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
-    ) -> EncryptedDataKey:
+    ) -> WrappedDataKey:
         """Wrap a data key.
 
         Raises:
@@ -113,10 +119,10 @@ class Pkcs11KeyStore:
         require_data_key(data_key)
         aad = serialize_context(context)
 
-        def work() -> EncryptedDataKey:
+        def work() -> WrappedDataKey:
             wrapped = self._token.wrap(reference, data_key.reveal(), aad)
             self._answers.note_success(reference, wrapped.provider_id)
-            return wrapped
+            return WrappedDataKey(wrapped)
 
         return await self._call(reference, timeout, lambda: self._use(reference, work))
 

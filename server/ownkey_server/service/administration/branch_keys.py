@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ownkey.container import ContainerError
@@ -15,6 +16,7 @@ from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.service.branch_keys import BranchKeys
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.key_store_calls import DETAIL, KeyStoreCalls
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -108,28 +110,30 @@ class BranchKeyOffice:
         waiting = await self._desk.read(lambda reader: kept.listed(reader.connection, tenant, source, "", most))
         rewrapped = 0
         for branch in waiting:
+            calls = self._source.calls(branch, "admin.rewrap_branch_key")
             try:
-                wrapped = await self._wrapped_anew(branch, old, new)
+                wrapped = await self._wrapped_anew(branch, old, new, calls)
             except OwnkeyError as error:
-                await self._desk.refuse(act, "rewrap_branch_key", tenant, f"{source}/branchKeys/{branch.id}", error)
+                resource = f"{source}/branchKeys/{branch.id}"
+                await self._desk.refuse(act, "rewrap_branch_key", tenant, resource, error, _told(calls))
                 raise
-            rewrapped += await self._put_under(act, branch, target, wrapped)
+            rewrapped += await self._put_under(act, branch, target, wrapped, _told(calls))
             self._branches.forget(branch)
         remaining = await self._desk.read(lambda reader: kept.under(reader.connection, source, tenant))
         return Moved(rewrapped, remaining)
 
-    async def _wrapped_anew(self, branch: BranchKey, old: CustomerKey, new: CustomerKey) -> bytes:
+    async def _wrapped_anew(self, branch: BranchKey, old: CustomerKey, new: CustomerKey, calls: KeyStoreCalls) -> bytes:
         """The same branch key, wrapped under another key; its plaintext is here for this long only."""
         try:
             entry = WrappedKey.from_bytes(branch.wrapped).encrypted_data_keys[0]
         except ContainerError:
             place = old.primary
             raise CiphertextInvalid(place.name, place.reference, f"branch key {branch.id} was changed") from None
-        opened = await self._ring.unwrap(old, entry, branch.context, None)
+        opened = await self._ring.unwrap(old, entry, branch.context, None, calls=calls)
         try:
-            wrapped = await self._ring.wrap(new, opened.value.plaintext, branch.context, None)
+            wrapped = await self._ring.wrap(new, opened.value.plaintext, branch.context, None, calls=calls)
             # What is kept is the only one there is: never one that was not seen to open.
-            again = await self._ring.unwrap(new, wrapped.value, branch.context, None)
+            again = await self._ring.unwrap(new, wrapped.value.entry, branch.context, None, calls=calls)
             same = hmac.compare_digest(again.value.plaintext.reveal(), opened.value.plaintext.reveal())
             again.value.plaintext.wipe()
             if not same:
@@ -137,9 +141,11 @@ class BranchKeyOffice:
                 raise CiphertextInvalid(place.name, place.reference, "it opens what it has just wrapped to other bytes")
         finally:
             opened.value.plaintext.wipe()
-        return WrappedKey(new.name, (wrapped.value,)).to_bytes()
+        return WrappedKey(new.name, (wrapped.value.entry,)).to_bytes()
 
-    async def _put_under(self, act: Act, branch: BranchKey, target: str, wrapped: bytes) -> bool:
+    async def _put_under(
+        self, act: Act, branch: BranchKey, target: str, wrapped: bytes, calls: Mapping[str, object]
+    ) -> bool:
         """Whether it was moved; not if somebody else had done so meanwhile."""
 
         def work(change: Change) -> Done:
@@ -148,7 +154,7 @@ class BranchKeyOffice:
             if holder is not None and not holder.lifecycle.wraps:
                 raise ResourceInUse(target, "it was retired or removed meanwhile, and wraps nothing")
             now = kept.rewrap(change.connection, branch, target, wrapped)
-            detail = {"before": {"key": branch.key}, "after": {"key": now.key if now else ""}}
+            detail = {"before": {"key": branch.key}, "after": {"key": now.key if now else ""}, **calls}
             return Done(now is not None, detail)
 
         resource = f"{branch.key}/branchKeys/{branch.id}"
@@ -164,6 +170,10 @@ class BranchKeyOffice:
         keys = (provider, *tenant.keys.values())
         found: CustomerKey = required(next((key for key in keys if key.name == name), None), name)
         return found
+
+
+def _told(calls: KeyStoreCalls) -> Mapping[str, object]:
+    return {DETAIL: [call.described() for call in calls.tell()]}
 
 
 def full_name(tenant: str, key: str) -> str:

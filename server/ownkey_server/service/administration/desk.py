@@ -318,10 +318,18 @@ class Desk:
         waiting = await self._audit.change(transaction)
         return ApprovalRequired(dangerous.resource, waiting.id, changed=bool(needed.instead_of))
 
-    async def refuse(self, act: Act, name: str, tenant: str, resource: str, error: OwnkeyError) -> None:
-        """Record that a change was not made."""
+    async def refuse(
+        self,
+        act: Act,
+        name: str,
+        tenant: str,
+        resource: str,
+        error: OwnkeyError,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record that a change was not made; ``more`` goes into its detail."""
         result = Result.REFUSED if error.refusal else Result.FAILED
-        detail = {"error": str(error)}
+        detail = {"error": str(error), **(more or {})}
         await self._audit.record(self._record(act, name, tenant, resource, result, error.reason, detail))
 
     def _read(self, question: Callable[[Reader], T]) -> T:
