@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -253,12 +252,21 @@ async def test_a_grace_is_none_against_a_revocation_nor_against_any_other_answer
     graced.store.failure = None
     graced.disable()
     graced.clock.seconds += 2
-    with contextlib.suppress(KeyRevoked):  # by the grace; in the background, the key store answers again
-        await graced.unwrap(issued)
+    # The key store could not say no yet: the grace serves once more, and by that the key store is asked.
+    opened = await graced.unwrap(issued)
+    assert opened.plaintext.reveal() == issued.plaintext.reveal()
+    assert graced.records[-1].detail["outage_grace_seconds"] == 12.0
     await graced.settle()
     assert graced.branches.held == 0
+    # From its no on, and with all of the grace still to come, nothing serves: not when it is away again either.
     with pytest.raises(KeyRevoked):
         await graced.unwrap(issued)
+    graced.store.failure = KeyUnreachable
+    for seconds in (LEASE + 13, LEASE + 60, LEASE + 119):
+        graced.clock.seconds = seconds
+        with pytest.raises(KeyStoreError):
+            await graced.unwrap(issued)
+    assert graced.branches.held == 0
 
 
 async def test_an_outage_is_no_way_around_a_revocation_that_was_seen(graced: Instance) -> None:
