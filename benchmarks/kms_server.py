@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
-from harness import CLIENT_CORE, HERE, STOP_SECONDS, OwnkeyServer, ownkey_server, pinned
+from harness import CLIENT_CORE, HERE, NOTHING, STOP_SECONDS, OwnkeyServer, ownkey_server, pinned
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "dummy",
@@ -68,8 +68,16 @@ def fake_kms(latency: float = 0.0) -> Iterator[Kms]:
 
 
 @contextmanager
-def kms_server(keys: Mapping[str, str], endpoints: Mapping[str, str]) -> Iterator[OwnkeyServer]:
-    """A server that reaches these endpoints, by region, for the keys of these tenants."""
+def kms_server(
+    keys: Mapping[str, str],
+    endpoints: Mapping[str, str],
+    settings: Mapping[str, str] = NOTHING,
+    prepared: Callable[[Path], None] = lambda _: None,
+) -> Iterator[OwnkeyServer]:
+    """A server that reaches these endpoints, by region, for the keys of these tenants.
+
+    `settings` are further variables of its environment, and `prepared` gets its folder when that is ready.
+    """
     urls = ", ".join(f'{region} = "{url}"' for region, url in endpoints.items())
 
     def prepare(folder: Path) -> None:
@@ -78,6 +86,7 @@ def kms_server(keys: Mapping[str, str], endpoints: Mapping[str, str]) -> Iterato
             settings.write("require_tenant_context = false\n")  # the fake's keys let everybody in
         tenants = "".join(TENANT.format(tenant=tenant, arn=arn) for tenant, arn in keys.items())
         (folder / "tenants.toml").write_text(PROVIDER + tenants, encoding="utf-8")
+        prepared(folder)
 
-    with ownkey_server(settings=CREDENTIALS, prepare=prepare) as server:
+    with ownkey_server(settings={**CREDENTIALS, **settings}, prepare=prepare) as server:
         yield server
