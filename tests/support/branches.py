@@ -37,6 +37,8 @@ from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.registry import Change
 from support.services import KnownTenants, ListWriter, directory_of
 
 START = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
@@ -232,6 +234,11 @@ async def instance(
     for reference in sorted({"provider", *references}):
         if holder or not (folder / f"{reference}.key").exists():
             await store.create(reference)
+    with database.writing() as connection:
+        change = Change(connection, clock())
+        for one in known:
+            if change.tenant(one) is None:
+                change.insert_tenant(one, "", START, CallGateTable())
     counted = ScopedStore(store) if scoped else CountedStore(store)
     board = StatusBoard(timedelta(seconds=60))
     ring = KeyRing({"keys": counted}, board, clock, timedelta(seconds=5))

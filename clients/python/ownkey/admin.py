@@ -130,9 +130,18 @@ class AdminClient:
         )
         return self._call(self._stub.UpdateTenant, request).tenant
 
-    def delete_tenant(self, tenant: str, etag: str, *, reason: str = "") -> None:
-        """Delete a tenant that has neither keys nor groups."""
-        request = made(pb.DeleteTenantRequest, tenant=tenant, etag=etag, note=self._note(reason))
+    def delete_tenant(self, tenant: str, etag: str, *, abandon_branch_keys: bool = False, reason: str = "") -> None:
+        """Delete a tenant that has neither keys nor groups.
+
+        With branch keys, that is refused, unless these are to be deleted too, and all that they wrapped given up.
+        """
+        request = made(
+            pb.DeleteTenantRequest,
+            tenant=tenant,
+            etag=etag,
+            abandon_branch_keys=abandon_branch_keys,
+            note=self._note(reason),
+        )
         self._call(self._stub.DeleteTenant, request)
 
     # Customer keys

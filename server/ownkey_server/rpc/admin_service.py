@@ -93,7 +93,9 @@ class AdminServicer:
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, call: Call) -> Message:
         """Delete a tenant."""
         act = call.act(request)
-        await self._services.tenants.delete(act, request.tenant, request.etag)
+        await self._services.tenants.delete(
+            act, request.tenant, request.etag, abandon_branch_keys=request.abandon_branch_keys
+        )
         return pb.DeleteTenantResponse()
 
     async def EnrolKey(self, request: pb.EnrolKeyRequest, call: Call) -> Message:

@@ -16,7 +16,13 @@ from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
 from ownkey_server.domain.branch_keys import BRANCH, BranchKey, BranchKeyState, branch_context
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.encryption_context import TENANT
-from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, OwnkeyError
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    DatabaseUnavailable,
+    KeyMisconfigured,
+    OwnkeyError,
+    TenantNotFound,
+)
 from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import GeneratedDataKey, UnwrappedDataKey
 from ownkey_server.service.audit_log import AuditLog
@@ -113,6 +119,8 @@ class BranchSource:
             change = Change(connection, self._clock())
             # First, as every administrative change does: from here on nobody removes the key, or makes another.
             change.touch(made.tenant)
+            if change.tenant(made.tenant) is None:
+                raise TenantNotFound(made.tenant)
             holder = change.key(made.key)
             if holder is not None and not holder.lifecycle.wraps:
                 raise KeyMisconfigured(use.replica, made.key, "it was retired or removed meanwhile, and wraps nothing")

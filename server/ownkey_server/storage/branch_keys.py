@@ -100,6 +100,20 @@ def under(connection: Connection, key: str, tenant: str | None = None) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def of_tenant(connection: Connection, tenant: str, key: str | None) -> int:
+    """How many branch keys a tenant has: under the key of that name, or at all."""
+    table = BRANCH_KEYS
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.tenant == tenant)
+    if key is not None:
+        query = query.where(table.c.key == key)
+    return int(connection.execute(query).scalar_one())
+
+
+def delete(connection: Connection, tenant: str) -> None:
+    """Delete all of a tenant's branch keys: nothing that they wrapped can be opened again."""
+    connection.execute(sa.delete(BRANCH_KEYS).where(BRANCH_KEYS.c.tenant == tenant))
+
+
 def abandon(connection: Connection, key: str) -> None:
     """Let no branch key under the key of that name wrap any more: the key is leaving."""
     table = BRANCH_KEYS

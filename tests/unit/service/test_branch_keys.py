@@ -25,6 +25,7 @@ from ownkey_server.domain.errors import (
     KeyStoreError,
     KeyStoreThrottled,
     KeyUnreachable,
+    TenantNotFound,
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
@@ -33,8 +34,7 @@ from ownkey_server.keystores.catalog import Pkcs11Options
 from ownkey_server.secret_sources import SecretReference
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
-from ownkey_server.storage.registry import Change
+from ownkey_server.storage.registry import Change, required
 from support.branches import LEASE, Instance, ScopedStore, chat, instance, recording, tenant_of
 from support.softhsm import SoftHsm
 
@@ -288,12 +288,23 @@ async def test_nothing_is_kept_under_a_key_that_left_meanwhile(one: Instance, li
     key = one.known.tenants["acme"].keys["main"]
     with one.database.writing() as connection:
         change = Change(connection, one.clock())
-        change.insert_tenant("acme", "", one.clock(), CallGateTable())
         change.insert_key(key.name, "acme", lifecycle, key.replicas, None)
     with pytest.raises(KeyMisconfigured, match="retired or removed meanwhile"):
         await one.generate()
     with one.database.reading() as connection:
         assert kept.under(connection, key.name) == 0
+
+
+async def test_nothing_is_kept_for_a_tenant_that_was_deleted_meanwhile(one: Instance) -> None:
+    with one.database.writing() as connection:
+        change = Change(connection, one.clock())
+        change.delete_tenant(required(change.tenant("acme"), ""), "*")
+    with pytest.raises(TenantNotFound):
+        await one.generate()
+    with one.database.reading() as connection:
+        assert kept.of_tenant(connection, "acme", None) == 0
+    # The key was used all the same, and the trail says so.
+    assert (one.records[0].action, one.records[0].reason) == (Action.MAKE_BRANCH_KEY, "TENANT_NOT_FOUND")
 
 
 @pytest.mark.parametrize("failure", [KeyStoreThrottled, KeyMisconfigured, CiphertextInvalid])

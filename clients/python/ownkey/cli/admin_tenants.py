@@ -146,15 +146,20 @@ def update_tenant(
 @tenant.command("delete")
 @click.argument("tenant_id", metavar="TENANT")
 @yes_option
+@click.option("--abandon-branch-keys", is_flag=True, help="Delete its branch keys too, and give up what they wrapped.")
 @etag_option
 @change_options
 @shared_options
 @click.pass_obj
-def delete_tenant(shared: Shared, tenant_id: str, yes: bool, etag: str, author: str, reason: str) -> None:
+def delete_tenant(
+    shared: Shared, tenant_id: str, yes: bool, abandon_branch_keys: bool, etag: str, author: str, reason: str
+) -> None:
     """Delete a tenant that has neither keys nor groups. Its audit records stay."""
-    require_yes(f"tenants/{tenant_id} is then not known any more, nor its policy versions. Delete it?", yes=yes)
+    lost = " Nothing that its branch keys wrapped can ever be opened again." if abandon_branch_keys else ""
+    require_yes(f"tenants/{tenant_id} is then not known any more, nor its policy versions.{lost} Delete it?", yes=yes)
     with shared.admin(author) as client:
-        client.delete_tenant(tenant_id, etag or client.get_tenant(tenant_id).etag, reason=reason)
+        etag = etag or client.get_tenant(tenant_id).etag
+        client.delete_tenant(tenant_id, etag, abandon_branch_keys=abandon_branch_keys, reason=reason)
     gone(shared, f"tenants/{tenant_id}")
 
 

@@ -384,10 +384,15 @@ class DeleteTenantRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    ABANDON_BRANCH_KEYS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Required. Id of the tenant."""
     etag: _builtins.str
     """Required. The etag of the tenant as you read it; `*` writes over whatever there is."""
+    abandon_branch_keys: _builtins.bool
+    """Optional. Whether to delete it although it has branch keys, and these with it: nothing that they wrapped can be opened
+    again, whichever key they are under.
+    """
     @_builtins.property
     def note(self) -> Global___ChangeNote:
         """Optional. Who stands behind the change, and why."""
@@ -398,10 +403,11 @@ class DeleteTenantRequest(_message.Message):
         tenant: _builtins.str = ...,
         etag: _builtins.str = ...,
         note: Global___ChangeNote | None = ...,
+        abandon_branch_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon_branch_keys", b"abandon_branch_keys", "etag", b"etag", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

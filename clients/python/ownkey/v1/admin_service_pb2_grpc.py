@@ -282,7 +282,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTenant(self, request, context):
-        """Deletes a tenant that has neither keys nor groups. Its audit records stay.
+        """Deletes a tenant that has neither keys nor groups, nor branch keys, unless these are given up. Its audit records
+        stay.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
         AUDIT_UNAVAILABLE.

@@ -58,7 +58,8 @@ class AdminServiceStub:
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteTenantRequest, _admin_service_pb2.DeleteTenantResponse]
-    """Deletes a tenant that has neither keys nor groups. Its audit records stay.
+    """Deletes a tenant that has neither keys nor groups, nor branch keys, unless these are given up. Its audit records
+    stay.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
     AUDIT_UNAVAILABLE.
@@ -331,7 +332,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteTenantRequest, _admin_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
-    """Deletes a tenant that has neither keys nor groups. Its audit records stay.
+    """Deletes a tenant that has neither keys nor groups, nor branch keys, unless these are given up. Its audit records
+    stay.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
     AUDIT_UNAVAILABLE.
@@ -631,7 +633,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.DeleteTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.DeleteTenantResponse, _abc.Awaitable[_admin_service_pb2.DeleteTenantResponse]]:
-        """Deletes a tenant that has neither keys nor groups. Its audit records stay.
+        """Deletes a tenant that has neither keys nor groups, nor branch keys, unless these are given up. Its audit records
+        stay.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
         AUDIT_UNAVAILABLE.

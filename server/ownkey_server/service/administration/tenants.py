@@ -8,8 +8,9 @@ from typing import Any
 
 from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import ResourceExists, ResourceInUse
-from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
+from ownkey_server.storage import branch_keys
 from ownkey_server.storage.documents import CallGateTable, plain
 from ownkey_server.storage.records import TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
@@ -98,12 +99,19 @@ class Tenants:
         dangerous = Dangerous(before.id, resource, summary, [effect], field="call_gate")
         return self._desk.require_agreement(change, act, dangerous)
 
-    async def delete(self, act: Act, tenant: str, etag: str) -> None:
+    async def delete(self, act: Act, tenant: str, etag: str, *, abandon_branch_keys: bool = False) -> None:
         """Delete a tenant without keys and groups. Its audit records stay, and its id stays taken.
+
+        Args:
+            act: Who, and why.
+            tenant: Its id.
+            etag: As it was read.
+            abandon_branch_keys: Whether its branch keys are deleted too, and all that they wrapped is given up. A
+                tenant without a key may have some: under the provider's key, and from keys that were removed.
 
         Raises:
             ResourceNotFound: There is none of that id.
-            ResourceInUse: It has keys that are not removed, or groups.
+            ResourceInUse: It has keys that are not removed, or groups, or branch keys that are not given up.
             EtagMismatch: It was changed since it was read.
         """
 
@@ -115,10 +123,26 @@ class Tenants:
                 raise ResourceInUse(name(tenant), f"it has keys: {', '.join(keys)}; retire and remove them first")
             if groups:
                 raise ResourceInUse(name(tenant), f"it has groups: {', '.join(groups)}; delete them first")
+            change.require_etag(name(tenant), before.stamp, etag)
+            count, under_provider = (
+                branch_keys.of_tenant(change.connection, tenant, key) for key in (None, PROVIDER_KEY_NAME)
+            )
+            if count and not abandon_branch_keys:
+                raise ResourceInUse(name(tenant), _would_lose(tenant, count, under_provider))
+            branch_keys.delete(change.connection, tenant)
             change.delete_tenant(before, etag)
-            return Done(None, {})
+            return Done(None, {"deleted_branch_keys": count} if count else {})
 
         await self._desk.change(act, "delete_tenant", tenant, name(tenant), work)
+
+
+def _would_lose(tenant: str, count: int, under_provider: int) -> str:
+    keys = "1 branch key" if count == 1 else f"{count} branch keys"
+    return (
+        f"it has {keys}, {under_provider} of them under the provider's key: nothing that they wrapped could be opened"
+        f" again. Keep them first (ownkey admin branch-key list --tenant {tenant} --json), or give that up by"
+        " abandon_branch_keys (--abandon-branch-keys)"
+    )
 
 
 def require_unused(reader: Reader, tenant: str) -> None:
