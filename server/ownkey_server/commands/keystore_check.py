@@ -14,9 +14,9 @@ from ownkey.cli.main import Shared, output_options
 from ownkey.cli.output import MISCONFIGURED, NOT_FOUND, OK, UNAVAILABLE, Failure
 from ownkey_server import hardening
 from ownkey_server.commands.errors import config_option, exit_code, load
+from ownkey_server.composition.core import open_key_stores
 from ownkey_server.domain.errors import KeyStoreError
 from ownkey_server.keystores.base import Checkable
-from ownkey_server.main import open_key_stores
 from ownkey_server.service.store_checks import found_wrong
 
 UNCHECKED = "not looked at here; `ownkey aws verify` does"

@@ -20,11 +20,12 @@ from ownkey_server import hardening
 from ownkey_server import settings as settings_module
 from ownkey_server.commands.errors import config_option, exit_code, failure_of, load
 from ownkey_server.commands.keystore_check import check, without_warnings
+from ownkey_server.composition.core import open_key_stores
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyAbsent, KeyStoreError, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded.sealed_directory import SEAL_NAME
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
-from ownkey_server.main import open_key_stores, prepare
+from ownkey_server.main import prepare
 from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.rpc.reloading import UnusableFile
 from ownkey_server.rpc.tls import settle_environment

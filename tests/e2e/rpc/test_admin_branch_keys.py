@@ -14,6 +14,7 @@ from ownkey.container import branch_id_of, unwrap_with_branch_key
 from ownkey.v1 import asset_pb2, branch_key_pb2, customer_key_pb2, key_state_pb2, policy_pb2
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server import main, settings
+from ownkey_server.composition import core
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.keystores.first_uses import FirstUses
 from support import server
@@ -55,7 +56,7 @@ async def short(
     text = path.read_text(encoding="utf-8").replace("[keys]\n", f"[keys]\nbranch_lease_seconds = {lease}\n")
     text = text.replace("probe_interval_seconds = 0.2 ", "probe_interval_seconds = 600 ")
     path.write_text(text, encoding="utf-8")
-    open_them = main.open_key_stores
+    open_them = core.open_key_stores
 
     def open_counted(loaded: settings.Settings, uses: FirstUses | None = None) -> dict[str, CountedStore]:
         stores = {name: CountedStore(store) for name, store in open_them(loaded, uses).items()}  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ async def short(
     # The keys are made by the first start, which takes them for what they are.
     async with main.running_server(settings.load(path)):
         pass
-    monkeypatch.setattr(main, "open_key_stores", open_counted)
+    monkeypatch.setattr(core, "open_key_stores", open_counted)
     async with main.running_server(settings.load(path)) as running, connected(running.address) as calls:
         yield calls
 

@@ -13,8 +13,8 @@ import pytest
 from ownkey.cli.main import Shared
 from ownkey.cli.main import run as run_command
 from ownkey_server import hardening, settings
+from ownkey_server.composition.core import open_key_stores
 from ownkey_server.keystores import catalog
-from ownkey_server.main import open_key_stores
 from ownkey_server.service.store_checks import warn_of_unusable
 from support.softhsm import SoftHsm
 
