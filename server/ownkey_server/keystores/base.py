@@ -126,14 +126,6 @@ class TenantScoped(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RewrappedDataKey:
-    """A data key wrapped by another key than before, and the key store's own id of that."""
-
-    wrapped: EncryptedDataKey
-    request_id: str = ""
-
-
 @runtime_checkable
 class TenantProving(Protocol):
     """A key store whose keys can say whose they are: by refusing every context but their tenant's."""
@@ -156,7 +148,7 @@ class ReWrapper(Protocol):
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> RewrappedDataKey:
+    ) -> WrappedDataKey:
         """The data key, wrapped by the target key under its context.
 
         Raises:

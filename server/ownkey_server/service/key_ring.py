@@ -16,7 +16,6 @@ from ownkey_server.keystores.base import (
     GeneratedDataKey,
     KeyDescription,
     KeyStore,
-    RewrappedDataKey,
     ReWrapper,
     TenantProving,
     TenantScoped,
@@ -161,7 +160,7 @@ class KeyRing:
         context: Mapping[str, str],
         remaining: float | None,
         calls: KeyStoreCalls | None = None,
-    ) -> Use[RewrappedDataKey] | None:
+    ) -> Use[WrappedDataKey] | None:
         """A data key moved from one key to another by a key store alone, in the background.
 
         Only between the first places of both, so that it goes around nobody's revocation. None where that cannot be, or

@@ -120,7 +120,7 @@ class Rewraps:
             return None
         use.key, use.replica, use.backend_request_id = target.name, moved.replica, moved.value.request_id
         use.detail["from"] = {"key": found.key.name}
-        return moved.value.wrapped
+        return moved.value.entry
 
     async def _wrap(
         self,

@@ -371,7 +371,7 @@ async def test_a_data_key_moves_to_another_key_within_kms(kms: FakeKms, open_aws
     assert isinstance(store, TenantScoped | ReWrapper)
     assert isinstance(scoped, ReWrapper)
     made = await scoped.generate_data_key(key, CONTEXT, TIMEOUT)
-    moved = (await scoped.rewrap(key, made.wrapped, CONTEXT, target, OTHER, TIMEOUT)).wrapped
+    moved = (await scoped.rewrap(key, made.wrapped, CONTEXT, target, OTHER, TIMEOUT)).entry
     assert moved.provider_info == target.encode()
     assert (await scoped.unwrap(target, moved, OTHER, TIMEOUT)).plaintext.reveal() == made.plaintext.reveal()
     assert [call.operation for call in kms.calls] == ["GenerateDataKey", "ReEncrypt", "Decrypt"]

@@ -38,7 +38,6 @@ from ownkey_server.keystores.base import (
     GeneratedDataKey,
     KeyDescription,
     KeyStore,
-    RewrappedDataKey,
     UnwrappedDataKey,
     WrappedDataKey,
 )
@@ -145,7 +144,7 @@ class AwsKmsKeyStore:
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> RewrappedDataKey:
+    ) -> WrappedDataKey:
         """Move a wrapped data key to another key within KMS, as the provider."""
         return await self._provider.rewrap(
             source_reference, wrapped, source_context, target_reference, target_context, timeout
@@ -231,7 +230,7 @@ class _TenantStore:
         target_reference: str,
         target_context: Mapping[str, str],
         timeout: float,
-    ) -> RewrappedDataKey:
+    ) -> WrappedDataKey:
         order = self._order(source_reference)
         target = self._order(target_reference)
         if (target.key.partition, target.key.region) != (order.key.partition, order.key.region):
@@ -240,7 +239,7 @@ class _TenantStore:
             raise OperationUnsupported(target.place, target_reference, "it is in another account than the source")
         self._require_its(order, wrapped)
 
-        def work(kms: Any) -> RewrappedDataKey:
+        def work(kms: Any) -> WrappedDataKey:
             answer = kms.re_encrypt(
                 CiphertextBlob=wrapped.ciphertext,
                 SourceKeyId=source_reference,
@@ -249,7 +248,7 @@ class _TenantStore:
                 DestinationEncryptionContext=dict(target_context),
             )
             moved = EncryptedDataKey(PROVIDER_ID, target_reference.encode(), answer["CiphertextBlob"])
-            return RewrappedDataKey(moved, _request_id(answer))
+            return WrappedDataKey(moved, _request_id(answer))
 
         def about(message: str) -> KeyArn:
             return target.key if target_reference in message else order.key
