@@ -120,5 +120,5 @@ def _mislay(folder: Path, config: Path, at: Issued, token: str, other: str, heap
         (folder / MISLAID).write_text(text, encoding="utf-8")
         command = [OWNKEY, "-v", "serve", "--config", MISLAID]
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
-        assert done.returncode == 1, done.stderr
+        assert done.returncode == 2, done.stderr
         heaps["what commands say"] = heaps.get("what commands say", b"") + done.stdout + done.stderr

@@ -128,7 +128,7 @@ def test_no_process_of_a_server_can_be_traced_or_read(tmp_path: Path, arguments:
 def test_a_command_that_holds_keys_cannot_be_traced_or_read(tmp_path: Path) -> None:
     config = write_settings(tmp_path)
     program = (
-        "import time; from ownkey_server import commands;"
+        "import time; from ownkey_server.commands import server as commands;"
         "commands.open_key_stores = lambda settings: [print('holding', flush=True), time.sleep(600)];"
         f"commands.keystore.main(['create', 'x', '--config', {str(config)!r}])"
     )
