@@ -35,11 +35,13 @@ def build(asset: Asset, group: str, now: datetime, extra: Mapping[str, str]) -> 
         extra: The caller's own pairs.
 
     Raises:
-        InvalidRequest: A pair of the caller's uses a reserved prefix.
+        InvalidRequest: A pair of the caller's uses a reserved prefix, in whatever case, or two differ by case alone.
     """
     for key in extra:
-        if key.startswith(REFUSED_PREFIXES):
+        if _folded(key).startswith(REFUSED_PREFIXES):
             raise InvalidRequest("extra_context", f"key {key!r} must not begin with {' or '.join(REFUSED_PREFIXES)}")
+    if twice := _differing_by_case(extra):
+        raise InvalidRequest("extra_context", f"keys {twice[0]!r} and {twice[1]!r} differ by case alone")
     context = {
         TENANT: asset.tenant,
         ASSET_CLASS: asset.asset_class.value,
@@ -61,11 +63,39 @@ def require_asset(context: Mapping[str, str], asset: Asset, expected: Mapping[st
         expected: Further pairs that must be there.
 
     Raises:
-        AssetMismatch: Names the first pair that differs, not its value.
+        AssetMismatch: Names the first pair that differs, not its value; or one whose name passes for another's.
     """
+    # Nobody else may have made such a context either: what opens it would have been denied by a pair that it hides.
+    shadow = next((key for key in context if _shadows(key)), None) or next(iter(_differing_by_case(context)), None)
+    if shadow is not None:
+        raise AssetMismatch(asset.tenant, shadow)
     reserved = {TENANT: asset.tenant, ASSET_CLASS: asset.asset_class.value, ASSET_ID: asset.asset_id}
     if asset.group:
         reserved[GROUP] = asset.group
     for key, value in (*reserved.items(), *expected.items()):
         if context.get(key) != value:
             raise AssetMismatch(asset.tenant, key)
+
+
+def _folded(key: str) -> str:
+    """A name as whoever does not look at case sees it.
+
+    Names of conditions in AWS's policies have no case: a caller's `Ownkey:Hour` could stand for the customer's own
+    `ownkey:hour`. To upper case first, for some letters (a dotless i) have only that in common.
+    """
+    return key.upper().casefold()
+
+
+def _shadows(key: str) -> bool:
+    """Whether a name is a reserved one but for its case."""
+    return _folded(key).startswith(REFUSED_PREFIXES) and not key.startswith(REFUSED_PREFIXES)
+
+
+def _differing_by_case(pairs: Mapping[str, str]) -> tuple[str, ...]:
+    """Two names that are one but for their case, if there are any."""
+    seen: dict[str, str] = {}
+    for key in pairs:
+        other = seen.setdefault(_folded(key), key)
+        if other != key:
+            return other, key
+    return ()

@@ -51,3 +51,39 @@ def test_a_context_of_another_asset_is_refused(key: str, change: str) -> None:
     with pytest.raises(AssetMismatch, match=key) as caught:
         encryption_context.require_asset(context, asset, {"purpose": "billing"})
     assert "other" not in str(caught.value)
+
+
+SHADOWS = [
+    "Ownkey:Asset-Class",
+    "OWNKEY:HOUR",
+    "own\N{KELVIN SIGN}ey:tenant",
+    "AWS-x",
+    "aw\N{LATIN SMALL LETTER LONG S}:x",
+]
+
+
+@pytest.mark.parametrize("key", SHADOWS)
+def test_case_makes_no_reserved_pair_free(key: str) -> None:
+    """AWS compares the names of pairs without their case: such a one would stand before a customer's condition."""
+    with pytest.raises(InvalidRequest, match="must not begin with"):
+        encryption_context.build(ASSET, "", NOW, {key: "x"})
+
+
+@pytest.mark.parametrize("twice", [("purpose", "Purpose"), ("file", "F\N{LATIN SMALL LETTER DOTLESS I}LE")])
+def test_names_that_differ_by_case_alone_are_refused(twice: tuple[str, str]) -> None:
+    with pytest.raises(InvalidRequest, match="case alone"):
+        encryption_context.build(ASSET, "", NOW, dict.fromkeys(twice, "x"))
+
+
+@pytest.mark.parametrize("key", [*SHADOWS, "Purpose"])
+def test_a_context_with_such_a_name_opens_nothing(key: str) -> None:
+    context = encryption_context.build(ASSET, "", NOW, {"purpose": "billing"})
+    encryption_context.require_asset(context, ASSET, {})
+    with pytest.raises(AssetMismatch) as caught:
+        encryption_context.require_asset({**context, key: "x"}, ASSET, {})
+    assert caught.value.pair in {key, "purpose"}
+
+
+def test_reserved_pairs_of_a_later_version_do_not_keep_content_from_opening() -> None:
+    context = encryption_context.build(ASSET, "", NOW, {})
+    encryption_context.require_asset({**context, "ownkey:later": "x"}, ASSET, {})

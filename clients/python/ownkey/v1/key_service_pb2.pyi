@@ -226,7 +226,9 @@ class GenerateDataKeyRequest(_message.Message):
 
     @_builtins.property
     def extra_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Pairs to bind to the wrapped key besides the reserved ones. Keys must not begin with `ownkey:` or `aws-`."""
+        """Optional. Pairs to bind to the wrapped key besides the reserved ones. Keys must not begin with `ownkey:`, `aws-` or `aws:`
+        in whatever case, and no two may differ by case alone.
+        """
 
     def __init__(
         self,
@@ -780,7 +782,9 @@ class EncryptMediaStart(_message.Message):
 
     @_builtins.property
     def extra_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Pairs to bind to the object besides the reserved ones. Keys must not begin with `ownkey:` or `aws-`."""
+        """Optional. Pairs to bind to the object besides the reserved ones. Keys must not begin with `ownkey:`, `aws-` or `aws:`
+        in whatever case, and no two may differ by case alone.
+        """
 
     def __init__(
         self,
