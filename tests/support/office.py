@@ -12,6 +12,7 @@ from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.tenants import Replica
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.service.administration.approvals import Approvals
+from ownkey_server.service.administration.branch_keys import BranchKeyOffice
 from ownkey_server.service.administration.configuration import Configuration
 from ownkey_server.service.administration.desk import Act, Desk, SecondPerson
 from ownkey_server.service.administration.enrolment import Enrolment
@@ -22,6 +23,9 @@ from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.authorization import Authorizer
+from ownkey_server.service.branch_keys import BranchKeys
+from ownkey_server.service.branch_loans import BranchKeyOptions
+from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.roster import Roster
@@ -78,6 +82,9 @@ class Office:
         self.tenants, self.groups = Tenants(self.desk), Groups(self.desk)
         self.policies, self.principals = Policies(self.desk), Principals(self.desk)
         self.keys = Keys(self.desk, enrolment, KINDS)
+        source = BranchSource(self.ring, database, executor, self.audit, system_clock)
+        branches = BranchKeys(source, self.board, system_clock, BranchKeyOptions())
+        self.branch_keys = BranchKeyOffice(self.desk, self.ring, source, branches)
         self.configuration = Configuration(self.desk, self.keys, enrolment, KINDS)
 
     async def make(self, reference: str, store: str = "one") -> Replica:

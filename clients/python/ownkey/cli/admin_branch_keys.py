@@ -63,7 +63,7 @@ def rotate(shared: Shared, key_id: str, tenant: str, author: str, reason: str) -
 def rewrap(shared: Shared, tenant: str, from_key: str, to_key: str, most: int | None, author: str, reason: str) -> None:
     """Move branch keys to another customer key: what they wrapped then opens with that, and no object is touched.
 
-    Each is moved by itself: begin again where it was broken off.
+    Each is moved by itself: begin again where it was broken off. With --approval, at most 20 at a time.
     """
     rewrapped, at_once = 0, 20
     with shared.admin(author) as client:
@@ -71,7 +71,8 @@ def rewrap(shared: Shared, tenant: str, from_key: str, to_key: str, most: int | 
             wanted = at_once if most is None else min(at_once, most - rewrapped)
             answer = client.rewrap_branch_keys(tenant, from_key, to_key, most=wanted, reason=reason)
             rewrapped += answer.rewrapped
-            if not answer.remaining or not answer.rewrapped or rewrapped == most:
+            # A second person has agreed to one call, and to no more.
+            if shared.approval or not answer.remaining or not answer.rewrapped or rewrapped == most:
                 break
     remaining = answer.remaining
     shared.output.answer(

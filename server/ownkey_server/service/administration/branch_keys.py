@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ownkey.container import ContainerError
 from ownkey.wrapped_key import WrappedKey
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.branch_keys import BranchKey
 from ownkey_server.domain.errors import CiphertextInvalid, OwnkeyError, ResourceInUse
-from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, Tenant, key_name
-from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, Replica, Tenant, key_name
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.service.branch_keys import BranchKeys
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.key_ring import KeyRing
-from ownkey_server.service.key_store_calls import DETAIL, KeyStoreCalls
+from ownkey_server.service.key_store_calls import DETAIL, KeyStoreCalls, as_detail
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -77,29 +78,40 @@ class BranchKeyOffice:
         except OwnkeyError as error:
             await self._desk.refuse(act, "rotate_branch_key", tenant, resource, error)
             raise
+        asked = {
+            "replica": use.replica,
+            "backend_request_id": use.value.request_id,
+            **as_detail(list(use.calls)),
+        }
 
         def work(change: Change) -> Done:
             change.touch(tenant)
+            self._require_wrapping(change, resource)
             now = kept.add(change.connection, made, before.id if before else "")
             if now.id != made.id:
                 raise ResourceInUse(resource, "another branch key was made at the same moment: look, and try again")
             detail = {
                 "before": {"branch": before.id if before else ""},
                 "after": {"branch": made.id},
-                "replica": use.replica,
-                "backend_request_id": use.value.request_id,
+                **asked,
             }
             return Done(now, detail)
 
-        added: BranchKey = await self._desk.change(act, "rotate_branch_key", tenant, resource, work)
+        # The key was used, whether or not anything comes of it.
+        added: BranchKey = await self._desk.change(act, "rotate_branch_key", tenant, resource, work, asked)
         return added
 
     async def rewrap(self, act: Act, tenant: str, from_key: str, to_key: str, most: int) -> Moved:
         """Move branch keys from one key to another, each in a transaction of its own.
 
+        Whoever holds the other key can open them from then on, and all that they wrapped, even when the first key's
+        holder has taken that away. So it may take two persons, who agree to these branch keys and no others; no key is
+        used before they have.
+
         Raises:
             ResourceNotFound: There is no such tenant or key.
-            ResourceInUse: Both are one.
+            ResourceInUse: Both are one, or the places of one were changed just now.
+            ApprovalRequired: A second person must agree first.
             KeyStoreError: A key cannot be used. What was moved before stays moved.
         """
         source, target = full_name(tenant, from_key), key_name(tenant, to_key)
@@ -107,7 +119,11 @@ class BranchKeyOffice:
         old, new = self._key(owner, source), self._key(owner, target)
         if old.name == new.name:
             raise ResourceInUse(source, "both keys are the same one")
-        waiting = await self._desk.read(lambda reader: kept.listed(reader.connection, tenant, source, "", most))
+        waiting: Sequence[BranchKey] = await self._desk.read(
+            lambda reader: kept.listed(reader.connection, tenant, source, "", most)
+        )
+        if waiting and self._desk.takes_two(Danger.MOVE_BRANCH_KEYS):
+            waiting = await self._agreed(act, tenant, old, new, most)
         rewrapped = 0
         for branch in waiting:
             calls = self._source.calls(branch, "admin.rewrap_branch_key")
@@ -121,6 +137,36 @@ class BranchKeyOffice:
             self._branches.forget(branch)
         remaining = await self._desk.read(lambda reader: kept.under(reader.connection, source, tenant))
         return Moved(rewrapped, remaining)
+
+    async def _agreed(
+        self, act: Act, tenant: str, old: CustomerKey, new: CustomerKey, most: int
+    ) -> Sequence[BranchKey]:
+        """The branch keys to be moved, once somebody else has agreed to just these, and to the places of both keys."""
+
+        def work(change: Change) -> Done:
+            change.touch(tenant)
+            for key in (old, new):
+                holder = change.key(key.name)
+                if holder is None or tuple(one.place for one in holder.replicas) != key.replicas:
+                    raise ResourceInUse(key.name, "its places were changed just now: look, and try again")
+            self._require_wrapping(change, new.name)
+            moved = kept.listed(change.connection, tenant, old.name, "", most)
+            remaining = kept.under(change.connection, old.name, tenant)
+            ids = [branch.id for branch in moved]
+            shown = {"key": old.name, "replicas": _shown(old.replicas), "branch_keys": ids}
+            then = {"key": new.name, "replicas": _shown(new.replicas), "branch_keys": ids}
+            effect = Effect(Danger.MOVE_BRANCH_KEYS, old.name, shown, then)
+            summary = (
+                f"move {len(moved)} of {remaining} branch keys to {new.name}: whoever holds that key then opens what"
+                f" they wrapped, and {old.name} is not needed for it any more"
+            )
+            agreed = self._desk.require_agreement(
+                change, act, Dangerous(tenant, old.name, summary, [effect], field="to_key")
+            )
+            return Done(moved, {**agreed, "from": old.name, "to": new.name, "branch_keys": ids})
+
+        waiting: Sequence[BranchKey] = await self._desk.change(act, "rewrap_branch_keys", tenant, old.name, work)
+        return waiting
 
     async def _wrapped_anew(self, branch: BranchKey, old: CustomerKey, new: CustomerKey, calls: KeyStoreCalls) -> bytes:
         """The same branch key, wrapped under another key; its plaintext is here for this long only."""
@@ -150,16 +196,21 @@ class BranchKeyOffice:
 
         def work(change: Change) -> Done:
             change.touch(branch.tenant)
-            holder = change.key(target)
-            if holder is not None and not holder.lifecycle.wraps:
-                raise ResourceInUse(target, "it was retired or removed meanwhile, and wraps nothing")
+            self._require_wrapping(change, target)
             now = kept.rewrap(change.connection, branch, target, wrapped)
             detail = {"before": {"key": branch.key}, "after": {"key": now.key if now else ""}, **calls}
             return Done(now is not None, detail)
 
         resource = f"{branch.key}/branchKeys/{branch.id}"
-        moved: bool = await self._desk.change(act, "rewrap_branch_key", branch.tenant, resource, work)
+        moved: bool = await self._desk.change(act, "rewrap_branch_key", branch.tenant, resource, work, calls)
         return moved
+
+    @staticmethod
+    def _require_wrapping(change: Change, key: str) -> None:
+        """Make sure that a key was not retired or removed while it was used: nothing is kept under it then."""
+        holder = change.key(key)
+        if holder is not None and not holder.lifecycle.wraps:
+            raise ResourceInUse(key, "it was retired or removed meanwhile, and wraps nothing")
 
     async def _owner(self, tenant: str) -> Tenant:
         required(await self._desk.read(lambda reader: reader.tenant(tenant)), tenant_name(tenant))
@@ -170,6 +221,10 @@ class BranchKeyOffice:
         keys = (provider, *tenant.keys.values())
         found: CustomerKey = required(next((key for key in keys if key.name == name), None), name)
         return found
+
+
+def _shown(places: Sequence[Replica]) -> list[Mapping[str, str]]:
+    return [{"key_store": place.store, "reference": place.reference} for place in places]
 
 
 def _told(calls: KeyStoreCalls) -> Mapping[str, object]:

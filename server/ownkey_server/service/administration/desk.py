@@ -166,7 +166,15 @@ class Desk:
         """Work that waits for the database."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    async def change(self, act: Act, name: str, tenant: str, resource: str, work: Callable[[Change], Done]) -> Any:
+    async def change(
+        self,
+        act: Act,
+        name: str,
+        tenant: str,
+        resource: str,
+        work: Callable[[Change], Done],
+        more: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Change the registry, and record it, in one transaction. A refusal is recorded too.
 
         Args:
@@ -175,6 +183,7 @@ class Desk:
             tenant: Whose views it changes; empty for nobody's.
             resource: Name of what it is about.
             work: Makes the change; nothing is changed when it raises.
+            more: What was done for it already, for the detail of a refusal.
 
         Raises:
             OwnkeyError: Whatever ``work`` raises.
@@ -188,7 +197,7 @@ class Desk:
         try:
             return await self.change_many(act, name, of_one)
         except OwnkeyError as error:
-            await self.refuse(act, name, tenant, resource, error)
+            await self.refuse(act, name, tenant, resource, error, more)
             raise
 
     async def change_many(self, act: Act, name: str, work: Callable[[Change], tuple[T, list[Entry]]]) -> T:
@@ -213,6 +222,10 @@ class Desk:
             if self._roster is not None:
                 self._roster.forget(entry.resource)
         return value
+
+    def takes_two(self, danger: Danger) -> bool:
+        """Whether changes of that kind need a second person."""
+        return danger in self._second_person.dangers
 
     def require_agreement(self, change: Change, act: Act, dangerous: Dangerous) -> Mapping[str, str]:
         """To be called in a change that is a danger: it goes on only if somebody else has agreed, where that is set.

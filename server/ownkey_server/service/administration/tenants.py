@@ -113,6 +113,7 @@ class Tenants:
             ResourceNotFound: There is none of that id.
             ResourceInUse: It has keys that are not removed, or groups, or branch keys that are not given up.
             EtagMismatch: It was changed since it was read.
+            ApprovalRequired: A second person must agree first, as when a key is removed.
         """
 
         def work(change: Change) -> Done:
@@ -129,11 +130,25 @@ class Tenants:
             )
             if count and not abandon_branch_keys:
                 raise ResourceInUse(name(tenant), _would_lose(tenant, count, under_provider))
+            agreed = self._agreed_to_abandon(change, act, tenant, count, under_provider)
             branch_keys.delete(change.connection, tenant)
             change.delete_tenant(before, etag)
-            return Done(None, {"deleted_branch_keys": count} if count else {})
+            return Done(None, {**agreed, **({"deleted_branch_keys": count} if count else {})})
 
         await self._desk.change(act, "delete_tenant", tenant, name(tenant), work)
+
+    def _agreed_to_abandon(
+        self, change: Change, act: Act, tenant: str, count: int, under_provider: int
+    ) -> Mapping[str, str]:
+        """As when a key is removed: what the branch keys wrapped is lost."""
+        if not count:
+            return {}
+        was = {"branch_keys": count, "under_provider_key": under_provider}
+        now = {"branch_keys": 0, "under_provider_key": 0}
+        summary = f"delete the tenant with its branch keys ({count}): nothing that they wrapped can be opened again"
+        effect = Effect(Danger.REMOVE_KEY, name(tenant), was, now)
+        dangerous = Dangerous(tenant, name(tenant), summary, [effect], field="abandon_branch_keys")
+        return self._desk.require_agreement(change, act, dangerous)
 
 
 def _would_lose(tenant: str, count: int, under_provider: int) -> str:
