@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ownkey.container import EncryptedDataKey
+from ownkey_server.domain.errors import KeyStoreError
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 
@@ -133,6 +134,13 @@ class TenantProving(Protocol):
     @property
     def wants_proof_of_tenant(self) -> bool:
         """Whether a key must do so to be enrolled, for nothing else says it."""
+        ...
+
+    def is_refusal_of_key(self, error: KeyStoreError) -> bool:
+        """Whether an error of this store is that the key denied the call, as far as anybody can tell.
+
+        Not so are an outage, a key that is gone, and what our own credentials, or a policy of our own side, may not do.
+        """
         ...
 
 

@@ -77,6 +77,11 @@ class KeyRing:
         store = self._proving.get(place.store)
         return store is not None and store.wants_proof_of_tenant
 
+    def is_refusal_of_key(self, place: Replica, error: KeyStoreError) -> bool:
+        """Whether an error there is the key's own refusal, and neither an outage nor a fault of ours."""
+        store = self._proving.get(place.store)
+        return store is not None and store.is_refusal_of_key(error)
+
     async def generate(
         self,
         key: CustomerKey,

@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ownkey_server.keystores.aws.errors import When
+from botocore.exceptions import ClientError
+
+from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.keystores.aws.errors import KEY_DENIED, When
 
 _OURS: Mapping[str, When] = {
     "identity-based policy": When.OUR_POLICY,
@@ -20,6 +23,7 @@ _OURS: Mapping[str, When] = {
     "session policy": When.OUR_SESSION_POLICY,
     "vpc endpoint policy": When.ENDPOINT_POLICY,
 }
+_USES = frozenset({"GenerateDataKey", "Encrypt", "Decrypt", "ReEncrypt"})
 # What a role in a customer's account cannot have of the customer: the way to AWS is ours, and so is who hands a policy
 # to AssumeRole (nobody here does).
 _ALWAYS_OURS = frozenset({When.ENDPOINT_POLICY, When.OUR_SESSION_POLICY})
@@ -42,3 +46,15 @@ def by_ours(message: str, *, by_role: bool) -> When | None:
         return None
     found = _OURS[said[1].replace("policies", "policy")]
     return found if found in _ALWAYS_OURS or not by_role else None
+
+
+def by_key(error: KeyStoreError) -> bool:
+    """Whether AWS KMS denied a use of the key, and named no policy of our own side; no role of the customer's in it.
+
+    STS denies too, under a like name: what it says is about our identity, and nothing of the key.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, ClientError) or cause.operation_name not in _USES:
+        return False
+    said = cause.response["Error"]
+    return said["Code"] == KEY_DENIED and by_ours(str(said.get("Message", "")), by_role=False) is None

@@ -24,7 +24,7 @@ from ownkey_server.domain.errors import (
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import place_name
-from ownkey_server.keystores.aws import regions
+from ownkey_server.keystores.aws import denials, regions
 from ownkey_server.keystores.aws.access import Access
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.calls import Calls, Order
@@ -115,6 +115,10 @@ class AwsKmsKeyStore:
     def wants_proof_of_tenant(self) -> bool:
         """Whether the key's policy alone says whose it is: a role is assumed by a name that is the tenant's own."""
         return self._parts.options.role_name is None and self._parts.options.require_tenant_context
+
+    def is_refusal_of_key(self, error: KeyStoreError) -> bool:
+        """Whether KMS denied a use, by no policy of our own side that it names."""
+        return denials.by_key(error)
 
     def for_tenant(self, tenant: str, *, background: bool = False) -> KeyStore:
         """The store as it serves one tenant."""

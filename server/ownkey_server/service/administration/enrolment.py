@@ -7,7 +7,7 @@ have it enrolled as their own, before its holder does.
 from __future__ import annotations
 
 from ownkey_server.domain.encryption_context import TENANT
-from ownkey_server.domain.errors import EnrolmentFailed, KeyMisconfigured, KeyRevoked, KeyStoreError
+from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import Replica, another_than, tenant_of
 from ownkey_server.service.key_ring import KeyRing
@@ -32,12 +32,7 @@ class Enrolment:
             EnrolmentFailed: It does not. The message says what was seen.
         """
         self._require_store(key, place)
-        description = await self._ring.describe(tenant_of(key), place)
-        if description.state is KeyState.UNKNOWN:
-            raise EnrolmentFailed(key, place.name, place.reference, "the key store was too busy to try it: try again")
-        if description.state is not KeyState.AVAILABLE:
-            cause = f"it is {description.state}: {description.cause}"
-            raise EnrolmentFailed(key, place.name, place.reference, cause)
+        await self._prove_use(key, place)
         if tenant_of(key) and self._ring.wants_proof_of_tenant(place):
             await self._prove_tenant(key, place)
 
@@ -51,6 +46,15 @@ class Enrolment:
         for maker, opener in ((primary, place), (place, primary)):
             await self._prove_pair(key, maker, opener)
 
+    async def _prove_use(self, key: str, place: Replica, when: str = "") -> None:
+        description = await self._ring.describe(tenant_of(key), place)
+        if description.state is KeyState.UNKNOWN:
+            cause = f"{when}the key store was too busy to try it: try again"
+            raise EnrolmentFailed(key, place.name, place.reference, cause)
+        if description.state is not KeyState.AVAILABLE:
+            cause = f"{when}it is {description.state}: {description.cause}"
+            raise EnrolmentFailed(key, place.name, place.reference, cause)
+
     async def _prove_tenant(self, key: str, place: Replica) -> None:
         tenant = tenant_of(key)
         for whose, context in (
@@ -59,9 +63,9 @@ class Enrolment:
         ):
             try:
                 made = await self._ring.wrap_at(tenant, place, context)
-            except (KeyRevoked, KeyMisconfigured):
-                continue  # it has just worked under the tenant's own context
             except KeyStoreError as error:
+                if self._ring.is_refusal_of_key(place, error):
+                    continue
                 cause = f"it is not known whether it refuses a context of {whose} ({error.cause}): try again"
                 raise EnrolmentFailed(key, place.name, place.reference, cause) from error
             made.plaintext.wipe()
@@ -70,6 +74,8 @@ class Enrolment:
                 f" used with {TENANT} = {tenant!r} alone, as `ownkey aws key-policy` prints, or by a role"
             )
             raise EnrolmentFailed(key, place.name, place.reference, cause)
+        # What refuses the tenant's own context by now did not refuse those of others for being others'.
+        await self._prove_use(key, place, "it worked before it was asked to refuse other contexts, and not after: ")
 
     async def _prove_pair(self, key: str, maker: Replica, opener: Replica) -> None:
         tenant = tenant_of(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -124,22 +124,61 @@ async def test_the_providers_own_key_is_no_tenants(site: Site) -> None:
     await site.enrolment().prove(PROVIDER_KEY_NAME, place)
 
 
-async def test_what_is_not_known_is_no_proof(site: Site) -> None:
-    """Every wrap but that of the tenant's own context is throttled."""
+OURS = "User: us is not authorized to perform: kms:GenerateDataKey on resource: it "
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ThrottlingException", ""),
+        ("ExpiredTokenException", ""),
+        ("UnrecognizedClientException", ""),
+        ("DisabledException", ""),
+        ("NotFoundException", ""),
+        ("AccessDeniedException", OURS + "because no VPC endpoint policy allows the kms:GenerateDataKey action"),
+        ("AccessDeniedException", OURS + "with an explicit deny in an identity-based policy"),
+        ("AccessDeniedException", OURS + "with an explicit deny in a service control policy"),
+    ],
+)
+@pytest.mark.parametrize("has_canary", [True, False])
+async def test_what_is_not_known_is_no_proof(site: Site, code: str, message: str, has_canary: bool) -> None:
+    """Every wrap but that of the tenant's own context fails, and not by the key's policy."""
     arn = site.kms.create_key(policy=policy(PROVIDER))
-    enrolment = site.enrolment()
+    enrolment = site.enrolment(canary_key=site.kms.create_key() if has_canary else None)
     await enrolment.prove(KEY, Replica("aws", arn))
-    served = site.kms.counts["GenerateDataKey"]
-    answered = site.kms.answer
-
-    def throttle_after_the_first(head: bytes, body: bytes) -> tuple[int, str, bytes, str]:
-        if site.kms.counts["GenerateDataKey"] > served:
-            site.kms.fail("GenerateDataKey", "ThrottlingException")
-        return answered(head, body)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site.kms, "answer", throttle_after_the_first)
+        after_the_first(site, patch, lambda: site.kms.fail("GenerateDataKey", code, message, key=arn))
         with pytest.raises(
             EnrolmentFailed, match=r"not known whether it refuses a context of another tenant.*try again"
         ):
             await enrolment.prove(KEY, Replica("aws", arn))
+
+
+@pytest.mark.parametrize("policy_of", ["", " because no resource-based policy allows the kms:GenerateDataKey action"])
+async def test_a_key_that_ends_in_the_middle_shows_nothing(site: Site, policy_of: str) -> None:
+    """All is denied after the first use: a policy that went away refuses every context, and not others' alone."""
+    arn = site.kms.create_key(policy=without_condition(PROVIDER))
+    enrolment = site.enrolment()
+    with pytest.MonkeyPatch.context() as patch:
+        denied = OURS.rstrip() + policy_of
+        after_the_first(site, patch, lambda: site.kms.fail("*", "AccessDeniedException", denied, key=arn))
+        with pytest.raises(
+            EnrolmentFailed, match="it worked before it was asked to refuse other contexts, and not after"
+        ):
+            await enrolment.prove(KEY, Replica("aws", arn))
+
+
+def after_the_first(site: Site, patch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """Do something once, when the key has been used both ways in the tenant's own context."""
+    opened = site.kms.counts["Decrypt"]
+    answered = site.kms.answer
+    done = False
+
+    def answer(head: bytes, body: bytes) -> tuple[int, str, bytes, str]:
+        nonlocal done
+        if not done and site.kms.counts["Decrypt"] > opened:
+            done = True
+            then()
+        return answered(head, body)
+
+    patch.setattr(site.kms, "answer", answer)
