@@ -76,11 +76,15 @@ def test_what_says_no_scope_is_refused_with_what_there_is(text: str, says: str) 
     assert says in str(refused.value)
 
 
-def test_each_class_is_a_scope_and_those_of_branch_keys_are_known() -> None:
+def test_whatever_is_less_than_all_may_miss_what_branch_keys_wrap() -> None:
+    """A tenant's policy may wrap any class by branch keys, and a scope does not know it."""
     for one in AssetClass:
-        assert Scope.parse(f"class={one}").may_miss_branches is (one in BRANCH_BY_DEFAULT)
+        assert Scope.parse(f"class={one}").may_miss_branches
+        assert Scope.parse(f"class={one}").is_branched_by_default is (one in BRANCH_BY_DEFAULT)
+    assert Scope.parse("class=phone_recording,group=finance").may_miss_branches
     assert Scope.parse("group=finance").may_miss_branches
-    assert not Scope.parse("class=phone_recording,group=finance").may_miss_branches
+    assert not Scope.parse("group=finance").is_branched_by_default
+    assert not Scope.parse("all").may_miss_branches
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256))

@@ -143,16 +143,22 @@ def _promises(scopes: Sequence[Scope]) -> Iterator[str]:
     """What a Deny does not do, said before somebody relies on it."""
     branched = [scope for scope in scopes if scope.may_miss_branches]
     for scope in branched:
-        if scope.asset_class:
+        if scope.is_branched_by_default:
             yield (
                 f"--revoke {scope}: content of class {scope.asset_class} is wrapped by branch keys unless the tenant's"
                 " policy says direct. The customer's key then sees branch keys alone, and this Deny DOES NOT REACH"
                 " that content: revoke the class in ownkey's policy, or set it to direct first"
             )
+        elif scope.asset_class:
+            yield (
+                f"--revoke {scope}: content of class {scope.asset_class} is wrapped directly unless the tenant's policy"
+                " says branch, which is not looked at here. What was made under such a policy is wrapped by branch"
+                " keys, and this Deny DOES NOT REACH it: revoke the class in ownkey's policy too"
+            )
     if any(not scope.asset_class for scope in branched):
         yield (
-            "what branch keys wrap is not reached by a Deny (unless set to direct: "
-            f"{', '.join(sorted(BRANCH_BY_DEFAULT))}): revoke that in ownkey's policy"
+            "what branch keys wrap is not reached by a Deny (unless the tenant's policy says otherwise: "
+            f"{', '.join(sorted(BRANCH_BY_DEFAULT))}; it may name any class): revoke that in ownkey's policy"
         )
     if any(scope.group for scope in scopes):
         yield (

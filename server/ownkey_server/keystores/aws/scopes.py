@@ -106,10 +106,16 @@ class Scope:
 
     @property
     def may_miss_branches(self) -> bool:
-        """Whether content in it may be wrapped by branch keys, and then does not come to the customer's key at all."""
-        if self.is_everything:
-            return False  # branch keys are denied with all else
-        return not self.asset_class or self.asset_class in BRANCH_BY_DEFAULT
+        """Whether content in it may be wrapped by branch keys, and then does not come to the customer's key at all.
+
+        A tenant's policy may have any class wrapped so. Not so of everything: branch keys are denied with all else.
+        """
+        return not self.is_everything
+
+    @property
+    def is_branched_by_default(self) -> bool:
+        """Whether it is of a class that branch keys wrap unless the tenant's policy says otherwise."""
+        return self.asset_class in BRANCH_BY_DEFAULT
 
     @property
     def _pairs(self) -> list[tuple[str, str]]:
