@@ -141,6 +141,25 @@ def test_what_could_end_a_string_or_mean_another_thing_is_refused(changes: dict[
         replace(PLAN, **changes)
 
 
+def test_what_a_stack_gives_is_named_as_the_next_one_takes_it() -> None:
+    [parameter] = re.findall(r"^Parameters:\n  (\w+):", cloudformation_replica(PLAN), re.MULTILINE)
+    [told] = re.findall(r'KeyArn:\n    Description: "(.*)"', cloudformation(PLAN))
+    assert parameter in told
+    assert "--key" not in told
+
+
+@pytest.mark.parametrize(
+    ("partition", "region"), [("aws", "eu-west-1"), ("aws-cn", "cn-north-1"), ("aws-us-gov", "us-gov-east-1")]
+)
+def test_provider_and_regions_are_of_one_partition(partition: str, region: str) -> None:
+    """A role is assumed within its partition alone, and keys have their replicas there."""
+    provider = f"arn:{partition}:iam::444455556666:role/ownkey"
+    assert replace(PLAN, provider=provider, region=region, replicas=()).regions == (region,)
+    for other in {"eu-west-1", "cn-north-1", "us-gov-east-1"} - {region}:
+        with pytest.raises(PolicyInvalid, match="in partition"):
+            replace(PLAN, provider=provider, region=region, replicas=(other,))
+
+
 def test_no_replica_no_stack_of_a_replica() -> None:
     with pytest.raises(PolicyInvalid, match="no replica"):
         cloudformation_replica(replace(PLAN, replicas=()))

@@ -142,14 +142,19 @@ def test_a_template_goes_to_a_new_file_or_to_standard_output(tmp_path: Path) -> 
         ((*PLAN, "--format", "terraform", "--part", "role-alarm"), "all regions at once"),
         ((*PLAN[:-2], "--part", "replica"), "--replica REGION"),
         ((*PLAN, "--replica", "mars"), "no region"),
-        ((*PLAN, "--email", "nobody"), "no e-mail"),
-        ((*PLAN, "--alias", "acme"), "no alias"),
+        ((*PLAN, "--replica", "eu-west-9"), "no region eu-west-9 of AWS KMS is known here"),
+        ((*PLAN, "--replica", "cn-north-1"), "cn-north-1 is in partition aws-cn, and the provider in aws"),
+        (("template", "--tenant", "acme", "--provider", PROVIDER, "--region", "us-gov-west-1"), "partition aws-us-gov"),
+        ((*PLAN, "--email", "nobody"), "no e-mail address, such as keys@example.org"),
+        ((*PLAN, "--alias", "acme"), "no alias of a key, such as alias/ownkey-acme"),
+        ((*PLAN, "--external-id-prefix", "a b"), "no external id"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(arguments: tuple[str, ...], says: str) -> None:
     done = run(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert says in done.stderr
+    assert not re.search(r"\\w|\[a-z|\(\?", done.stderr), "a pattern is no explanation"
 
 
 def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

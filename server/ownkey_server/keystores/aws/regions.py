@@ -20,12 +20,17 @@ def complaint(key: KeyArn, allowed: Collection[str]) -> str:
     """
     if allowed and key.region not in allowed:
         return f"{key.region} is not among the regions in the settings"
-    partition = _partitions().get(key.region)
+    partition = partition_of(key.region)
     if partition is None and not allowed:
         return f"no region {key.region} of AWS KMS is known here: check the ARN, or name the region in regions"
     if partition not in {None, key.partition}:
         return f"the region {key.region} is in partition {partition}, not {key.partition}: check the ARN"
     return ""
+
+
+def partition_of(region: str) -> str | None:
+    """The partition of a region; None where no such region, or none with KMS, is known here."""
+    return _partitions().get(region)
 
 
 @functools.cache

@@ -105,20 +105,19 @@ class Plan:
         if partition not in IAM_REGIONS:
             raise PolicyInvalid(f"{self.provider!r} is of partition {partition!r}, which is not known here")
         for region in (self.region, *self.replicas):
-            if not REGION.fullmatch(region):
-                raise PolicyInvalid(f"{region!r} is no region, such as eu-west-1")
+            _require_region(region, partition)
         if len({self.region, *self.replicas}) != 1 + len(self.replicas):
             raise PolicyInvalid("a region is named twice: a multi-Region key has one place in each")
         path, _, name = self.role_name.strip("/").rpartition("/")
         for what, value, form in (
-            ("role name", name, _ROLE),
-            ("role path", _slashes(path), _PATH),
-            ("alias", self.alias, _ALIAS),
-            ("external id", self.external_id, _EXTERNAL_ID),
-            ("e-mail address", self.email or "a@b.c", _MAIL),
+            ("role name, such as ownkey", name, _ROLE),
+            ("role path, such as /service/", _slashes(path), _PATH),
+            ("alias of a key, such as alias/ownkey-acme; alias/aws/ is Amazon's own", self.alias, _ALIAS),
+            ("external id, such as ownkey-acme: letters, digits and _+=,.@:/-", self.external_id, _EXTERNAL_ID),
+            ("e-mail address, such as keys@example.org", self.email or "a@b.c", _MAIL),
         ):
             if not form.fullmatch(value):
-                raise PolicyInvalid(f"{value!r} is no {what} that may stand here: {form.pattern}")
+                raise PolicyInvalid(f"{value!r} is no {what}")
 
     @property
     def name(self) -> str:
@@ -253,6 +252,21 @@ def _topic_tf(plan: Plan, place: str, name: str, rules: Sequence[str], provider:
         "topic.tf", plan, place=place, topic_name=name, rules=arns, provider=provider, subscription=subscription
     )
     return text.rstrip("\n")
+
+
+def _require_region(region: str, partition: str) -> None:
+    """A region with KMS, in the provider's partition: no role is assumed, and no key replicated, across partitions."""
+    from ownkey_server.keystores.aws.regions import partition_of  # noqa: PLC0415 - botocore takes a while to load
+
+    if not REGION.fullmatch(region):
+        raise PolicyInvalid(f"{region!r} is no region, such as eu-west-1")
+    its = partition_of(region)
+    if its is None:
+        raise PolicyInvalid(f"no region {region} of AWS KMS is known here: check it; a newer boto3 may know it")
+    if its != partition:
+        raise PolicyInvalid(
+            f"{region} is in partition {its}, and the provider in {partition}: nothing crosses from one to another"
+        )
 
 
 def _slashes(path: str) -> str:
