@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+_PARTITION = "aws[a-z-]{0,16}"
+_REGION = "[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}"
 _ARN = re.compile(
-    r"arn:(?P<partition>aws[a-z-]{0,16}):kms:(?P<region>[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2})"
+    rf"arn:(?P<partition>{_PARTITION}):kms:(?P<region>{_REGION})"
     r":(?P<account>[0-9]{12}):key/(?P<key_id>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 )
 MULTI_REGION = "mrk-"
@@ -36,7 +38,7 @@ class KeyArn:
         parts = _ARN.fullmatch(text)
         if parts is None:
             raise ArnInvalid(
-                "a key is named by its ARN, such as"
+                f"{_fault(text)}a key is named by its ARN, such as"
                 " arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab; no id and no alias"
             )
         return cls(parts["partition"], parts["region"], parts["account"], parts["key_id"])
@@ -58,3 +60,24 @@ class KeyArn:
 
     def __str__(self) -> str:
         return f"arn:{self.partition}:kms:{self.region}:{self.account}:key/{self.key_id}"
+
+
+def _fault(text: str) -> str:
+    """What keeps a text from being a key's ARN, where that can be told; says none of the text again."""
+    parts = text.split(":")
+    if len(parts) != 6 or parts[0] != "arn":
+        return ""
+    _, partition, service, region, account, resource = parts
+    if not account.isdecimal() or len(account) != 12:
+        digits = f"of {len(account)} digits" if account.isdecimal() else "that is no number"
+        return f"this ARN has an account {digits}, and an account has 12: "
+    if resource.startswith("alias/"):
+        return "this is the ARN of an alias, which may come to mean another key: "
+    for what, value, form in (
+        ("partition, such as aws", partition, _PARTITION),
+        ("service of keys, which is kms", service, "kms"),
+        ("region, such as eu-west-1", region, _REGION),
+    ):
+        if not re.fullmatch(form, value):
+            return f"this ARN has no {what}: "
+    return "what follows key/ in this ARN is no key's id, in lower case and whole: "
