@@ -18,10 +18,8 @@ from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 
 ROLE = role_arn(ACCOUNT, "ownkey")
 ACCESS = Access("acme", account_root(ACCOUNT), (ROLE,), inspects=True)
-CANARIES = (
-    "arn:aws:kms:eu-west-1:444455556666:key/1234abcd-12ab-34cd-56ef-1234567890ab",
-    "arn:aws:iam::444455556666:role/canary",
-)
+CANARY_KEY = "arn:aws:kms:eu-west-1:444455556666:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+CANARY_ROLE = "arn:aws:iam::444455556666:role/ownkey-canary"
 
 
 def forget_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +50,15 @@ class Account:
         self.settings(role=True)
         kms.create_role(ROLE, trust_policy(PROVIDER, "ownkey-acme", {"ownkey:tenant": "acme"}))
 
-    def settings(self, *, role: bool, more: str = "") -> None:
+    def settings(self, *, role: bool, more: str = "", canaries: bool = True, kms: str = "", sts: str = "") -> None:
+        """Write them; ``kms`` and ``sts`` are where these are, where it is not the fake."""
         url = self.kms.url
-        text = f'[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{url}"\nsts_endpoint_url = "{url}"\n{more}\n'
-        self.config.write_text(text + ('role_name = "ownkey"\n' if role else ""), encoding="utf-8")
+        lines = ["[key_stores.aws]", 'kind = "aws_kms"', more]
+        lines += [f'endpoint_url = "{kms or url}"', f'sts_endpoint_url = "{sts or url}"']
+        lines += ['role_name = "ownkey"'] if role else []
+        if canaries:
+            lines += [f'canary_key = "{CANARY_KEY}"', *([f'canary_role = "{CANARY_ROLE}"'] if role else [])]
+        self.config.write_text("\n".join(lines), encoding="utf-8")
 
     def key(self, policy: dict[str, Any] | None = None, **options: Any) -> str:
         arn = self.kms.create_key(policy=policy or key_policy(ACCESS), **options)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.keystores.aws.policies import Access, account_root, key_policy, trust_policy
-from support.aws_commands import ACCESS, ROLE, Account, forget_this_machine, run
+from support.aws_commands import ACCESS, CANARY_KEY, ROLE, Account, forget_this_machine, run
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
+
+# Nothing listens there.
+NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,7 @@ def test_it_is_for_people_in_lines_that_end_where_they_end(account: Account) -> 
     lines = done.stdout.splitlines()
     assert lines[-1] == "20 pass, 0 warn, 0 fail"
     assert all(line == line.rstrip() for line in lines)
-    assert any(line.startswith("eu-west-1  other tenants") and " pass  denied" in line for line in lines)
+    assert any(line.startswith("eu-west-1  other tenants") and " pass  AWS denied" in line for line in lines)
 
 
 def test_replicas_that_are_not_given_are_named(account: Account) -> None:
@@ -175,7 +178,9 @@ def test_an_outage_is_no_verdict_on_the_key(account: Account) -> None:
     account.settings(role=False, more="connect_timeout_seconds = 0.2\nread_timeout_seconds = 0.2")
     account.kms.cut_off()
     failures = account.verify(arn, code=1)["fail"]
-    assert all("no answer" in one["seen"] for one in failures)
+    assert checks(failures) == ["DescribeKey", "wrap"]
+    assert all(f"(KMS at {account.kms.url})" in one["seen"] for one in failures)
+    assert all("endpoint_url" in one["advice"] for one in failures)
 
 
 def test_what_aws_answers_moves_no_cursor(account: Account) -> None:
@@ -196,7 +201,166 @@ def test_the_settings_must_have_the_store(account: Account, tmp_path: Path) -> N
     assert "say --store NAME" in done.stderr
     assert run("verify", arn, "--config", str(tmp_path / "missing.toml")).exit_code == 2
     assert run("verify", "--config", str(account.config)).exit_code == 2
+
+
+def test_a_profile_that_is_missing_is_told_with_its_setting(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     account.settings(role=False, more='profile = "nobody"')
-    done = run("verify", arn, "--config", str(account.config))
-    assert done.exit_code == 1
-    assert "nobody" in done.stderr
+    done = run("verify", account.key(), "--config", str(account.config))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "there is no such AWS profile: check profile 'nobody' of [key_stores.aws] in" in done.stderr
+    account.settings(role=False)
+    monkeypatch.setenv("AWS_PROFILE", "somebody")
+    done = run("verify", account.key(), "--config", str(account.config))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "check profile 'somebody', which AWS_PROFILE names" in done.stderr
+
+
+def without_credentials(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+
+
+def test_a_key_is_checked_where_sts_is_out_of_reach(account: Account) -> None:
+    """A VPC endpoint for KMS alone: the server uses the key, and so does the check."""
+    arn = account.key(key_policy(Access("acme", account_root(ACCOUNT), (PROVIDER,), inspects=True)))
+    account.settings(role=False, sts=NOWHERE)
+    found = account.verify(arn)
+    warning = found["warn"][0]
+    assert warning["check"] == "access"
+    assert f"AWS cannot be reached (STS at {NOWHERE})" in warning["seen"]
+    assert "set sts_endpoint_url" in warning["advice"]
+    assert {"DescribeKey", "wrap", "unwrap", "other tenants"} <= set(checks(found["pass"]))
+
+
+def test_a_role_that_cannot_be_asked_for_is_no_fault_of_its_trust(account: Account) -> None:
+    account.settings(role=True, sts=NOWHERE)
+    [failure] = account.verify(account.key(), code=1)["fail"]
+    assert f"AWS cannot be reached (STS at {NOWHERE})" in failure["seen"]
+    assert "set sts_endpoint_url" in failure["advice"]
+    assert "trust" not in failure["advice"]
+
+
+@pytest.mark.parametrize("role", [True, False])
+def test_credentials_that_are_none_halves_or_over_are_told_as_the_server_tells_them(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, role: bool
+) -> None:
+    account.settings(role=role)
+    arn = account.key()
+    account.kms.fail("*", "ExpiredToken", "The security token included in the request is expired")
+    [expired] = account.verify(arn, code=1)["fail"]
+    assert (expired["check"], expired["advice"]) == ("access", "AWS refuses our own credentials: renew them")
+    account.kms.heal()
+    without_credentials(monkeypatch, tmp_path)
+    [none] = account.verify(arn, code=1)["fail"]
+    assert none["seen"].startswith("we have no AWS credentials: set profile, or the environment's")
+    assert "trust" not in none["advice"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    [half] = account.verify(arn, code=1)["fail"]
+    assert half["seen"].startswith("our AWS credentials are incomplete (AWS_SECRET_ACCESS_KEY)")
+
+
+def test_what_was_sent_to_get_a_role_is_shown(account: Account) -> None:
+    [failure] = account.verify(account.key(), tenant="umbrella", code=1)["fail"]
+    assert f"asked for role {ROLE}, external id ownkey-umbrella, session tag ownkey:tenant=umbrella" in failure["seen"]
+    assert "trust policy" in failure["advice"]
+
+
+def test_a_policy_of_ours_that_aws_names_is_what_to_mend(account: Account) -> None:
+    words = "User: ownkey is not authorized, because no identity-based policy allows the"
+    account.settings(role=False)
+    arn = account.key(key_policy(Access("acme", account_root(ACCOUNT), (PROVIDER,))))
+    account.kms.fail("GenerateDataKey", "AccessDeniedException", f"{words} kms:GenerateDataKey action")
+    account.kms.fail("DescribeKey", "AccessDeniedException", f"{words} kms:DescribeKey action")
+    found = account.verify(arn, code=1)
+    [wrap] = found["fail"]
+    [looked] = [one for one in found["warn"] if one["check"] == "DescribeKey"]
+    for one, action in ((wrap, "kms:GenerateDataKey"), (looked, "kms:DescribeKey")):
+        assert "an identity-based policy of our own: allow it there" in one["advice"]
+        assert action in one["advice"]
+        assert "key-policy" not in one["advice"]
+    account.settings(role=True)
+    account.kms.fail("AssumeRole", "AccessDenied", f"{words} sts:AssumeRole action")
+    [failure] = account.verify(account.key(), code=1)["fail"]
+    assert failure["advice"] == "AWS denies us the role by an identity-based policy of our own: allow it there"
+
+
+def test_an_identity_based_policy_of_the_customers_role_is_not_ours(account: Account) -> None:
+    account.kms.fail(
+        "GenerateDataKey",
+        "AccessDeniedException",
+        "User: ownkey is not authorized, because no identity-based policy allows it",
+    )
+    [failure] = account.verify(account.key(), code=1)["fail"]
+    assert "key-policy" in failure["advice"]
+
+
+def test_what_the_document_says_and_what_aws_did_do_not_contradict(account: Account) -> None:
+    policy = key_policy(ACCESS)
+    del policy["Statement"][3]
+    policy["Statement"].append({"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"})
+    found = account.verify(account.key(policy), code=1)
+    [document] = [one for one in found["pass"] if one["check"] == "policy: tenant's context"]
+    [done] = [one for one in found["warn"] if one["check"] == "other tenants"]
+    assert document["seen"] == "the document says that what lets us in by name asks for ownkey:tenant = acme"
+    assert done["seen"].startswith("AWS served a context of another tenant")
+    assert "missing" not in done["seen"]
+
+
+def test_settings_that_cannot_tell_a_revocation_are_warned_of(account: Account) -> None:
+    arn = account.key()
+    account.settings(role=True, canaries=False)
+    warnings = account.verify(arn)["warn"]
+    assert checks(warnings) == ["canary_key", "canary_role"]
+    assert all("misconfigured, and not as revoked" in one["seen"] for one in warnings)
+    account.settings(role=False, canaries=False)
+    own = account.key(key_policy(Access("acme", account_root(ACCOUNT), (PROVIDER,), inspects=True)))
+    assert "canary_role" not in checks(account.verify(own)["warn"])
+    assert "canary_key" in checks(account.verify(own)["warn"])
+
+
+def test_what_enrolment_refuses_does_not_pass(account: Account) -> None:
+    arn = account.key()
+    for wrong, says in (
+        (arn.replace("eu-west-1", "eu-west-9"), "no region eu-west-9 of AWS KMS is known here"),
+        (arn.replace("arn:aws:", "arn:aws-cn:"), "is in partition aws, not aws-cn"),
+        (CANARY_KEY, "canary_key"),
+    ):
+        calls = sum(account.kms.counts.values())
+        [failure] = account.verify(wrong, code=1)["fail"]
+        assert says in failure["seen"]
+        assert sum(account.kms.counts.values()) == calls, "it was used all the same"
+
+
+def test_keys_that_are_not_related_are_told_so(account: Account) -> None:
+    arn = account.key(multi_region=True)
+    account.kms.replicate(arn, "us-east-1")
+    other = account.key(region="us-east-1")
+    found = account.verify(arn, other)
+    assert checks(found["warn"]) == ["one key", "multi-Region"]
+    assert "these are 2 keys" in found["warn"][0]["seen"]
+    assert "not checked here" not in found["warn"][1]["seen"]
+    assert "another key was given in: us-east-1" in found["warn"][1]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ((ACCOUNT, ACCOUNT[:-1]), "an account of 11 digits, and an account has 12"),
+        ((ACCOUNT, "acme"), "an account that is no number"),
+        (("arn:aws:", "arn:gcp:"), "no partition"),
+        ((":kms:", ":s3:"), "no service of keys"),
+        (("eu-west-1", "europe"), "no region"),
+        (("key/", "alias/"), "ARN of an alias"),
+        (("key/", "key/x"), "no key's id"),
+    ],
+)
+def test_what_is_wrong_with_an_arn_is_said(account: Account, changed: tuple[str, str], says: str) -> None:
+    [failure] = account.verify(account.key().replace(*changed), code=1)["fail"]
+    assert says in failure["seen"]
+    assert "a key is named by its ARN, such as" in failure["seen"]

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from ownkey.cli.main import Shared, output_options
 from ownkey.cli.options import optional_tenant_option
-from ownkey.cli.output import OTHER_ERROR, printable
+from ownkey.cli.output import OTHER_ERROR, USAGE, Failure, printable
 from ownkey_server import hardening
 from ownkey_server.commands.aws.arguments import require_tenant, usage
 from ownkey_server.commands.errors import load
 from ownkey_server.domain.clock import system_clock
+from ownkey_server.keystores.aws.errors import by_exception
 from ownkey_server.keystores.aws.findings import Finding, Outcome
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.settings import key_store_options
@@ -57,8 +58,12 @@ def verify_command(context: click.Context, arns: tuple[str, ...], store: str | N
     try:
         reach = SettingsReach(name, options, tenant)
     except BotoCoreError as error:
-        raise click.ClickException(f"key store {name!r}: {error}") from error
-    verification = Verification(reach, system_clock, regions=options.regions, tenant=tenant)
+        cause = by_exception(error).cause
+        if isinstance(error, ProfileNotFound):
+            named = f" of [key_stores.{name}] in {config}" if options.profile else ", which AWS_PROFILE names"
+            cause += f" {error.kwargs['profile']!r}{named}"
+        raise Failure(f"key store {name!r}: {cause}", USAGE) from error
+    verification = Verification(reach, system_clock, options=options, tenant=tenant)
     findings = list(verification.check(arns))
     counts = {outcome.value: sum(one.outcome is outcome for one in findings) for outcome in Outcome}
     if shared.as_json:

@@ -136,12 +136,16 @@ def _conditioned(place: str, statements: Sequence[Mapping[str, Any]], principal:
         for one in statements
     )
     if denied_outside or (allowing and all(_asks(one, "StringEquals", tenant) for one in allowing)):
-        return Finding(place, check, Outcome.PASS, "use is tied to ownkey:tenant")
+        asked = f"ownkey:tenant = {tenant}" if tenant else "ownkey:tenant"
+        told = (
+            f"it denies us whatever is not {asked}" if denied_outside else f"what lets us in by name asks for {asked}"
+        )
+        return Finding(place, check, Outcome.PASS, f"the document says that {told}")
     return Finding(
         place,
         check,
         Outcome.WARN,
-        f"no condition ties our use to ownkey:tenant = {tenant or 'TENANT'}",
+        f"the document has no condition that ties our use to ownkey:tenant = {tenant or 'TENANT'}",
         "put the policy that `ownkey aws key-policy` prints",
     )
 

@@ -13,27 +13,33 @@ class Identity:
     """Who we are to a key.
 
     Attributes:
-        caller: What STS calls us (GetCallerIdentity).
+        caller: What STS calls us (GetCallerIdentity); empty when it does not tell.
         principal: The role or user that a policy names; None when that is not known for certain.
         how: How we became it, in words.
         by_role: Whether by a role that is assumed in the tenant's name.
+        trouble: Why STS does not tell who we are. Whoever uses a key without a role needs no STS for it.
     """
 
     caller: str
     principal: str | None
     how: str
     by_role: bool = False
+    trouble: Exception | None = None
 
 
 class Reach(Protocol):
     """How keys are reached: by which credentials, and as whom. What AWS refuses, its errors say."""
+
+    def asks_for(self, arn: KeyArn) -> str:
+        """The role that is assumed to use the key, and what is said to get it; empty without a role."""
+        ...
 
     def kms(self, arn: KeyArn) -> Any:
         """A client of KMS in the key's region, by the credentials that the key store would use."""
         ...
 
     def identity(self, arn: KeyArn) -> Identity:
-        """As whom it is used."""
+        """As whom it is used; that STS does not tell is part of the answer."""
         ...
 
     def become(self, arn: KeyArn, tenant: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ownkey_server.keystores.aws.answers import DENIED, STATES, code, may_not_look, require, say
+from ownkey_server.keystores.aws.answers import DENIED, STATES, advice, code, may_not_look, require, say
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.findings import Finding, Outcome, Telling
 
@@ -20,7 +20,9 @@ _ORIGINS = {
 }
 
 
-def describe(arn: KeyArn, kms: Any, given: Sequence[KeyArn], now: datetime) -> Telling[Mapping[str, Any]]:
+def describe(
+    arn: KeyArn, kms: Any, given: Sequence[KeyArn], now: datetime, *, by_role: bool
+) -> Telling[Mapping[str, Any]]:
     """What DescribeKey says, and returns; ``given`` are the keys that are checked together."""
     try:
         key: Mapping[str, Any] = kms.describe_key(KeyId=str(arn))["KeyMetadata"]
@@ -31,7 +33,14 @@ def describe(arn: KeyArn, kms: Any, given: Sequence[KeyArn], now: datetime) -> T
             "DescribeKey",
             Outcome.FAIL if missing or code(error) != DENIED else Outcome.WARN,
             say(error),
-            "check the ARN and the region" if missing else "allow kms:DescribeKey, which has no context condition",
+            "check the ARN and the region"
+            if missing
+            else advice(
+                error,
+                "kms:DescribeKey",
+                by_role=by_role,
+                otherwise="allow kms:DescribeKey, which has no context condition",
+            ),
         )
         return {}
     yield Finding(arn.region, "DescribeKey", Outcome.PASS, "is allowed")
@@ -104,13 +113,19 @@ def _relatives(arn: KeyArn, key: Mapping[str, Any], given: Sequence[KeyArn]) -> 
     kind = str(told.get("MultiRegionKeyType", "")).lower() or "part"
     named = {one.region for one in given if one.is_same_key(arn)}
     left_out = [region for region in regions if region not in named]
+    others = {one.region for one in given} - named
     seen = f"{kind} of a key in {', '.join(regions) or arn.region}"
+    for words, missing in (
+        ("not checked here", [region for region in left_out if region not in others]),
+        ("another key was given in", [region for region in left_out if region in others]),
+    ):
+        seen += f"; {words}: {', '.join(missing)}" if missing else ""
     if left_out:
         yield Finding(
             arn.region,
             check,
             Outcome.WARN,
-            f"{seen}; not checked here: {', '.join(left_out)}",
+            seen,
             "give their ARNs too: each has a policy and a state of its own, and must be revoked on its own",
         )
     else:

@@ -6,6 +6,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import KeyMisconfigured
@@ -30,10 +31,13 @@ class SettingsReach:
         self._own = boto3.session.Session(profile_name=options.profile)
         self._sessions: dict[str, Any] = {}
 
-    @property
-    def external_id(self) -> str:
-        """What the role's trust policy must ask for."""
-        return self._external_id(self._tenant)
+    def asks_for(self, arn: KeyArn) -> str:
+        """The role that is assumed, and what is said to get it; empty without a role."""
+        role = self._role(arn)
+        if role is None:
+            return ""
+        tag = f", session tag {TENANT}={self._tenant}" if self._options.session_tags else ""
+        return f"role {role}, external id {self._external_id(self._tenant)}{tag}"
 
     def kms(self, arn: KeyArn) -> Any:
         """A client of KMS in the key's region."""
@@ -41,13 +45,18 @@ class SettingsReach:
         return self._client(self._session(arn), "kms", arn.region, endpoint)
 
     def identity(self, arn: KeyArn) -> Identity:
-        """As whom the key is used."""
-        sts = self._client(self._session(arn), "sts", arn.region, self._options.sts_endpoint_url)
-        caller = str(sts.get_caller_identity()["Arn"])
-        role = self._role(arn)
+        """As whom the key is used; a role is assumed for it."""
+        session, role = self._session(arn), self._role(arn)
+        caller, trouble = "", None
+        try:
+            sts = self._client(session, "sts", arn.region, self._options.sts_endpoint_url)
+            caller = str(sts.get_caller_identity()["Arn"])
+        except (ClientError, BotoCoreError) as error:
+            trouble = error
         if role is None:
-            return Identity(caller, principal_of(caller), "by the key policy alone: no role is assumed")
-        return Identity(caller, role, f"by role {role}, external id {self.external_id}", by_role=True)
+            how = "by the key policy alone: no role is assumed"
+            return Identity(caller, principal_of(caller), how, trouble=trouble)
+        return Identity(caller, role, f"by {self.asks_for(arn)}", by_role=True, trouble=trouble)
 
     def become(self, arn: KeyArn, tenant: str) -> None:
         """Assume the key's role once, as the key store would in the name of any tenant.

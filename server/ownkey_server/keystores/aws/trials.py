@@ -21,10 +21,12 @@ class Trials:
 
     Args:
         tenant: Whose keys they are; empty for nobody's in particular, and then nothing is said about other tenants.
+        by_role: Whether they are used as a role of the customer's.
     """
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, *, by_role: bool) -> None:
         self._tenant = tenant
+        self._by_role = by_role
         self.context = {**PROBE, **({TENANT: tenant} if tenant else {})}
 
     def use(self, arn: KeyArn, kms: Any, *, is_tenants: bool) -> Telling[bool]:
@@ -36,18 +38,18 @@ class Trials:
         try:
             made = kms.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=self.context)
         except (ClientError, BotoCoreError) as error:
-            yield Finding(place, "wrap", Outcome.FAIL, say(error), advice(error, "kms:GenerateDataKey"))
+            yield Finding(place, "wrap", Outcome.FAIL, say(error), self.advice(error, "kms:GenerateDataKey"))
             return False
         yield Finding(place, "wrap", Outcome.PASS, "GenerateDataKey is allowed")
         blob, plaintext = made["CiphertextBlob"], made["Plaintext"]
         opened = yield from self.unwrap(place, "unwrap", kms, key, blob, plaintext)
-        yield _tried(
+        yield self._tried(
             place,
             "encrypt",
             "kms:Encrypt",
             lambda: kms.encrypt(KeyId=key, Plaintext=plaintext, EncryptionContext=self.context),
         )
-        yield _tried(
+        yield self._tried(
             place,
             "re-encrypt",
             "kms:ReEncrypt*",
@@ -71,7 +73,7 @@ class Trials:
         try:
             opened = kms.decrypt(KeyId=key, CiphertextBlob=blob, EncryptionContext=self.context)["Plaintext"]
         except (ClientError, BotoCoreError) as error:
-            yield Finding(place, check, Outcome.FAIL, say(error), advice(error, "kms:Decrypt"))
+            yield Finding(place, check, Outcome.FAIL, say(error), self.advice(error, "kms:Decrypt"))
             return False
         same = bool(opened == plaintext)
         yield require(place, check, same, "the same bytes came back" if same else "other bytes came back", "ask AWS")
@@ -100,7 +102,8 @@ class Trials:
                 if code(error) != DENIED:
                     return Finding(place, check, Outcome.WARN, f"not known: {say(error)}", "verify again")
                 continue
-            seen = f"the key serves a context of {who}: the condition on ownkey:tenant is missing"
+            # By a statement, a grant or a policy of IAM: what the document asks of us may well be in order.
+            seen = f"AWS served a context of {who}: something lets us in without a condition on ownkey:tenant"
             # Without it nothing says whose the key is: whoever's key it is said to be, it works.
             weight = (
                 "; the role refuses other tenants, so that this alone does not let them reach the key"
@@ -109,14 +112,17 @@ class Trials:
             )
             outcome = Outcome.WARN if is_tenants else Outcome.FAIL
             return Finding(place, check, outcome, seen + weight, "put the policy that `ownkey aws key-policy` prints")
-        return Finding(place, check, Outcome.PASS, "denied: the policy lets us in for this tenant alone")
+        return Finding(place, check, Outcome.PASS, "AWS denied a context of another tenant, and one of none")
 
+    def _tried(
+        self, place: str, check: str, action: str, work: Callable[[], object], otherwise: Outcome = Outcome.FAIL
+    ) -> Finding:
+        try:
+            work()
+        except (ClientError, BotoCoreError) as error:
+            return Finding(place, check, otherwise, say(error), self.advice(error, action))
+        return Finding(place, check, Outcome.PASS, f"{action} is allowed")
 
-def _tried(
-    place: str, check: str, action: str, work: Callable[[], object], otherwise: Outcome = Outcome.FAIL
-) -> Finding:
-    try:
-        work()
-    except (ClientError, BotoCoreError) as error:
-        return Finding(place, check, otherwise, say(error), advice(error, action))
-    return Finding(place, check, Outcome.PASS, f"{action} is allowed")
+    def advice(self, error: Exception, action: str) -> str:
+        """What to do about a use that failed; ``action`` is the permission that it needed."""
+        return advice(error, action, by_role=self._by_role)

@@ -15,12 +15,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyStoreError
 from ownkey_server.domain.tenants import another_than
-from ownkey_server.keystores.aws.answers import advice, code, may_not_look, say
+from ownkey_server.keystores.aws import regions
+from ownkey_server.keystores.aws.answers import by_our_fault, by_our_policy, code, may_not_look, say
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
+from ownkey_server.keystores.aws.errors import ROLE_DENIED
 from ownkey_server.keystores.aws.findings import Finding, Outcome, Telling, read_policy
-from ownkey_server.keystores.aws.identity import Reach
+from ownkey_server.keystores.aws.identity import Identity, Reach
 from ownkey_server.keystores.aws.metadata import describe, rotation
+from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.trials import Trials
+
+_STS = "set sts_endpoint_url of the key store to where STS can be reached from here, such as a VPC endpoint of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +39,16 @@ class Verification:
     """Checks keys as one tenant's.
 
     Args:
-        regions: The only regions that the settings allow; empty for all.
+        options: The settings of the key store that is to use them.
         tenant: Whose keys they are; empty for nobody's in particular, and then nothing is said about other tenants.
     """
 
-    def __init__(self, reach: Reach, clock: Clock, *, regions: Sequence[str], tenant: str) -> None:
+    def __init__(self, reach: Reach, clock: Clock, *, options: AwsKmsOptions, tenant: str) -> None:
         self._reach = reach
         self._clock = clock
-        self._regions = regions
+        self._options = options
         self._tenant = tenant
-        self._trials = Trials(tenant)
+        self._trials = Trials(tenant, by_role=options.role_name is not None)
 
     def check(self, references: Sequence[str]) -> Iterator[Finding]:
         """What is found about the keys, in their order, and then about all of them together."""
@@ -54,41 +59,84 @@ class Verification:
                 arns.append(KeyArn.parse(reference))
             except ArnInvalid as error:
                 yield Finding(reference, "ARN", Outcome.FAIL, str(error), "take the Arn that aws kms describe-key says")
+        yield from _related(arns)
         for arn in arns:
             yield from self._place(arn, arns, places)
         yield from self._together(places)
+        yield from self._canaries()
 
     def _place(self, arn: KeyArn, given: Sequence[KeyArn], places: list[_Place]) -> Iterator[Finding]:
         region = arn.region
         yield Finding(region, "ARN", Outcome.PASS, str(arn))
-        if self._regions and region not in self._regions:
-            yield Finding(
-                region,
-                "region",
-                Outcome.FAIL,
-                f"the settings allow {', '.join(self._regions)} alone",
-                f"add {region} to regions of the key store, or enrol a replica in one of these",
-            )
+        refused = self._refused(arn)
+        if refused is not None:
+            yield refused
             return
         try:
-            identity = self._reach.identity(arn)
             kms = self._reach.kms(arn)
+            identity = self._reach.identity(arn)
         except (ClientError, BotoCoreError, KeyStoreError) as error:
-            yield Finding(
-                region,
-                "access",
-                Outcome.FAIL,
-                say(error),
-                "check the credentials, the role's trust policy and external id",
-            )
+            yield self._no_access(arn, error)
             return
-        yield Finding(region, "access", Outcome.PASS, f"as {identity.caller}; {identity.how}")
+        who = _who(region, identity)
+        yield who
+        if who.outcome is Outcome.FAIL:
+            return
         is_tenants = (yield from self._trust(arn)) if identity.by_role else False
-        described = yield from describe(arn, kms, given, self._clock())
+        described = yield from describe(arn, kms, given, self._clock(), by_role=identity.by_role)
         yield from rotation(arn, kms, described)
         yield from self._policy(arn, kms, identity.principal)
         usable = yield from self._trials.use(arn, kms, is_tenants=is_tenants)
         places.append(_Place(arn, kms, usable))
+
+    def _refused(self, arn: KeyArn) -> Finding | None:
+        """Why the key store would not take the key at all; None where it would."""
+        allowed = self._options.regions
+        complaint = regions.complaint(arn, allowed)
+        if complaint:
+            advice = (
+                f"add {arn.region} to regions of the key store, or enrol a replica in one of these" if allowed else ""
+            )
+            seen = f"{complaint} ({', '.join(allowed)})" if allowed else complaint
+            return Finding(arn.region, "region", Outcome.FAIL, seen, advice)
+        canary = self._options.canary_key
+        if canary is not None and KeyArn.parse(canary).is_same_key(arn):
+            seen = "this is the key store's canary_key, the provider's own: it cannot be a customer's"
+            return Finding(arn.region, "ARN", Outcome.FAIL, seen, "give the ARN of the customer's key")
+        return None
+
+    def _no_access(self, arn: KeyArn, error: Exception) -> Finding:
+        """We are nobody to the key: our credentials are wrong, or its role is not ours to assume."""
+        asked = self._reach.asks_for(arn)
+        is_asked = bool(asked) and not isinstance(error, KeyStoreError)
+        advice = ""
+        if code(error) == ROLE_DENIED:
+            advice = by_our_policy(error, by_role=False) or (
+                "see the role's trust policy: it must trust whom AWS names here, and ask for this external id; and see"
+                " that we may sts:AssumeRole and sts:TagSession"
+            )
+        elif isinstance(error, ClientError):
+            advice = by_our_fault(error)
+        elif is_asked and not by_our_fault(error):
+            advice = _STS
+        seen = say(error, "STS") + (f"; asked for {asked}" if is_asked else "")
+        return Finding(arn.region, "access", Outcome.FAIL, seen, advice)
+
+    def _canaries(self) -> Iterator[Finding]:
+        """What the settings lack to tell a customer's act from a fault of our own."""
+        options = self._options
+        for name, value, what in (
+            ("canary_key", options.canary_key, "permission"),
+            ("canary_role", options.canary_role if options.role_name else "not needed", "trust"),
+        ):
+            if value is None:
+                yield Finding(
+                    "settings",
+                    name,
+                    Outcome.WARN,
+                    f"there is none: a withdrawn {what} is told as misconfigured, and not as revoked",
+                    f"set {name} of the key store to one of the provider's own, by which our identity is proven",
+                )
 
     def _trust(self, arn: KeyArn) -> Telling[bool]:
         """Whether the role is this tenant's alone: its trust policy refuses the external id of another."""
@@ -99,7 +147,7 @@ class Verification:
             if code(error) == "AccessDenied":
                 yield Finding(arn.region, check, Outcome.PASS, "refuses the external id of another tenant")
                 return True
-            yield Finding(arn.region, check, Outcome.WARN, f"not known: {say(error)}", "verify again")
+            yield Finding(arn.region, check, Outcome.WARN, f"not known: {say(error, 'STS')}", "verify again")
             return False
         yield Finding(
             arn.region,
@@ -135,7 +183,13 @@ class Verification:
                         KeyId=str(maker.arn), KeySpec="AES_256", EncryptionContext=self._trials.context
                     )
                 except (ClientError, BotoCoreError) as error:
-                    yield Finding(maker.arn.region, "wrap", Outcome.FAIL, say(error), advice(error, ""))
+                    yield Finding(
+                        maker.arn.region,
+                        "wrap",
+                        Outcome.FAIL,
+                        say(error),
+                        self._trials.advice(error, "kms:GenerateDataKey"),
+                    )
                     continue
                 yield from self._trials.unwrap(
                     opener.arn.region,
@@ -145,3 +199,29 @@ class Verification:
                     made["CiphertextBlob"],
                     made["Plaintext"],
                 )
+
+
+def _who(region: str, identity: Identity) -> Finding:
+    """As whom the key is used. Without STS a key can still be used, but never without credentials that hold."""
+    check, error = "access", identity.trouble
+    if error is None:
+        return Finding(region, check, Outcome.PASS, f"as {identity.caller}; {identity.how}")
+    fault = by_our_fault(error)
+    if fault:
+        return Finding(region, check, Outcome.FAIL, say(error, "STS"), fault if isinstance(error, ClientError) else "")
+    seen = f"{identity.how}; as whom is not known: {say(error, 'STS')}"
+    advice = "" if isinstance(error, ClientError) else f"{_STS}; only checks that need our name are left out here"
+    return Finding(region, check, Outcome.WARN, seen, advice)
+
+
+def _related(arns: Sequence[KeyArn]) -> Iterator[Finding]:
+    """Keys that are given together are taken for one key's places, which only those of one multi-Region key can be."""
+    families = dict.fromkeys(arn.family for arn in arns)
+    if len(families) > 1:
+        yield Finding(
+            "together",
+            "one key",
+            Outcome.WARN,
+            f"these are {len(families)} keys, and none opens what another wraps: {', '.join(map(str, arns))}",
+            "enrol each as a key of its own; the replicas of one key have the same id, which begins with mrk-",
+        )
