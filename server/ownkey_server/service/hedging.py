@@ -1,4 +1,7 @@
-"""Two places asked at once, the second when the first is late: the first answer counts, whatever it is.
+"""Two places asked at once, the second when the first is late: the first answer counts.
+
+But the second's no is none to a use that the first place serves: had that been quick, nobody had asked the second. So
+it is kept until the first has answered too.
 
 What is still under way then is let go, not stopped: no library can take a question back, its answer tells whether the
 place is in order, and a key that it opens has to be wiped by somebody.
@@ -85,10 +88,12 @@ async def race(
         let_go: Takes what is still under way at the end.
 
     Raises:
-        OwnkeyError: An answer that is no outage. A revocation is one, and counts before a success that came with it.
+        OwnkeyError: An answer that is no outage, such as a revocation: of the first place, and then it counts before a
+            success that came with it; or of the other, when the first does not serve.
     """
     running = {asyncio.create_task(first): 0}
     asked, failure = 1, None
+    others_no: OwnkeyError | None = None
     try:
         done, _ = await asyncio.wait(running, timeout=patience)
         if not done and (other := second()) is not None:
@@ -100,10 +105,19 @@ async def race(
                 number, error = running.pop(task), task.exception()
                 if error is None:
                     return Raced(asked, (number, task.result()))
-                outage = passable(number, error)
-                if outage is None:
+                outage: KeyStoreError | None = None
+                try:
+                    outage = passable(number, error)
+                except OwnkeyError as end:
+                    error = end
+                if outage is not None:
+                    failure = failure or outage
+                elif number and isinstance(error, OwnkeyError):
+                    others_no = error
+                else:
                     raise error
-                failure = failure or outage
+        if others_no is not None:
+            raise others_no
         return Raced(asked, failure=failure)
     finally:
         for task in running:

@@ -11,8 +11,8 @@ Each place gets a share of the time that is left, so that one which swallows que
 
 With ``hedge``, opening does not wait for the first place to fail: when it has not answered for longer than it nearly
 always takes, the next is asked as well, and the first answer counts. The other question goes on for what it shows of
-its place, and what it opens is wiped. A revocation that is told first is the answer, whatever the other place says
-then.
+its place, and what it opens is wiped. A revocation that the first place tells is the answer, whatever the next says
+then; one that the next tells is the answer only if the first does not serve, as it would be without hedging.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ class ReplicaWalk:
         """Ask the first place, and the other when it is late."""
 
         def second() -> Coroutine[Any, Any, T] | None:
-            entered = self._enter(key, places[1])
+            # Once more, for either may have been taken away since.
+            entered = self._enter(key, places[1]) if self._may_hedge(key, *places) else None
             if entered is None:
                 return None
             self.hedges.begun += 1
@@ -257,7 +258,9 @@ class ReplicaWalk:
         return breaker is None or breaker.admits()
 
     def _may_hedge(self, key: CustomerKey, place: Replica, other: Replica) -> bool:
-        return self._usable(key, other) and not self._board.was_revoked(key.name, place.name)
+        # The first: nobody goes around a revocation. The other: it would only deny what the first serves.
+        taken = any(self._board.was_revoked(key.name, one.name) for one in (place, other))
+        return not taken and self._usable(key, other)
 
     def _share(self, key: CustomerKey, left: float, others: Sequence[Replica]) -> float:
         """How long a place may take, when others could be asked after it."""

@@ -459,22 +459,53 @@ async def test_what_the_late_place_shows_is_kept_as_evidence() -> None:
     await until(lambda: places.state() is KeyState.DEGRADED)
 
 
-@pytest.mark.parametrize("which", ["one", "two"])
-async def test_a_revocation_that_comes_first_is_the_answer_and_the_key_that_comes_later_is_wiped(which: str) -> None:
+async def test_a_revocation_that_the_first_tells_is_the_answer_and_the_key_that_comes_later_is_wiped() -> None:
     places = Places(hedge=True)
     await known_to_be_quick(places)
     answers = {name: asyncio.Event() for name in ("one", "two")}
     places.does |= answers
     use = asyncio.create_task(places.use())
     await until(lambda: len(places.asked) == 2)
-    other = "two" if which == "one" else "one"
-    places.does |= {which: errors.KeyRevoked, other: WORKS}
-    answers[which].set()
+    places.does |= {"one": errors.KeyRevoked, "two": WORKS}
+    answers["one"].set()
     with pytest.raises(errors.KeyRevoked):
         await use
-    answers[other].set()
+    answers["two"].set()
     await until(lambda: bool(places.discarded))
-    assert places.discarded == [f"a data key of {other}"]
+    assert places.discarded == ["a data key of two"]
+
+
+@pytest.mark.parametrize("no", [errors.KeyRevoked, errors.KeyMisconfigured, errors.CiphertextInvalid])
+async def test_a_no_of_the_later_place_is_none_where_the_first_serves(no: type[errors.KeyStoreError]) -> None:
+    places = Places(hedge=True, remote=True)
+    await known_to_be_quick(places)
+    answer = places.does["one"] = asyncio.Event()
+    places.does["two"] = no
+    use = asyncio.create_task(places.use())
+    await until(lambda: ("two", no.reason) in [(call.replica, call.result) for call in places.calls.tell()])
+    assert not use.done()
+    places.does["one"] = WORKS
+    answer.set()
+    assert await use == "one"
+    assert places.discarded == []
+
+
+@pytest.mark.parametrize("first", [errors.KeyUnreachable, errors.KeyStoreThrottled, errors.KeyRevoked])
+async def test_a_revocation_of_the_later_place_is_the_answer_where_the_first_does_not_serve(
+    first: type[errors.KeyStoreError],
+) -> None:
+    places = Places(hedge=True)
+    await known_to_be_quick(places)
+    answer = places.does["one"] = asyncio.Event()
+    places.does["two"] = errors.KeyRevoked
+    use = asyncio.create_task(places.use(None, CustomerKey(KEY.name, (ONE, TWO, THREE))))
+    await until(lambda: places.board.was_revoked(KEY.name, "two"))
+    places.does["one"] = first
+    answer.set()
+    with pytest.raises(errors.KeyRevoked) as caught:
+        await use
+    assert caught.value.replica == ("one" if first is errors.KeyRevoked else "two")
+    assert places.names() == ["one", "two"]
 
 
 async def test_a_revocation_that_comes_together_with_a_success_is_the_answer() -> None:
@@ -504,6 +535,38 @@ async def test_a_place_that_was_taken_away_is_not_hedged_and_so_not_gone_around(
     with pytest.raises(errors.KeyUnreachable):
         await use
     assert places.names() == ["one"]
+
+
+async def test_a_later_place_that_was_taken_away_is_not_asked_early() -> None:
+    places = Places(hedge=True)
+    await known_to_be_quick(places)
+    places.board.saw(KEY.name, "two", KeyState.REVOKED, "", NOW, began=places.board.moment)
+    places.does["two"] = errors.KeyRevoked
+    answer = places.does["one"] = asyncio.Event()
+    use = asyncio.create_task(places.use())
+    await asyncio.sleep(0.05)
+    places.does["one"] = WORKS
+    answer.set()
+    assert (await use, places.names(), places.walk.hedges.begun) == ("one", ["one"], 0)
+
+
+@pytest.mark.parametrize("which", ["one", "two"])
+async def test_a_place_that_is_taken_away_while_the_first_is_waited_for_is_not_hedged(which: str) -> None:
+    places = Places(hedge=True)
+    await known_to_be_quick(places)
+    answer = places.does["one"] = asyncio.Event()
+    ask = places.ask
+
+    async def taken_away_then(place: Replica, limit: float) -> str:
+        places.board.saw(KEY.name, which, KeyState.REVOKED, "", NOW, began=places.board.moment)
+        return await ask(place, limit)
+
+    places.ask = taken_away_then  # type: ignore[method-assign]
+    use = asyncio.create_task(places.use())
+    await asyncio.sleep(0.05)
+    places.does["one"] = WORKS
+    answer.set()
+    assert (await use, places.names(), places.walk.hedges.begun) == ("one", ["one"], 0)
 
 
 async def test_when_both_fail_the_third_is_asked() -> None:
