@@ -14,6 +14,7 @@ MIB = 1024 * 1024
 UNARY = {
     "GenerateDataKey": pb.GenerateDataKeyRequest,
     "Unwrap": pb.UnwrapRequest,
+    "Rewrap": pb.RewrapRequest,
     "KeyStatus": pb.KeyStatusRequest,
     "CheckPolicy": pb.CheckPolicyRequest,
     "AuthorizeCall": pb.AuthorizeCallRequest,
@@ -245,5 +246,5 @@ async def test_a_call_whose_time_has_run_out_leaves_the_server_unharmed(rpc: Rpc
 
 async def test_an_unknown_method_is_unimplemented(rpc: Rpc) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rpc.channel.unary_unary("/ownkey.v1.KeyService/Rewrap")(b"", timeout=10)
+        await rpc.channel.unary_unary("/ownkey.v1.KeyService/NoSuchMethod")(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
