@@ -3,9 +3,13 @@
 A call that was given up goes on in its thread until the library comes back, and keeps its place until then: what hangs
 is never started more often than it may.
 
-What a share may have shrinks as others fill the threads: all of its own while they are idle, and one thread when they
-have half of all. So the other half is for those who have nothing under way: one of them finds a thread at once, until
-half as many shares hang as there are threads.
+Shares have owners: one may have several, and is bounded in all of them together. What a share and an owner may have
+shrinks as other owners fill the threads: all of their own while these are idle, and one thread when they have half of
+all. So the other half is for those who have nothing under way: one of them finds a thread at once, until half as many
+owners hang as there are threads.
+
+One share that hangs must not stop its owner's next: that has one thread more, as long as all owners together have less
+than half of the threads beyond the first of each.
 """
 
 from __future__ import annotations
@@ -51,6 +55,8 @@ class Threads:
         self.most = most
         self.executor = ThreadPoolExecutor(most, name)
         self.busy = 0
+        self.owners = 0
+        """How many owners have any of them."""
         self.closed = False
         # In the order in which they are looked at: whoever was served goes to the end.
         self._waiting: dict[Bulkhead, None] = {}
@@ -88,18 +94,68 @@ class Threads:
                         del self._waiting[bulkhead]
 
 
+class Owner:
+    """Who has shares of the threads. Belongs to one event loop.
+
+    Args:
+        threads: Those that they are shares of.
+        most: How many of them it may have at once in all of its shares; background work, half of that.
+
+    Attributes:
+        busy: How many it has.
+        shares: How many of its shares have any.
+    """
+
+    def __init__(self, threads: Threads, most: int) -> None:
+        self._threads = threads
+        self._most = most
+        self.busy = 0
+        self.shares = 0
+
+    def may_have(self, most: int) -> int:
+        """How many of so many others leave to it, at the least one."""
+        everything, others = self._threads.most, self._threads.busy - self.busy
+        return 1 + (most - 1) * max(0, everything - 2 * others) // everything
+
+    def has_place(self, *, background: bool) -> bool:
+        """Whether it may have one more."""
+        most = self.may_have(self._most)
+        return self.busy < (min(most, _half(self._most)) if background else most)
+
+    @property
+    def has_place_for_its_second(self) -> bool:
+        """Whether a share that has nothing under way may have one thread, because one other alone has the rest."""
+        beyond_the_first = self._threads.busy - self._threads.owners
+        return self.shares < 2 and beyond_the_first < self._threads.most // 2 - 1
+
+    def take(self, *, first_of_share: bool) -> None:
+        """Count one more."""
+        self._threads.busy += 1
+        self._threads.owners += self.busy == 0
+        self.busy += 1
+        self.shares += first_of_share
+
+    def give_back(self, *, last_of_share: bool) -> None:
+        """Count one less."""
+        self._threads.busy -= 1
+        self.busy -= 1
+        self._threads.owners -= self.busy == 0
+        self.shares -= last_of_share
+
+
 class Bulkhead:
     """A share of the threads. Belongs to one event loop.
 
     Args:
         threads: Those that it is a share of.
         most: How many of them it may have at once; background work, half of that.
+        owner: Whose it is, if that has others.
     """
 
-    def __init__(self, threads: Threads, most: int) -> None:
+    def __init__(self, threads: Threads, most: int, owner: Owner | None = None) -> None:
         self._threads = threads
         self._most = most
-        self._most_in_background = (most + 1) // 2
+        self._owner = owner or Owner(threads, most)
         self._busy = 0
         self._waiting: list[_Waiter] = []
         self._arrivals = itertools.count()
@@ -196,13 +252,16 @@ class Bulkhead:
     def _has_place(self, *, background: bool) -> bool:
         if self._threads.free <= 0:
             return False
-        everything, others = self._threads.most, self._threads.busy - self._busy
-        most = 1 + (self._most - 1) * max(0, everything - 2 * others) // everything
-        return self._busy < (min(most, self._most_in_background) if background else most)
+        most = self._owner.may_have(self._most)
+        if self._busy >= (min(most, _half(self._most)) if background else most):
+            return False
+        return self._owner.has_place(background=background) or (
+            self._busy == 0 and self._owner.has_place_for_its_second
+        )
 
     def _take(self) -> None:
+        self._owner.take(first_of_share=self._busy == 0)
         self._busy += 1
-        self._threads.busy += 1
 
     def _leave(self, running: asyncio.Future[T]) -> None:
         if not running.cancelled():
@@ -211,8 +270,12 @@ class Bulkhead:
 
     def _give_back(self) -> None:
         self._busy -= 1
-        self._threads.busy -= 1
+        self._owner.give_back(last_of_share=self._busy == 0)
         self._threads.wake()
+
+
+def _half(most: int) -> int:
+    return (most + 1) // 2
 
 
 def _was_let_in(waiter: _Waiter) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ownkey_server.keystores.bulkhead import Bulkhead, Closed, NoAnswer, NoPlace, Threads
+from ownkey_server.keystores.bulkhead import Bulkhead, Closed, NoAnswer, NoPlace, Owner, Threads
 
 SECONDS = 20.0
 
@@ -84,6 +84,64 @@ async def test_the_more_others_have_the_less_a_share_may(hold: Hold) -> None:
     tasks += start(Bulkhead(threads, 4), hold, 4)
     await hold.began(1)
     assert threads.busy == 9
+    await finish(threads, hold, tasks)
+
+
+async def test_an_owner_of_many_shares_has_no_more_than_its_own_in_all_of_them(hold: Hold) -> None:
+    threads = Threads(32, "t")
+    owner = Owner(threads, 6)
+    tasks = [task for _ in range(10) for task in start(Bulkhead(threads, 4, owner), hold, 4)]
+    await hold.began(6)
+    with pytest.raises(NoPlace):
+        await Bulkhead(threads, 4, owner).run(quick, 0.01)
+    assert threads.busy == 6
+    await finish(threads, hold, tasks)
+    assert [task.result() for task in tasks] == ["held"] * 40
+    assert (threads.busy, threads.owners, owner.busy, owner.shares) == (0, 0, 0, 0)
+
+
+async def test_an_owner_s_own_shares_are_none_of_the_others_that_make_its_shares_shrink(hold: Hold) -> None:
+    threads = Threads(32, "t")
+    owner = Owner(threads, 8)
+    tasks = start(Bulkhead(threads, 4, owner), hold, 4) + start(Bulkhead(threads, 4, owner), hold, 4)
+    await hold.began(8)
+    await finish(threads, hold, tasks)
+
+
+async def test_a_second_share_finds_a_thread_though_the_first_hangs_and_others_have_half(hold: Hold) -> None:
+    threads = Threads(16, "t")
+    owner = Owner(threads, 4)
+    tasks = start(Bulkhead(threads, 4, owner), hold, 4)
+    tasks += [task for _ in range(8) for task in start(Bulkhead(threads, 1), hold, 1)]
+    await hold.began(12)
+    other = Bulkhead(threads, 4, owner)
+    assert await other.run(quick, SECONDS) == "quick"
+    assert await other.run(quick, SECONDS, background=True) == "quick"
+    tasks += start(other, hold, 1)
+    await hold.began(1)
+    with pytest.raises(NoPlace):
+        await Bulkhead(threads, 4, owner).run(quick, 0.01)
+    await finish(threads, hold, tasks)
+
+
+async def test_half_as_many_owners_as_threads_leave_one_however_many_of_their_shares_hang(hold: Hold) -> None:
+    threads = Threads(16, "t")
+    owners = [Owner(threads, 4) for _ in range(8)]
+    tasks = [task for _ in range(4) for owner in owners for task in start(Bulkhead(threads, 2, owner), hold, 2)]
+    await hold.began(8)
+    assert await Bulkhead(threads, 2).run(quick, SECONDS) == "quick"
+    assert threads.free > 0
+    await finish(threads, hold, tasks)
+
+
+async def test_background_work_leaves_half_of_all_shares_to_live_work(hold: Hold) -> None:
+    threads = Threads(32, "t")
+    owner = Owner(threads, 8)
+    shares = [Bulkhead(threads, 4, owner) for _ in range(8)]
+    tasks = [task for share in shares for task in start(share, hold, 4, background=True)]
+    await hold.began(4)
+    assert threads.busy == 4
+    assert await shares[7].run(quick, SECONDS) == "quick"
     await finish(threads, hold, tasks)
 
 

@@ -1,6 +1,7 @@
 """What each tenant may do at AWS KMS, and how that went: threads by region, a rate, retries, credentials of roles.
 
-A share is by region, because a region that does not answer must not hold up what another region can do instead.
+A share is by region, because a region that does not answer must not hold up what another region can do instead. But a
+tenant may have keys in every region there is, so that it is bounded in all of them together, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from ownkey_server.keystores.aws.retries import RetryBudget
 from ownkey_server.keystores.aws.roles import AssumedRole
 from ownkey_server.keystores.budget import RateBudget
-from ownkey_server.keystores.bulkhead import Bulkhead, Threads
+from ownkey_server.keystores.bulkhead import Bulkhead, Owner, Threads
 
 # Beyond so many tenants, those that have nothing under way are forgotten, the longest unused first.
 MOST_TENANTS = 10_000
@@ -62,8 +63,8 @@ class Pulse:
 class RegionShare:
     """A tenant's share of one region."""
 
-    def __init__(self, threads: Threads, concurrency: int, patience: float) -> None:
-        self.bulkhead = Bulkhead(threads, concurrency)
+    def __init__(self, threads: Threads, concurrency: int, patience: float, owner: Owner) -> None:
+        self.bulkhead = Bulkhead(threads, concurrency, owner)
         self.pulse = Pulse(patience)
         self.retries = RetryBudget()
 
@@ -75,6 +76,8 @@ class TenantShare:
         self._threads = threads
         self._concurrency = concurrency
         self._patience = patience
+        # In all regions: enough for two, but a quarter of what all tenants have, unless one region may have more.
+        self._owner = Owner(threads, max(concurrency, min(2 * concurrency, threads.most // 4)))
         self._regions: dict[str, RegionShare] = {}
         self.rate = rate
         # By account and region: an outage of STS in one region is no matter to another.
@@ -84,7 +87,8 @@ class TenantShare:
         """The share of a region."""
         found = self._regions.get(region)
         if found is None:
-            found = self._regions[region] = RegionShare(self._threads, self._concurrency, self._patience)
+            found = RegionShare(self._threads, self._concurrency, self._patience, self._owner)
+            self._regions[region] = found
         return found
 
     @property
