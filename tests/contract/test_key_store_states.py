@@ -147,6 +147,7 @@ async def test_a_caller_without_time_says_nothing_about_the_key(store: KeyStore,
             await store.generate_data_key(key, CONTEXT, 0.0)
         except KeyStoreError as error:
             assert type(error) is KeyStoreThrottled  # noqa: PT017 - a store that answers at once need not raise
+            assert error.ours  # noqa: PT017
     assert await answers(store, key)
 
 

@@ -67,7 +67,7 @@ class CountedStore:
         self.name = store.name
         self.counts_wraps = store.counts_wraps
         self.calls: list[str] = []
-        self.failure: type[KeyStoreError] | None = None
+        self.failure: Callable[[str, str, str], KeyStoreError] | None = None
         self.gate: asyncio.Event | None = None
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:

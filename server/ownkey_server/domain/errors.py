@@ -376,9 +376,18 @@ class KeyUnreachable(KeyStoreError):
 
 
 class KeyStoreThrottled(KeyStoreError):
-    """The key store works but is too busy to take this call now."""
+    """The key store works but is too busy to take this call now.
+
+    Attributes:
+        ours: Whether a bound of this server's own, or the caller's time, kept the key store from saying anything. Only
+            what it said itself shows that it is there.
+    """
 
     reason = "KEY_STORE_THROTTLED"
+
+    def __init__(self, replica: str, key: str, cause: str, *, request_id: str = "", ours: bool = False) -> None:
+        super().__init__(replica, key, cause, request_id=request_id)
+        self.ours = ours
 
 
 class KeyMisconfigured(KeyStoreError):

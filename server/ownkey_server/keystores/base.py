@@ -64,7 +64,8 @@ class KeyStore(Protocol):
     ``reference`` names a key inside the store (a file's name, a token object's label, an ARN). ``context`` is the
     encryption context, bound to the wrapped key as additional authenticated data. ``timeout`` is in seconds; a store
     that has not answered by then raises :class:`KeyUnreachable`, or :class:`KeyStoreThrottled` when the call was never
-    started or nothing says that the store is unwell; the outcome of the operation in the store is then unknown.
+    started or nothing says that the store is unwell (``ours``, for the store has said nothing); the outcome of the
+    operation in the store is then unknown.
 
     Every method raises only subclasses of :class:`ownkey_server.domain.errors.KeyStoreError`; a vendor's exception
     is chained as the cause. ``tests/contract/`` holds what every implementation must do.

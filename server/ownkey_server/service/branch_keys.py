@@ -125,7 +125,7 @@ class BranchKeys:
                 if loan.key.name == key.name:
                     return loan
             self._actives.forget(tenant, key)  # moved meanwhile: another one wraps now
-        raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved")
+        raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved", ours=True)
 
     async def to_open(
         self,
@@ -265,7 +265,8 @@ class BranchKeys:
             if lease is not None and self._monotonic() < lease.until:
                 return lease, False
         place = other.primary
-        raise KeyStoreThrottled(place.name, place.reference, "a branch key's lease ended before it could be used")
+        cause = "a branch key's lease ended before it could be used"
+        raise KeyStoreThrottled(place.name, place.reference, cause, ours=True)
 
     def _open_once(self, tenant: str, branch_id: str, key_named: KeyNamed, *, background: bool) -> tuple[Flight, bool]:
         """The question to open a branch key that is under way, or a new one; and whether there was one.
@@ -404,6 +405,9 @@ class BranchKeys:
         if isinstance(error, KeyUnreachable):
             lease.unreachable = True
             lease.retry_at = self._monotonic() + RETRY_SECONDS
+        elif isinstance(error, KeyStoreThrottled) and not error.ours:
+            # It is there, and so the outage is over; a grace bridges nothing else.
+            lease.unreachable = False
         elif not isinstance(error, _TRANSIENT) and not lease.over:
             # The key store decided, or the branch key is not what it was: an outage would be told apart.
             self._leases.drop(lease)

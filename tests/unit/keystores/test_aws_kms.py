@@ -209,8 +209,9 @@ async def test_one_failure_that_passes_is_not_seen(kms: FakeKms, open_aws, code:
 async def test_background_work_does_not_insist_when_it_is_throttled(kms: FakeKms, open_aws) -> None:
     key, store = kms.create_key(), open_aws().for_tenant("acme", background=True)
     kms.fail("GenerateDataKey", "ThrottlingException", times=1)
-    with pytest.raises(KeyStoreThrottled):
+    with pytest.raises(KeyStoreThrottled) as caught:
         await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    assert not caught.value.ours  # AWS has said so
 
 
 async def test_while_everything_fails_nothing_is_tried_twice_for_long(kms: FakeKms, open_aws) -> None:
@@ -291,7 +292,7 @@ async def test_a_tenant_has_so_many_calls_a_second_and_background_work_half_of_t
     async def refused(asked: KeyStore, count: int) -> int:
         work = [asked.generate_data_key(key, CONTEXT, TIMEOUT) for _ in range(count)]
         failed = [one for one in await asyncio.gather(*work, return_exceptions=True) if isinstance(one, Exception)]
-        assert all(isinstance(one, KeyStoreThrottled) and "no more calls" in one.cause for one in failed)
+        assert all(isinstance(one, KeyStoreThrottled) and one.ours and "no more calls" in one.cause for one in failed)
         return len(failed)
 
     assert await refused(background, 8) == 3

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -253,9 +254,11 @@ async def test_a_grace_is_none_against_a_revocation_nor_against_any_other_answer
     graced.disable()
     graced.clock.seconds += 2
     # The key store could not say no yet: the grace serves once more, and by that the key store is asked.
+    graced.store.gate = asyncio.Event()
     opened = await graced.unwrap(issued)
     assert opened.plaintext.reveal() == issued.plaintext.reveal()
     assert graced.records[-1].detail["outage_grace_seconds"] == 12.0
+    graced.store.gate.set()
     await graced.settle()
     assert graced.branches.held == 0
     # From its no on, and with all of the grace still to come, nothing serves: not when it is away again either.
@@ -314,6 +317,41 @@ async def test_a_grace_is_for_an_unreachable_key_store_alone(graced: Instance, f
     graced.clock.seconds = LEASE + 1
     with pytest.raises(failure):
         await graced.unwrap(issued)
+
+
+async def test_a_grace_ends_with_the_outage_when_the_key_store_says_that_it_is_too_busy(graced: Instance) -> None:
+    issued = await graced.generate()
+    graced.store.failure = KeyUnreachable
+    graced.clock.seconds = LEASE + 10
+    await graced.unwrap(issued)
+    graced.store.failure = KeyStoreThrottled
+    graced.clock.seconds += 2
+    graced.store.gate = asyncio.Event()
+    await graced.unwrap(issued)  # it could not say so yet
+    graced.store.gate.set()
+    await graced.settle()
+    for _ in range(2):
+        with pytest.raises(KeyStoreThrottled):
+            await graced.unwrap(issued)
+    graced.store.failure = KeyUnreachable  # away again, and within what the tenant has chosen
+    await graced.unwrap(issued)
+    assert graced.records[-1].detail["outage_grace_seconds"] == 12.0
+
+
+async def test_a_bound_of_our_own_is_no_sign_that_an_outage_is_over(graced: Instance) -> None:
+    issued = await graced.generate()
+    graced.store.failure = KeyUnreachable
+    graced.clock.seconds = LEASE + 10
+    await graced.unwrap(issued)
+    graced.store.failure = functools.partial(KeyStoreThrottled, ours=True)
+    calls = len(graced.store.calls)
+    for seconds in (2.0, 4.0):
+        graced.clock.seconds = LEASE + 10 + seconds
+        await graced.unwrap(issued)
+        await graced.settle()
+        used = [record for record in graced.records if record.action == Action.UNWRAP]
+        assert used[-1].detail["outage_grace_seconds"] == 10 + seconds
+    assert len(graced.store.calls) == calls + 2
 
 
 async def test_after_an_outage_a_lease_is_whole_again(graced: Instance) -> None:

@@ -67,7 +67,7 @@ class Calls:
             again = False
             while True:
                 if time.monotonic() >= deadline:
-                    raise KeyStoreThrottled(order.place, str(order.key), "no time was left to ask")
+                    raise KeyStoreThrottled(order.place, str(order.key), "no time was left to ask", ours=True)
                 role = self._access.role(order.tenant, share, order.key)
                 try:
                     answer, error = self._attempt(order, region, role, deadline, work)
@@ -105,7 +105,7 @@ class Calls:
                 return work(kms), None
         except TimeoutError:
             cause = "no time was left to wait for a session of the role"
-            raise KeyStoreThrottled(order.place, str(order.key), cause) from None
+            raise KeyStoreThrottled(order.place, str(order.key), cause, ours=True) from None
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             failed_at = time.monotonic()
             region.pulse.says(answered=isinstance(error, ClientError))

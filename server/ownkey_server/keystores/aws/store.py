@@ -318,7 +318,8 @@ class _TenantStore:
         region = share.region(order.key.region)
         place, reference = order.place, str(order.key)
         if counted and not share.rate.take(background=self._background):
-            raise KeyStoreThrottled(place, reference, "the tenant may make no more calls of AWS KMS at the moment")
+            cause = "the tenant may make no more calls of AWS KMS at the moment"
+            raise KeyStoreThrottled(place, reference, cause, ours=True)
 
         def in_thread(deadline: float) -> T:
             return self._parts.calls.make(order, share, region, deadline, work)
@@ -330,12 +331,12 @@ class _TenantStore:
         except NoPlace:
             if region.pulse.unwell:
                 raise KeyUnreachable(place, reference, "AWS KMS does not answer the calls under way") from None
-            raise KeyStoreThrottled(place, reference, "as many calls as may be are under way") from None
+            raise KeyStoreThrottled(place, reference, "as many calls as may be are under way", ours=True) from None
         except NoAnswer:
             if region.pulse.unwell:
                 raise KeyUnreachable(place, reference, "AWS KMS did not answer in time") from None
             cause = f"no answer within the {timeout:.3g} s of the caller"
-            raise KeyStoreThrottled(place, reference, cause) from None
+            raise KeyStoreThrottled(place, reference, cause, ours=True) from None
 
 
 def recognizes(reference: str, wrapped: EncryptedDataKey) -> bool:

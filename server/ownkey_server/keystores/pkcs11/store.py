@@ -176,7 +176,7 @@ class Pkcs11KeyStore:
         try:
             return await self._module.call(work, timeout)
         except ModuleBusy as error:
-            raise KeyStoreThrottled(self._name, reference, str(error)) from error
+            raise KeyStoreThrottled(self._name, reference, str(error), ours=True) from error
         except ModuleStuck as error:
             raise KeyUnreachable(self._name, reference, str(error)) from error
 
