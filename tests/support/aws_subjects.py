@@ -20,7 +20,9 @@ import pytest
 
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
+from ownkey_server.keystores.base import KeyStore
 from support.fake_kms import PROVIDER, FakeKms
+from support.key_stores import CONTEXT, TIMEOUT
 from support.tcp_gate import TcpGate
 
 REGION = "eu-west-1"
@@ -49,6 +51,12 @@ def client(service: str, url: str, region: str = REGION, access_key: str | None 
     """A client for the holder of keys."""
     given = {"aws_access_key_id": access_key, "aws_secret_access_key": secret} if access_key else {}
     return boto3.session.Session(**given).client(service, region_name=region, endpoint_url=url)
+
+
+async def use(store: KeyStore, key: str) -> None:
+    """Wrap something and open it: from then on the key has worked."""
+    made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
+    await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
 
 
 class AwsSubject:
@@ -91,7 +99,7 @@ class FakeSubject(AwsSubject):
         self._kms = FakeKms().start()
         self._credentials = contextlib.ExitStack()
         self._credentials.enter_context(dummy_credentials())
-        super().__init__(self._kms.url, canary=self._kms.create_key("eu-central-1", account="999988887777"))
+        super().__init__(self._kms.url, canary=self._kms.create_key(account="999988887777"))
 
     async def make_keys(self) -> None:
         self.key, self.other_key = self._kms.create_key(REGION), self._kms.create_key(REGION)

@@ -20,7 +20,7 @@ In a test, in its own thread::
         key_id, secret = kms.user("arn:aws:iam::444455556666:user/ownkey")   # credentials of a principal
         kms.fail("Decrypt", "ThrottlingException", times=2, key=arn, region="eu-west-1")   # kms.heal() ends all faults
         kms.latency["eu-west-1"] = 0.2               # seconds before each answer; "" for every region
-        kms.hang("eu-west-1"), kms.resume()          # black hole: takes requests and does not answer
+        kms.hang("eu-west-1"), kms.resume()          # black hole: takes requests and does not answer; a key's ARN too
         kms.cut_off(), kms.mend()                    # nobody listens any more
         kms.calls                                    # operation, key, context, principal, region, request_id, error
         kms.counts["GenerateDataKey"]                # by operation, and by (operation, region)
@@ -238,7 +238,7 @@ class FakeKms(FakeHttpServer):
     # Answering
 
     def answer(self, head: bytes, body: bytes) -> tuple[int, str, bytes, str]:
-        """Status, kind of content, content, and the region that was asked."""
+        """Status, kind of content, content, and the region that was asked; a key's ARN when that key alone hangs."""
         signed = _CREDENTIAL.search(head)
         access_key, region, service = (part.decode() for part in signed.groups()) if signed else ("", "us-east-1", "")
         request_id = str(uuid.uuid4())
@@ -249,7 +249,8 @@ class FakeKms(FakeHttpServer):
         operation = target[1].decode() if target else ""
         status, answered = self._answer_kms(access_key, region, request_id, operation, body)
         headers = f"application/x-amz-json-1.1\r\nx-amzn-RequestId: {request_id}"
-        return status, headers, json.dumps(answered).encode(), region
+        key = self.calls[-1].key
+        return status, headers, json.dumps(answered).encode(), key if key in self._hung else region
 
     def _answer_kms(
         self, access_key: str, region: str, request_id: str, operation: str, body: bytes

@@ -27,7 +27,7 @@ class FakeHttpServer:
         self._thread: threading.Thread | None = None
 
     def answer(self, head: bytes, body: bytes) -> tuple[int, str, bytes, str]:
-        """Status, kind of content, content, and the region that was asked."""
+        """Status, kind of content, content, and the region that was asked, or what else of it hangs."""
         raise NotImplementedError
 
     def start(self) -> Self:
@@ -89,7 +89,7 @@ class FakeHttpServer:
             self._port = self._server.sockets[0].getsockname()[1]
 
     def hang(self, region: str = "") -> None:
-        """Take requests of a region (all, when empty) and do not answer them."""
+        """Take requests of a region (all, when empty), or of what else :meth:`answer` tells, and do not answer them."""
         self._hung.add(region)
 
     def resume(self) -> None:

@@ -68,10 +68,10 @@ class Core:
         return {name: section.kind for name, section in self.settings.key_stores.items()}
 
     @property
-    def canaries(self) -> Mapping[str, str]:
+    def canaries(self) -> Mapping[str, tuple[str, ...]]:
         """The provider's own keys by which key stores prove our identity, by the store's name."""
         sections = self.settings.key_stores.items()
-        return {name: one.canary_key for name, one in sections if isinstance(one, AwsKmsSettings) and one.canary_key}
+        return {name: one.options().all_canary_keys for name, one in sections if isinstance(one, AwsKmsSettings)}
 
     def retention(self) -> AuditRetention:
         """How long audit records are kept."""

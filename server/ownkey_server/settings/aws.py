@@ -56,6 +56,7 @@ def _require_key(arn: str) -> str:
 
 Region = Annotated[str, AfterValidator(_require_region)]
 Endpoint = Annotated[str, AfterValidator(_require_endpoint)]
+Key = Annotated[str, AfterValidator(_require_key)]
 
 
 class AwsKmsSettings(Section, BaseModel):
@@ -72,7 +73,8 @@ class AwsKmsSettings(Section, BaseModel):
     endpoint_urls: dict[Region, Endpoint] = {}
     sts_endpoint_url: Endpoint | None = None
     use_fips: bool = False
-    canary_key: Annotated[str, AfterValidator(_require_key)] | None = None
+    canary_key: Key | None = None
+    canary_keys: list[Key] = []
     canary_role: Annotated[str, StringConstraints(pattern=_ROLE)] | None = None
     tenant_concurrency: int = Field(default=8, ge=1, le=256)
     threads: int = Field(default=64, ge=1, le=1024)
@@ -89,6 +91,11 @@ class AwsKmsSettings(Section, BaseModel):
             )
         if self.use_fips and (self.endpoint_url or self.endpoint_urls or self.sts_endpoint_url):
             raise ValueError("use_fips: an endpoint that is given is used as it is: name a FIPS one, or drop use_fips")
+        regions = [KeyArn.parse(arn).region for arn in self.options().all_canary_keys]
+        if twice := sorted({region for region in regions if regions.count(region) > 1}):
+            raise ValueError(
+                f"canary_keys: one for each region, canary_key included; there are more in {', '.join(twice)}"
+            )
         if self.canary_role and not self.role_name:
             raise ValueError("canary_role: it proves that roles can be assumed, and without role_name none is")
         if self.regions and (unused := sorted(self.endpoint_urls.keys() - set(self.regions))):
@@ -109,6 +116,7 @@ class AwsKmsSettings(Section, BaseModel):
             sts_endpoint_url=self.sts_endpoint_url,
             use_fips=self.use_fips,
             canary_key=self.canary_key,
+            canary_keys=tuple(self.canary_keys),
             canary_role=self.canary_role,
             concurrency=self.tenant_concurrency,
             threads=self.threads,

@@ -14,9 +14,9 @@ from ownkey_server.keystores.aws import access as aws_access
 from ownkey_server.keystores.aws import shares as aws_shares
 from ownkey_server.keystores.aws.roles import SESSION_SECONDS
 from ownkey_server.keystores.aws.shares import Shares, TenantShare
-from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Threads
+from support.aws_subjects import use
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
 from support.key_stores import CONTEXT, TIMEOUT, until
 
@@ -52,7 +52,7 @@ async def test_a_tenants_key_is_used_by_its_role_with_its_external_id_and_tag(km
 
 
 async def test_one_tenant_cannot_reach_anothers_key_by_naming_it(kms: FakeKms, open_aws) -> None:
-    key, canary = kms.create_key(), kms.create_key("us-east-1")
+    key, canary = kms.create_key(), kms.create_key()
     kms.create_role(ROLE, trust("ownkey-acme"))
     kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
     store = open_aws(**WITH_ROLE, canary_key=canary, canary_role=CANARY_ROLE)
@@ -63,11 +63,6 @@ async def test_one_tenant_cannot_reach_anothers_key_by_naming_it(kms: FakeKms, o
     assert (await store.for_tenant("mallory").describe(key, TIMEOUT)).state is KeyState.MISCONFIGURED
 
 
-async def use(store: KeyStore, key: str) -> None:
-    made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
-    await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
-
-
 async def test_a_trust_that_was_withdrawn_is_a_revocation_where_a_canary_role_proves_our_right(
     kms: FakeKms, open_aws
 ) -> None:
@@ -75,7 +70,7 @@ async def test_a_trust_that_was_withdrawn_is_a_revocation_where_a_canary_role_pr
     kms.create_role(ROLE, trust("ownkey-acme"))
     kms.create_role(CANARY_ROLE, trust("ownkey-provider.canary"))
     proven = open_aws(**WITH_ROLE, canary_role=CANARY_ROLE).for_tenant("acme")
-    blind = open_aws(**WITH_ROLE, canary_key=kms.create_key("us-east-1")).for_tenant("acme")
+    blind = open_aws(**WITH_ROLE, canary_key=kms.create_key()).for_tenant("acme")
     for store in (proven, blind):
         await use(store, key)
     kms.expire_sessions()

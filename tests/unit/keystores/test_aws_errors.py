@@ -135,7 +135,7 @@ class Denied:
 
     def __init__(self, kms: FakeKms, open_aws, *, role: bool, **options: object) -> None:
         self.kms, self.key = kms, kms.create_key()
-        self.canary = kms.create_key("us-east-1", account="999988887777")
+        self.canary = kms.create_key(account="999988887777")
         for arn in (ROLE, CANARY_ROLE):
             kms.create_role(arn, {"Statement": [{"Effect": "Allow", "Action": "sts:*"}]})
         roles = {"role_name": "ownkey", "canary_role": CANARY_ROLE} if role else {}

@@ -10,7 +10,7 @@ from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.settings import SettingsError, key_store_options, load
 
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-
+THERE = KEY.replace("eu-west-1", "us-gov-west-1")
 ROLE = "arn:aws:iam::999988887777:role/team/ownkey-canary"
 
 
@@ -40,6 +40,7 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         endpoint_urls = {{ eu-west-1 = "http://127.0.0.1:1" }}
         sts_endpoint_url = "https://sts.example.com"
         canary_key = "{KEY}"
+        canary_keys = ["{THERE}"]
         canary_role = "{ROLE}"
         tenant_concurrency = 3
         threads = 6
@@ -59,6 +60,7 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         endpoint_urls={"eu-west-1": "http://127.0.0.1:1"},
         sts_endpoint_url="https://sts.example.com",
         canary_key=KEY,
+        canary_keys=(THERE,),
         canary_role=ROLE,
         concurrency=3,
         threads=6,
@@ -75,6 +77,11 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         ('role_name = "x"\ncanary_role = "ownkey"', r"key_stores\.aws\.canary_role: "),
         (f'canary_role = "{ROLE}"', "canary_role: it proves that roles can be assumed, and without role_name none is"),
         ('canary_key = "alias/ours"', r"key_stores\.aws\.canary_key: a key is named by its ARN"),
+        ('canary_keys = ["alias/ours"]', r"key_stores\.aws\.canary_keys\.0: a key is named by its ARN"),
+        (
+            f'canary_key = "{KEY}"\ncanary_keys = ["{THERE}", "{KEY}"]',
+            "canary_keys: one for each region, canary_key included; there are more in eu-west-1",
+        ),
         ('regions = ["Frankfurt"]', r"key_stores\.aws\.regions\.0: must be a region of AWS, such as eu-west-1"),
         ('endpoint_url = "kms.example.com"', r"key_stores\.aws\.endpoint_url: must be a URL"),
         ('endpoint_url = "ftp://kms"', r"key_stores\.aws\.endpoint_url: must be a URL"),

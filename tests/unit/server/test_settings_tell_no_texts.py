@@ -81,6 +81,7 @@ WHOLE: dict[str, Any] = {
             "endpoint_urls": {"eu-west-1": "https://kms.example.org"},
             "sts_endpoint_url": "https://sts.example.org",
             "canary_key": ARN,
+            "canary_keys": [ARN.replace("eu-west-1", "us-east-1")],
             "canary_role": "arn:aws:iam::999988887777:role/ownkey-canary",
         },
     },

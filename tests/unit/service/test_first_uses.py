@@ -105,7 +105,7 @@ async def test_a_denial_after_a_restart_is_a_revocation_of_what_worked_before_it
     database: Database, kept: Open
 ) -> None:
     with dummy_credentials(), FakeKms() as kms:
-        key, never, canary = kms.create_key(), kms.create_key(), kms.create_key("us-east-1")
+        key, never, canary = kms.create_key(), kms.create_key(), kms.create_key()
 
         def start() -> AwsKmsKeyStore:
             return AwsKmsKeyStore("aws", AwsKmsOptions(endpoint_url=kms.url, canary_key=canary), kept(database))

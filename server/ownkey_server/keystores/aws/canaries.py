@@ -1,15 +1,17 @@
 """Keys and roles of the provider's own that prove our identity good: what works there would work for a tenant.
 
-A canary key is used by our own credentials. A canary role is assumed in the region of what was denied, with an external
-id and tags as a tenant's, so that it shows our right to ``sts:AssumeRole`` and ``sts:TagSession`` too.
+A canary key is used by our own credentials, and speaks for its own region alone: what keeps us out of another (a
+condition on the region, the policy of a VPC endpoint) does not show there. A canary role is assumed in the region of
+what was denied, with an external id and tags as a tenant's, so that it shows our right to ``sts:AssumeRole`` and
+``sts:TagSession`` too.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -51,7 +53,8 @@ class Canary:
             return When.CANARY_SILENT
         try:
             if self._begun < denied_at:
-                self._begun = self._clock()
+                # When asking breaks off, nothing was shown, and nothing that was shown before may stand for it.
+                self._begun, self._finding = self._clock(), When.CANARY_SILENT
                 self._finding = self._ask()
             return self._finding
         finally:
@@ -75,24 +78,24 @@ class Canaries:
     """What the settings have to prove our identity by.
 
     Attributes:
-        key: Asked after a denied use of a key; None where there is none.
+        keys: By region, the one that is asked after a denied use of a key there.
         role: The canary of a region, asked after a denied AssumeRole there; None where there is none.
     """
 
-    key: Canary | None = None
+    keys: Mapping[str, Canary] = field(default_factory=dict)
     role: Callable[[str], Canary] | None = None
 
     def of(self, sign: str, region: str) -> Canary | None:
         """The one that a denial is measured by."""
         if sign == aws_errors.KEY_DENIED:
-            return self.key
+            return self.keys.get(region)
         return None if self.role is None else self.role(region)
 
 
 def canaries(options: AwsKmsOptions, access: Access) -> Canaries:
     """The canaries that the settings name."""
     return Canaries(
-        None if options.canary_key is None else Canary(partial(_use_key, access, KeyArn.parse(options.canary_key))),
+        {key.region: Canary(partial(_use_key, access, key)) for key in map(KeyArn.parse, options.all_canary_keys)},
         None if options.canary_role is None else _CanaryRole(options.canary_role, options, access).in_region,
     )
 

@@ -30,7 +30,7 @@ class When(StrEnum):
     CANARY_WORKS = "it has worked here, and our canary works"
     CANARY_DENIED = "our canary fails too"
     CANARY_SILENT = "our canary does not answer"
-    NO_CANARY = "there is no canary"
+    NO_CANARY = "there is no canary for its region"
     OUR_POLICY = "AWS names an identity-based policy of ours"
     OUR_CONTROL_POLICY = "AWS names a service control policy of ours"
     OUR_BOUNDARY = "AWS names a permissions boundary of ours"
@@ -80,7 +80,7 @@ _KEY_DENIED_TOO = "AWS denies us the key, and our canary key does not work eithe
 _ROLE_DENIED_TOO = "AWS denies us the role, and our canary role too: mend our own right to assume roles"
 _KEY_SILENT = "AWS denies us the key, and our canary key does not answer: it may be our own fault"
 _ROLE_SILENT = "AWS denies us the role, and our canary role does not answer: it may be our own fault"
-_NO_CANARY_KEY = "AWS denies us the key; set canary_key to tell a withdrawn permission from a fault of our own"
+_NO_CANARY_KEY = "AWS denies us the key; a canary key in its region (canary_keys) tells whether it is our own fault"
 _NO_CANARY_ROLE = "AWS denies us the role; set canary_role to tell a withdrawn trust from a fault of our own"
 _OUR_POLICIES = (
     (When.OUR_POLICY, "an identity-based policy of our own: allow it there"),

@@ -23,7 +23,8 @@ class AwsKmsOptions:
         endpoint_urls: The same for single regions, before ``endpoint_url``.
         sts_endpoint_url: Where STS is.
         use_fips: Use the FIPS endpoints.
-        canary_key: ARN of a key of the provider's own, by which our own identity is proven.
+        canary_key: ARN of a key of the provider's own, by which our own identity is proven in the key's region.
+        canary_keys: More of them, for other regions: one each.
         canary_role: ARN of a role of the provider's own, by which our right to assume roles is proven.
         concurrency: Calls of one tenant at once in one region.
         threads: Calls of all tenants at once.
@@ -43,9 +44,15 @@ class AwsKmsOptions:
     sts_endpoint_url: str | None = None
     use_fips: bool = False
     canary_key: str | None = None
+    canary_keys: tuple[str, ...] = ()
     canary_role: str | None = None
     concurrency: int = 8
     threads: int = 64
     calls_per_second: float | None = None
     connect_timeout: float = 1.0
     read_timeout: float = 2.0
+
+    @property
+    def all_canary_keys(self) -> tuple[str, ...]:
+        """Every canary key, however it was set."""
+        return (*([self.canary_key] if self.canary_key else []), *self.canary_keys)

@@ -88,6 +88,7 @@ class AwsKmsKeyStore:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        _warn_of_regions_without_canary(name, options)
         self._access = Access(options, clock)
         threads = Threads(options.threads, f"kms-{name}")
         patience = min(_PATIENCE_SECONDS, options.read_timeout)
@@ -349,6 +350,14 @@ def recognizes(reference: str, wrapped: EncryptedDataKey) -> bool:
         return KeyArn.parse(wrapped.provider_info.decode()).is_same_key(KeyArn.parse(reference))
     except (ArnInvalid, UnicodeDecodeError):
         return False
+
+
+def _warn_of_regions_without_canary(name: str, options: AwsKmsOptions) -> None:
+    proven = {KeyArn.parse(arn).region for arn in options.all_canary_keys}
+    missing = sorted(set(options.regions) - proven)
+    if proven and missing:
+        words = "key store %s has no canary key in %s: no denied use of a key counts as a revocation there"
+        _log.warning(words, name, ", ".join(missing))
 
 
 def _not_its(order: Order) -> CiphertextInvalid:

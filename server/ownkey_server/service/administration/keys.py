@@ -19,6 +19,7 @@ from ownkey_server.storage.registry import Change, Reader, required
 AWS_KMS = "aws_kms"
 
 NOTHING: Mapping[str, str] = {}
+NO_CANARIES: Mapping[str, tuple[str, ...]] = {}
 
 
 class Keys:
@@ -34,12 +35,12 @@ class Keys:
         desk: Desk,
         enrolment: Enrolment,
         kinds: Mapping[str, str],
-        canaries: Mapping[str, str] = NOTHING,
+        canaries: Mapping[str, tuple[str, ...]] = NO_CANARIES,
     ) -> None:
         self._desk = desk
         self._enrolment = enrolment
         self._kinds = kinds
-        self._canaries = {KeyArn.parse(arn).family: store for store, arn in canaries.items()}
+        self._canaries = {KeyArn.parse(arn).family: store for store, arns in canaries.items() for arn in arns}
 
     async def get(self, tenant: str, key: str) -> KeyRecord:
         """A key.
@@ -212,7 +213,7 @@ class Keys:
         if family in self._canaries:
             raise ResourceInUse(
                 resource,
-                f"key {place.reference!r} is the provider's own, the canary_key of key store"
+                f"key {place.reference!r} is the provider's own, a canary key of key store"
                 f" {self._canaries[family]!r} in the settings: it cannot be a customer's",
             )
         owner = reader.key_at(place) or self._owner_of_arn(reader, resource, place)

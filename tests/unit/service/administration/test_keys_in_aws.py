@@ -23,6 +23,7 @@ from ownkey_server.storage.registry import Change, Reader
 
 SINGLE = "arn:aws:kms:{}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 RELATED = "arn:aws:kms:{}:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
+OURS = "arn:aws:kms:eu-west-1:999988887777:key/1234abcd-12ab-34cd-56ef-0123456789ab"
 KINDS = {"one": "aws_kms", "two": "aws_kms", "hsm": "pkcs11"}
 
 
@@ -88,9 +89,9 @@ def test_what_only_looks_alike_is_free() -> None:
 @pytest.mark.parametrize("store", ["one", "two"])
 @pytest.mark.parametrize("region", ["eu-west-1", "us-east-1"])
 def test_the_providers_canary_is_no_customers_key(store: str, region: str) -> None:
-    keys = Keys(cast("Desk", None), cast("Enrolment", None), KINDS, {"two": RELATED.format("eu-west-1")})
+    keys = Keys(cast("Desk", None), cast("Enrolment", None), KINDS, {"two": (OURS, RELATED.format("eu-west-1"))})
     place = Replica(store, RELATED.format(region))
-    with pytest.raises(ResourceInUse, match="the canary_key of key store 'two'"):
+    with pytest.raises(ResourceInUse, match="a canary key of key store 'two'"):
         keys.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), place)
     other = Replica(store, SINGLE.format(region))
     keys.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), other)
