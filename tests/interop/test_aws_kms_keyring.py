@@ -65,7 +65,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             patched.setenv(name, value)
         kms = boto3.client("kms", region_name="eu-west-1", endpoint_url=endpoint)
         arn = kms.create_key(Description="acme")["KeyMetadata"]["Arn"]
-        store = f'\n[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{endpoint}"\nread_timeout_seconds = 10\n'
+        store = f'\n[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{endpoint}"\n'
+        store += f'sts_endpoint_url = "{endpoint}"\nread_timeout_seconds = 10\n'
         store += "require_tenant_context = false\n"  # moto asks no key policy
         folder = tmp_path_factory.mktemp("site")
         with server.process(folder, tenants=TENANTS.format(arn=arn), extra=store) as running:

@@ -70,6 +70,10 @@ class FakeHttpServer:
 
         async def work() -> None:
             if self._server is not None:
+                for listening in self._server.sockets:
+                    self._loop.remove_reader(listening.fileno())
+                while len(asyncio.all_tasks()) > 1:  # what a server took just before it closes would never be closed
+                    await asyncio.sleep(0)
                 self._server.close()
                 self._server = None
             for connection in list(self.connections):

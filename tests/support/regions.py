@@ -34,6 +34,7 @@ STORE = """
 [key_stores.aws]
 kind = "aws_kms"
 require_tenant_context = false
+sts_endpoint_url = "{sts_url}"
 endpoint_urls = {{ {first} = "{first_url}", {second} = "{second_url}" }}
 """
 

@@ -10,19 +10,20 @@ _MOST_REMEMBERED = 100_000
 
 
 class FirstUses(Protocol):
-    """Remembers which keys have opened something, in whose name and where. Used by many threads."""
+    """Remembers which keys have opened something, in whose name, where and as whom. Used by many threads."""
 
-    def note(self, tenant: str, store: str, reference: str) -> None:
+    def note(self, tenant: str, store: str, reference: str, identity: str) -> None:
         """A key has just opened what it had wrapped. Waits for nothing: this is said at every such use.
 
         Args:
             tenant: In whose name; empty for the provider.
             store: The key store's name in the settings.
             reference: The key's name in that store.
+            identity: Who we were to the key, for what was given to one is not taken from another.
         """
         ...
 
-    def has_worked(self, tenant: str, store: str, reference: str, timeout: float) -> bool:
+    def has_worked(self, tenant: str, store: str, reference: str, identity: str, timeout: float) -> bool:
         """Whether it ever did; False too when that cannot be found out within ``timeout`` seconds. May wait."""
         ...
 
@@ -32,20 +33,20 @@ class FirstUsesHere:
 
     def __init__(self, most: int = _MOST_REMEMBERED) -> None:
         self._most = most
-        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, tenant: str, store: str, reference: str) -> None:
+    def note(self, tenant: str, store: str, reference: str, identity: str) -> None:
         """As :meth:`FirstUses.note`."""
-        self.add(tenant, store, reference)
+        self.add(tenant, store, reference, identity)
 
-    def has_worked(self, tenant: str, store: str, reference: str, timeout: float) -> bool:  # noqa: ARG002
+    def has_worked(self, tenant: str, store: str, reference: str, identity: str, timeout: float) -> bool:  # noqa: ARG002
         """As :meth:`FirstUses.has_worked`."""
-        return (tenant, store, reference) in self._seen
+        return (tenant, store, reference, identity) in self._seen
 
-    def add(self, tenant: str, store: str, reference: str) -> bool:
+    def add(self, tenant: str, store: str, reference: str, identity: str) -> bool:
         """Remember a use; whether it is the first that is known here."""
-        use = tenant, store, reference
+        use = tenant, store, reference, identity
         if use in self._seen:
             return False
         with self._lock:

@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 # A database that is away is not asked again at every use of every key.
 RETRY_SECONDS = 10.0
 
-Use = tuple[str, str, str]
-"""Tenant, key store and reference."""
+Use = tuple[str, str, str, str]
+"""Tenant, key store, reference and identity."""
 
 
 class FirstUsesKept:
@@ -33,8 +33,8 @@ class FirstUsesKept:
 
     def __init__(
         self,
-        remember: Callable[[str, str, str], None],
-        recall: Callable[[str, str, str], bool],
+        remember: Callable[[str, str, str, str], None],
+        recall: Callable[[str, str, str, str], bool],
         writing: Executor,
         reading: Executor,
         monotonic: Callable[[], float] = time.monotonic,
@@ -49,27 +49,27 @@ class FirstUsesKept:
         self._retry_at = 0.0
         self._lock = threading.Lock()
 
-    def note(self, tenant: str, store: str, reference: str) -> None:
+    def note(self, tenant: str, store: str, reference: str, identity: str) -> None:
         """A key has just worked. Waits for nothing."""
-        if self._here.add(tenant, store, reference):
-            self._submit((tenant, store, reference))
+        if self._here.add(tenant, store, reference, identity):
+            self._submit((tenant, store, reference, identity))
         elif self._unwritten and self._monotonic() >= self._retry_at:
             with self._lock:
                 again, self._unwritten = self._unwritten, set()
             for use in again:
                 self._submit(use)
 
-    def has_worked(self, tenant: str, store: str, reference: str, timeout: float) -> bool:
+    def has_worked(self, tenant: str, store: str, reference: str, identity: str, timeout: float) -> bool:
         """Whether a key ever worked; False too when the database does not say so in time. Not for the event loop."""
-        if self._here.has_worked(tenant, store, reference, timeout):
+        if self._here.has_worked(tenant, store, reference, identity, timeout):
             return True
         try:
-            found = self._reading.submit(self._recall, tenant, store, reference).result(timeout)
+            found = self._reading.submit(self._recall, tenant, store, reference, identity).result(timeout)
         except (TimeoutError, DatabaseUnavailable, RuntimeError) as error:  # the last: the server ends
             _log.warning("it is not known whether %s of %s has worked before: %s", reference, store, _why(error))
             return False
         if found:
-            self._here.add(tenant, store, reference)
+            self._here.add(tenant, store, reference, identity)
         return found
 
     def _submit(self, use: Use) -> None:

@@ -151,13 +151,15 @@ KEY_USAGE = sa.Table(
     sa.Column("reserved", sa.BigInteger, nullable=False),
 )
 
-# When each key was first seen to work, in each tenant's name (empty for the provider) and at each place.
+# When each key was first seen to work, in each tenant's name (empty for the provider), at each place, and for each of
+# those who we were to it.
 FIRST_USES = sa.Table(
     "first_uses",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("store", sa.Text, primary_key=True),
     sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("identity", sa.Text, primary_key=True),
     sa.Column("time", sa.BigInteger, nullable=False),
 )
 

@@ -30,7 +30,7 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
         found = Regions(kms, {FIRST: arn, SECOND: kms.replicate(arn, SECOND)}, {FIRST: first, SECOND: second})
         folder: Path = tmp_path_factory.mktemp("server")
         tenants = TENANTS.format(first=found.arns[FIRST], second=found.arns[SECOND])
-        store = STORE.format(first=FIRST, first_url=first.url, second=SECOND, second_url=second.url)
+        store = STORE.format(first=FIRST, first_url=first.url, second=SECOND, second_url=second.url, sts_url=kms.url)
         store += f'canary_keys = ["{kms.create_key(FIRST)}", "{kms.create_key(SECOND)}"]\n'
         with server.process(folder, tenants=tenants, extra=store) as running:
             found.address = running.address

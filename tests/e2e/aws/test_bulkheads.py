@@ -40,7 +40,7 @@ async def one_sick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     with FakeKms() as kms, FaultProxy(kms.url) as proxy:
         arns = {HEALTHY: kms.create_key(FIRST), SICK: kms.create_key(SECOND)}
         tenants = PROVIDER + "".join(TENANT.format(tenant=tenant, arn=arn) for tenant, arn in arns.items())
-        store = STORE.format(first=FIRST, first_url=kms.url, second=SECOND, second_url=proxy.url)
+        store = STORE.format(first=FIRST, first_url=kms.url, second=SECOND, second_url=proxy.url, sts_url=kms.url)
         extra = f"{store}threads = {THREADS}\n"
         with server.process(tmp_path, tenants=tenants, extra=extra) as running:
             async with own_connection(running.address) as healthy, own_connection(running.address) as sick:

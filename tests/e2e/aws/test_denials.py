@@ -36,7 +36,8 @@ async def state(address: str) -> str:
 async def test_a_denial_after_a_restart_is_a_revocation_only_while_our_canary_works(tmp_path: Path, ours: bool) -> None:
     with dummy_credentials(), FakeKms() as kms:
         key = kms.create_key()
-        store = f'[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{kms.url}"\nrequire_tenant_context = false\n'
+        store = f'[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{kms.url}"\n'
+        store += f'sts_endpoint_url = "{kms.url}"\nrequire_tenant_context = false\n'
         store += f'canary_key = "{kms.create_key()}"\n'
         tenants = TENANTS.format(key=key)
         with server.process(tmp_path, tenants=tenants, extra=store) as first:

@@ -38,6 +38,7 @@ async def test_status_says_when_imported_material_ends_as_long_as_the_key_works(
         ends = time.time() + 20 * 86_400
         kms.import_material(key, valid_to=ends)
         store = f'[key_stores.aws]\nkind = "aws_kms"\nendpoint_url = "{kms.url}"\nrequire_tenant_context = false\n'
+        store += f'sts_endpoint_url = "{kms.url}"\n'
         note = f"imported key material, until {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC"
         with server.process(tmp_path, tenants=TENANTS.format(key=key), extra=store) as running:
             assert "available, " in status(running.address)

@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Faul
         primary = kms(url, FIRST).create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
         kms(url, FIRST).replicate_key(KeyId=primary, ReplicaRegion=SECOND)
         tenants = TENANTS.format(first=primary, second=primary.replace(FIRST, SECOND))
-        store = STORE.format(first=FIRST, first_url=first.url, second=SECOND, second_url=second.url)
+        store = STORE.format(first=FIRST, first_url=first.url, second=SECOND, second_url=second.url, sts_url=url)
         with server.process(tmp_path_factory.mktemp("server"), tenants=tenants, extra=store) as running:
             yield running.address, first
 

@@ -68,7 +68,7 @@ async def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         old = kms.create_key(FIRST, multi_region=True)
         arns = {"old": old, "too": kms.replicate(old, SECOND), "new": kms.create_key(FIRST)}
         arns["far"] = kms.create_key(SECOND)
-        store = STORE.format(first=FIRST, first_url=kms.url, second=SECOND, second_url=kms.url)
+        store = STORE.format(first=FIRST, first_url=kms.url, second=SECOND, second_url=kms.url, sts_url=kms.url)
         with server.process(tmp_path, tenants=TENANTS.format(**arns), extra=store) as running:
             async with connected(running.address) as rpc:
                 request = pb.GenerateDataKeyRequest(asset=asset(), with_plaintext=True)

@@ -16,8 +16,10 @@ from ownkey_server.keystores.aws import errors as aws_errors
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.canaries import Canaries
 from ownkey_server.keystores.aws.errors import CODES, EXCEPTIONS, MESSAGES, STATES, Row, When
+from ownkey_server.keystores.aws.history import History
 from ownkey_server.keystores.aws.judge import Failure, Judge
 from ownkey_server.keystores.aws.material import Materials
+from ownkey_server.keystores.aws.principal import Principal
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from ownkey_server.keystores.first_uses import FirstUsesHere
 from support.fake_kms import ACCOUNT, PROVIDER, FakeKms
@@ -252,7 +254,9 @@ def test_our_own_web_identity_is_our_own_fault(row: Row) -> None:
 def judged(error: Exception) -> Row:
     key = KeyArn("aws", "eu-west-1", "111122223333", "1234abcd-12ab-34cd-56ef-1234567890ab")
     now = time.monotonic()
-    judge = Judge("aws", Canaries(), Materials(), FirstUsesHere())
+    principal = Principal(lambda: "A", lambda region: PROVIDER)
+    history = History("aws", FirstUsesHere(), principal, lambda tenant, key: "", lambda work: None)
+    judge = Judge(Canaries(), Materials(), history)
     return judge.row(Failure("aws/eu-west-1", key, "acme", None, error, now, now + 5))
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
@@ -17,14 +18,14 @@ from ownkey_server.domain.errors import DatabaseUnavailable, KeyMisconfigured, K
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
-from ownkey_server.service.first_uses import RETRY_SECONDS, FirstUsesKept
+from ownkey_server.service.first_uses import RETRY_SECONDS, FirstUsesKept, Use
 from ownkey_server.storage import first_uses, upgrade
 from ownkey_server.storage.database import Database
 from support.aws_subjects import dummy_credentials
-from support.fake_kms import FakeKms
+from support.fake_kms import PROVIDER, FakeKms
 from support.key_stores import CONTEXT, TIMEOUT, until
 
-USE = ("acme", "aws", "arn:aws:kms:eu-west-1:111122223333:key/1")
+USE = ("acme", "aws", "arn:aws:kms:eu-west-1:111122223333:key/1", "role ownkey")
 Open = Callable[[Database], FirstUsesKept]
 
 
@@ -40,7 +41,7 @@ def kept() -> Iterator[Open]:
         yield started
 
 
-def known(uses: FirstUsesKept, use: tuple[str, str, str] = USE) -> Callable[[], Awaitable[bool]]:
+def known(uses: FirstUsesKept, use: tuple[str, str, str, str] = USE) -> Callable[[], Awaitable[bool]]:
     async def ask() -> bool:
         return await asyncio.to_thread(uses.has_worked, *use, TIMEOUT)
 
@@ -54,7 +55,8 @@ async def test_a_first_use_is_known_to_who_starts_later(database: Database, kept
         before.note(*USE)
     assert before.has_worked(*USE, TIMEOUT)
     await until(known(kept(database)))
-    for other in (("umbrella", *USE[1:]), ("acme", "aws2", USE[2]), (*USE[:2], USE[2] + "2")):
+    for number in range(len(USE)):
+        other = cast("Use", (*USE[:number], "another", *USE[number + 1 :]))
         assert not kept(database).has_worked(*other, TIMEOUT)
 
 
@@ -107,14 +109,16 @@ async def test_a_denial_after_a_restart_is_a_revocation_of_what_worked_before_it
     with dummy_credentials(), FakeKms() as kms:
         key, never, canary = kms.create_key(), kms.create_key(), kms.create_key()
 
+        options = AwsKmsOptions(endpoint_url=kms.url, sts_endpoint_url=kms.url, canary_key=canary)
+
         def start() -> AwsKmsKeyStore:
-            return AwsKmsKeyStore("aws", AwsKmsOptions(endpoint_url=kms.url, canary_key=canary), kept(database))
+            return AwsKmsKeyStore("aws", options, kept(database))
 
         first = start()
         made = await first.for_tenant("acme").generate_data_key(key, CONTEXT, TIMEOUT)
         await first.for_tenant("acme").unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+        await until(known(kept(database), ("acme", "aws", key, PROVIDER)))
         await first.close()
-        await until(known(kept(database), ("acme", "aws", key)))
         for one in (key, never):
             kms.set_policy(one, {"Statement": []})
         second = start()
@@ -126,7 +130,7 @@ async def test_a_denial_after_a_restart_is_a_revocation_of_what_worked_before_it
         await second.close()
 
 
-def test_keys_that_were_tried_at_their_enrolment_count_as_having_worked_before_the_upgrade(database_url: str) -> None:
+def test_keys_that_were_tried_before_the_upgrade_count_for_none_of_us_until_they_work_again(database_url: str) -> None:
     database = Database(database_url)
     with database.writing() as connection:
         command.upgrade(upgrade._config(connection), "0005")
@@ -150,7 +154,10 @@ def test_keys_that_were_tried_at_their_enrolment_count_as_having_worked_before_t
             )
             connection.execute(sa.text("INSERT INTO replicas VALUES (:name, 0, :store, :reference, :verified)"), values)
     upgrade.upgrade(database)
-    assert first_uses.has_worked(database, "acme", "aws", "arn:1")
-    assert not first_uses.has_worked(database, "acme", "aws", "arn:2")
-    assert first_uses.has_worked(database, "", "files", "provider")
+    for _, tenant, place, _ in rows:
+        use = tenant or "", place.store, place.reference, PROVIDER
+        assert not first_uses.has_worked(database, *use)
+        first_uses.remember(database, system_clock, *use)
+        assert first_uses.has_worked(database, *use)
+        assert not first_uses.has_worked(database, *use[:3], "")
     database.close()

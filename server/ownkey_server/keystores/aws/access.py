@@ -17,10 +17,13 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from ownkey_server.keystores.aws import log_filter
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.options import AwsKmsOptions
+from ownkey_server.keystores.aws.principal import Principal
 from ownkey_server.keystores.aws.roles import AssumedRole, RoleSession
 from ownkey_server.keystores.aws.shares import TenantShare
 
@@ -45,6 +48,7 @@ class Access:
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._signing = threading.local()
+        self.principal = Principal(self._access_key, self._caller)
         self._renewals = ThreadPoolExecutor(_RENEWALS, "aws-credentials")
 
     def kms(self, region: str) -> Any:
@@ -53,22 +57,19 @@ class Access:
 
     def role(self, tenant: str, share: TenantShare, key: KeyArn) -> AssumedRole | None:
         """The role by which a tenant's key is used; None for our own credentials, as for the provider's keys."""
-        if not tenant or self._options.role_name is None:
+        session = self._session_of(tenant, key)
+        if session is None:
             return None
         found = share.roles.get((key.account, key.region))
         if found is None:
-            session = RoleSession.of_tenant(
-                tenant,
-                partition=key.partition,
-                account=key.account,
-                role_name=self._options.role_name,
-                prefix=self._options.external_id_prefix,
-                tags=self._options.session_tags,
-            )
-
-            made = AssumedRole(partial(self.assume, session, key.region), self._later, self._clock)
+            made = AssumedRole(partial(self.assume, session, key.region), self.later, self._clock)
             found = share.roles.setdefault((key.account, key.region), made)
         return found
+
+    def role_identity(self, tenant: str, key: KeyArn) -> str:
+        """By which role a tenant's key is used, and how it is asked for; empty where our own credentials do it."""
+        session = self._session_of(tenant, key)
+        return "" if session is None else session.identity
 
     def assume(self, session: RoleSession, region: str) -> Mapping[str, Any]:
         """The credentials of a new session, asked for by our own."""
@@ -92,9 +93,36 @@ class Access:
             for client in self._clients.values():
                 client.close()
 
-    def _later(self, work: Callable[[], None]) -> None:
+    def later(self, work: Callable[[], None]) -> None:
+        """Do something in the background; nothing more once this is closed."""
         with suppress(RuntimeError):  # closed
             self._renewals.submit(work)
+
+    def _session_of(self, tenant: str, key: KeyArn) -> RoleSession | None:
+        if not tenant or self._options.role_name is None:
+            return None
+        return RoleSession.of_tenant(
+            tenant,
+            partition=key.partition,
+            account=key.account,
+            role_name=self._options.role_name,
+            prefix=self._options.external_id_prefix,
+            tags=self._options.session_tags,
+        )
+
+    def _access_key(self) -> str | None:
+        session = self._session
+        try:
+            credentials = None if session is None else session.get_credentials()
+            return None if credentials is None else str(credentials.get_frozen_credentials().access_key)
+        except (BotoCoreError, ClientError):
+            return None  # whoever signs by them will be told
+
+    def _caller(self, region: str) -> str | None:
+        try:
+            return str(self._client("sts", region).get_caller_identity()["Arn"])
+        except (BotoCoreError, ClientError, ResponseParserError, KeyError, ValueError):
+            return None
 
     def _client(self, service: str, region: str) -> Any:
         client = self._clients.get((service, region))

@@ -1,9 +1,9 @@
 """What an error of AWS means for a key, where the error alone does not tell: asks AWS again before it says "revoked".
 
 AWS denies a call alike whether the customer withdrew a permission or our own is at fault. So a denial counts as the
-customer's act only if AWS does not name a policy of our own side, the key has worked before in that tenant's name, and
-a canary of the provider's own worked *after* the denial: for a key, a key that our credentials may use; for a role, a
-role that they may assume, with an external id and tags as a tenant's.
+customer's act only if AWS does not name a policy of our own side, the key has worked before in that tenant's name for
+us as we are now, and a canary of the provider's own worked *after* the denial: for a key, a key that our credentials
+may use; for a role, a role that they may assume, with an external id and tags as a tenant's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ownkey_server.keystores.aws import errors as aws_errors
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.canaries import Canaries
 from ownkey_server.keystores.aws.errors import Row, When
+from ownkey_server.keystores.aws.history import History
 from ownkey_server.keystores.aws.material import Materials
-from ownkey_server.keystores.first_uses import FirstUses
 
 # So long a verdict on a denied key, and a state, stand without asking again.
 _DENIAL_SECONDS = 5.0
@@ -60,31 +60,28 @@ class Judge:
     """Turns what botocore raises into our own errors. Used by many threads.
 
     Args:
-        store: The key store's name in the settings.
         canaries: What our identity is proven by.
         materials: What is known of imported key material.
-        uses: Which keys have ever worked.
+        history: Which keys have ever worked for us as we are.
     """
 
     def __init__(
         self,
-        store: str,
         canaries: Canaries,
         materials: Materials,
-        uses: FirstUses,
+        history: History,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
         self._canaries = canaries
         self._materials = materials
-        self._uses = uses
+        self._history = history
         self._clock = clock
         self._verdicts: OrderedDict[tuple[str, str, str], tuple[float, Row]] = OrderedDict()
         self._lock = threading.Lock()
 
     def worked(self, tenant: str, key: KeyArn) -> None:
         """A key has just opened something in a tenant's name."""
-        self._uses.note(tenant, self._store, str(key))
+        self._history.worked(tenant, key)
 
     def row(self, failure: Failure) -> Row:
         """The row of the table that a failure is."""
@@ -134,7 +131,7 @@ class Judge:
 
     def _has_worked(self, failure: Failure) -> bool:
         left = max(0.0, failure.deadline - self._clock())
-        return self._uses.has_worked(failure.tenant, self._store, str(failure.key), left)
+        return self._history.has_worked(failure.tenant, failure.key, left)
 
     def _in_state(self, failure: Failure, message: str) -> Row:
         row = aws_errors.by_message(message)

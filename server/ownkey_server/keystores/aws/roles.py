@@ -65,6 +65,11 @@ class RoleSession:
             {"ownkey:tenant": name} if tags else {},
         )
 
+    @property
+    def identity(self) -> str:
+        """Who we are to the role's account: all that its trust policy can ask for."""
+        return f"{self.role} {self.external_id} {'tagged' if self.tags else 'untagged'}"
+
     def request(self) -> dict[str, Any]:
         """The arguments of AssumeRole."""
         asked: dict[str, Any] = {

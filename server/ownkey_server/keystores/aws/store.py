@@ -29,6 +29,7 @@ from ownkey_server.keystores.aws.access import Access
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.aws.calls import Calls, Order
 from ownkey_server.keystores.aws.canaries import canaries
+from ownkey_server.keystores.aws.history import History
 from ownkey_server.keystores.aws.judge import Judge
 from ownkey_server.keystores.aws.material import Materials
 from ownkey_server.keystores.aws.options import AwsKmsOptions
@@ -98,7 +99,9 @@ class AwsKmsKeyStore:
             return TenantShare(threads, options.concurrency, rate, patience)
 
         materials = Materials(clock)
-        judge = Judge(name, canaries(options, self._access), materials, uses or FirstUsesHere())
+        access = self._access
+        history = History(name, uses or FirstUsesHere(), access.principal, access.role_identity, access.later)
+        judge = Judge(canaries(options, access), materials, history)
         self._parts = _Parts(name, options, threads, Shares(share), Calls(self._access, judge), materials)
         self._provider = _TenantStore(self._parts, "", background=False)
 

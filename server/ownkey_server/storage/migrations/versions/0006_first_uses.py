@@ -1,4 +1,8 @@
-"""Which keys have ever worked. Those that were tried when they were enrolled have."""
+"""Which keys have ever worked, and as whom they were used.
+
+Keys that were tried when they were enrolled (``replicas.verify_time``) are not entered: nobody wrote down who we were
+then, so that it would count for nobody. They are entered when they next work, as at each look after them.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,7 @@ def upgrade() -> None:
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("store", sa.Text(), nullable=False),
         sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("identity", sa.Text(), nullable=False),
         sa.Column("time", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("tenant", "store", "reference", name=op.f("pk_first_uses")),
-    )
-    op.execute(
-        "INSERT INTO first_uses (tenant, store, reference, time)"
-        " SELECT COALESCE(customer_keys.tenant, ''), replicas.store, replicas.reference, replicas.verify_time"
-        " FROM replicas JOIN customer_keys ON customer_keys.name = replicas.key"
-        " WHERE replicas.verify_time IS NOT NULL"
+        sa.PrimaryKeyConstraint("tenant", "store", "reference", "identity", name=op.f("pk_first_uses")),
     )
