@@ -60,11 +60,11 @@ class Access:
         session = self._session_of(tenant, key)
         if session is None:
             return None
-        found = share.roles.get((key.account, key.region))
-        if found is None:
-            made = AssumedRole(partial(self.assume, session, key.region), self.later, self._clock)
-            found = share.roles.setdefault((key.account, key.region), made)
-        return found
+
+        def make() -> AssumedRole:
+            return AssumedRole(partial(self.assume, session, key.region), self.later, self._clock)
+
+        return share.roles.get((key.account, key.region), make)
 
     def role_identity(self, tenant: str, key: KeyArn) -> str:
         """By which role a tenant's key is used, and how it is asked for; empty where our own credentials do it."""

@@ -71,6 +71,8 @@ class Calls:
                 role = self._access.role(order.tenant, share, order.key)
                 try:
                     answer, error = self._attempt(order, region, role, deadline, work)
+                    if error is not None and role is not None:
+                        share.roles.refused((order.key.account, order.key.region), role)
                 except (KeyError, ValueError) as nonsense:
                     region.pulse.says(answered=False)
                     cause = "what answers at the endpoint is not AWS"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from botocore.credentials import ReadOnlyCredentials
 SESSION_SECONDS = 900
 # In the place of a tenant's id; no tenant can have one with a dot.
 CANARY_NAME = "provider.canary"
+# Of one tenant, by account and region; more are assumed again when they are used again.
+MOST_ROLES = 32
 _AHEAD = 1 / 3
 _LEAST_SECONDS = 5.0
 _PAUSE_SECONDS = 10.0
@@ -146,6 +149,16 @@ class AssumedRole:
             return asked.result(max(0.0, wait))
         return self._ask(mine)
 
+    @property
+    def has_session(self) -> bool:
+        """Whether there is something that another, made later, would have to ask for."""
+        return self._session is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is asking STS for it."""
+        return self._asking is None and not self._renewing
+
     def forget(self, refused: ReadOnlyCredentials) -> None:
         """Use these credentials no more: AWS does not take them, or the customer took them away."""
         with self._lock:
@@ -193,3 +206,41 @@ class AssumedRole:
         made = ReadOnlyCredentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"])
         self._session = _Session(made, expires, expires - (expires - self._clock()) * _AHEAD)
         return made
+
+
+class TenantRoles:
+    """The roles of one tenant by account and region, those used last: who enrols keys names accounts as it likes.
+
+    By region, because an outage of STS in one is no matter to another. Used by many threads.
+    """
+
+    def __init__(self, most: int = MOST_ROLES) -> None:
+        self._most = most
+        self._roles: OrderedDict[tuple[str, str], AssumedRole] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+    def get(self, at: tuple[str, str], make: Callable[[], AssumedRole]) -> AssumedRole:
+        """The role of an account and region, made now if there is none."""
+        with self._lock:
+            found = self._roles.get(at)
+            if found is None:
+                self._make_room()
+                found = self._roles[at] = make()
+            self._roles.move_to_end(at)
+            return found
+
+    def refused(self, at: tuple[str, str], role: AssumedRole) -> None:
+        """STS gave no session: without one there is nothing to keep."""
+        with self._lock:
+            if self._roles.get(at) is role and role.idle and not role.has_session:
+                del self._roles[at]
+
+    def _make_room(self) -> None:
+        for at, role in tuple(self._roles.items()):
+            if len(self._roles) < self._most:
+                return
+            if role.idle:
+                del self._roles[at]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ownkey_server.keystores.aws.retries import RetryBudget
-from ownkey_server.keystores.aws.roles import AssumedRole
+from ownkey_server.keystores.aws.roles import TenantRoles
 from ownkey_server.keystores.budget import RateBudget
 from ownkey_server.keystores.bulkhead import Bulkhead, Owner, Threads
 
@@ -80,8 +80,7 @@ class TenantShare:
         self._owner = Owner(threads, max(concurrency, min(2 * concurrency, threads.most // 4)))
         self._regions: dict[str, RegionShare] = {}
         self.rate = rate
-        # By account and region: an outage of STS in one region is no matter to another.
-        self.roles: dict[tuple[str, str], AssumedRole] = {}
+        self.roles = TenantRoles()
 
     def region(self, region: str) -> RegionShare:
         """The share of a region."""
