@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,11 @@ async def state(address: str) -> str:
     return key_state_pb2.KeyState.Name(answer.keys[0].state).removeprefix("KEY_STATE_")
 
 
+def is_remembered(database: Path, key: str) -> bool:
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return bool(connection.execute("SELECT 1 FROM first_uses WHERE reference = ?", (key,)).fetchall())
+
+
 @pytest.mark.parametrize("ours", [False, True], ids=["its holder", "we ourselves"])
 async def test_a_denial_after_a_restart_is_a_revocation_only_while_our_canary_works(tmp_path: Path, ours: bool) -> None:
     with dummy_credentials(), FakeKms() as kms:
@@ -42,6 +50,8 @@ async def test_a_denial_after_a_restart_is_a_revocation_only_while_our_canary_wo
         tenants = TENANTS.format(key=key)
         with server.process(tmp_path, tenants=tenants, extra=store) as first:
             assert await state(first.address) == "AVAILABLE"
+            # What worked is written down when STS has said who we are, and nobody waits for that.
+            server.wait_until(partial(is_remembered, tmp_path / "ownkey.db", key), "the first use was remembered")
         if ours:
             kms.fail("*", "AccessDeniedException")
         else:
