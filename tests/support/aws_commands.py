@@ -57,7 +57,12 @@ class Account:
         lines += [f'endpoint_url = "{kms or url}"', f'sts_endpoint_url = "{sts or url}"']
         lines += ['role_name = "ownkey"'] if role else []
         if canaries:
-            lines += [f'canary_key = "{CANARY_KEY}"', *([f'canary_role = "{CANARY_ROLE}"'] if role else [])]
+            others = [CANARY_KEY.replace("eu-west-1", region) for region in ("us-east-1", "eu-north-1")]
+            lines += [
+                f'canary_key = "{CANARY_KEY}"',
+                f"canary_keys = {others}",
+                *([f'canary_role = "{CANARY_ROLE}"'] if role else []),
+            ]
         self.config.write_text("\n".join(lines), encoding="utf-8")
 
     def key(self, policy: dict[str, Any] | None = None, **options: Any) -> str:

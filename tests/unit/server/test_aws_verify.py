@@ -316,12 +316,17 @@ def test_settings_that_cannot_tell_a_revocation_are_warned_of(account: Account) 
     arn = account.key()
     account.settings(role=True, canaries=False)
     warnings = account.verify(arn)["warn"]
-    assert checks(warnings) == ["canary_key", "canary_role"]
+    assert checks(warnings) == ["canary_keys", "canary_role"]
     assert all("misconfigured, and not as revoked" in one["seen"] for one in warnings)
+    account.settings(role=True)
+    there = account.verify(account.key(region="eu-central-1"))["warn"]
+    assert checks(there) == ["canary_keys"], "a canary in another region proves nothing"
+    assert "there is none in eu-central-1:" in there[0]["seen"]
+    account.settings(role=True, canaries=False)
     account.settings(role=False, canaries=False)
     own = account.key(key_policy(Access("acme", account_root(ACCOUNT), (PROVIDER,), inspects=True)))
     assert "canary_role" not in checks(account.verify(own)["warn"])
-    assert "canary_key" in checks(account.verify(own)["warn"])
+    assert "canary_keys" in checks(account.verify(own)["warn"])
 
 
 def test_what_enrolment_refuses_does_not_pass(account: Account) -> None:
@@ -329,7 +334,7 @@ def test_what_enrolment_refuses_does_not_pass(account: Account) -> None:
     for wrong, says in (
         (arn.replace("eu-west-1", "eu-west-9"), "no region eu-west-9 of AWS KMS is known here"),
         (arn.replace("arn:aws:", "arn:aws-cn:"), "is in partition aws, not aws-cn"),
-        (CANARY_KEY, "canary_key"),
+        (CANARY_KEY, "canary key"),
     ):
         calls = sum(account.kms.counts.values())
         [failure] = account.verify(wrong, code=1)["fail"]

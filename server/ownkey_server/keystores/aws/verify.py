@@ -6,7 +6,7 @@ Nothing here changes anything. The key is used on throw-away bytes, under contex
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Verification:
         for arn in arns:
             yield from self._place(arn, arns, places)
         yield from self._together(places)
-        yield from self._canaries()
+        yield from self._canaries({arn.region for arn in arns})
 
     def _place(self, arn: KeyArn, given: Sequence[KeyArn], places: list[_Place]) -> Iterator[Finding]:
         region = arn.region
@@ -99,9 +99,8 @@ class Verification:
             )
             seen = f"{complaint} ({', '.join(allowed)})" if allowed else complaint
             return Finding(arn.region, "region", Outcome.FAIL, seen, advice)
-        canary = self._options.canary_key
-        if canary is not None and KeyArn.parse(canary).is_same_key(arn):
-            seen = "this is the key store's canary_key, the provider's own: it cannot be a customer's"
+        if any(KeyArn.parse(canary).is_same_key(arn) for canary in self._options.all_canary_keys):
+            seen = "this is a canary key of the key store (canary_keys), the provider's own: it cannot be a customer's"
             return Finding(arn.region, "ARN", Outcome.FAIL, seen, "give the ARN of the customer's key")
         return None
 
@@ -122,21 +121,27 @@ class Verification:
         seen = say(error, "STS") + (f"; asked for {asked}" if is_asked else "")
         return Finding(arn.region, "access", Outcome.FAIL, seen, advice)
 
-    def _canaries(self) -> Iterator[Finding]:
+    def _canaries(self, used: Collection[str]) -> Iterator[Finding]:
         """What the settings lack to tell a customer's act from a fault of our own."""
         options = self._options
-        for name, value, what in (
-            ("canary_key", options.canary_key, "permission"),
-            ("canary_role", options.canary_role if options.role_name else "not needed", "trust"),
-        ):
-            if value is None:
-                yield Finding(
-                    "settings",
-                    name,
-                    Outcome.WARN,
-                    f"there is none: a withdrawn {what} is told as misconfigured, and not as revoked",
-                    f"set {name} of the key store to one of the provider's own, by which our identity is proven",
-                )
+        missing = sorted(set(used) - {KeyArn.parse(arn).region for arn in options.all_canary_keys})
+        if missing:
+            yield Finding(
+                "settings",
+                "canary_keys",
+                Outcome.WARN,
+                f"there is none in {', '.join(missing)}: a withdrawn permission is told there as misconfigured, and"
+                " not as revoked",
+                "add a key of the provider's own in each region to canary_keys, by which our identity is proven there",
+            )
+        if options.role_name and options.canary_role is None:
+            yield Finding(
+                "settings",
+                "canary_role",
+                Outcome.WARN,
+                "there is none: a withdrawn trust is told as misconfigured, and not as revoked",
+                "set canary_role of the key store to one of the provider's own, by which our identity is proven",
+            )
 
     def _trust(self, arn: KeyArn) -> Telling[bool]:
         """Whether the role is this tenant's alone: its trust policy refuses the external id of another."""
