@@ -127,6 +127,16 @@ class BranchKeys:
             self._actives.forget(tenant, key)  # moved meanwhile: another one wraps now
         raise KeyStoreThrottled(key.primary.name, key.primary.reference, "its branch keys are being moved", ours=True)
 
+    async def is_active(
+        self, tenant: Tenant, key: CustomerKey, branch: BranchKey, remaining: float | None, *, background: bool = False
+    ) -> bool:
+        """Whether a branch key is the one that wraps what the tenant has under a key; arguments as for :meth:`to_wrap`.
+
+        One that is too old is not: another is made.
+        """
+        found = await self._active_of(tenant, key, self._borrower(remaining, background))
+        return found.branch.id == branch.id
+
     async def to_open(
         self,
         tenant: Tenant,

@@ -75,7 +75,7 @@ class Rewraps:
     ) -> RewrappedKey:
         """Wrap a data key as policy says today; its context stays. Arguments as for :meth:`DataKeys.unwrap`.
 
-        What is wrapped as policy says comes back as it is, and no key is used.
+        What is wrapped as policy says, and by no branch key that wraps no more, comes back as it is.
 
         Raises:
             AssetMismatch: The context is another asset's.
@@ -84,6 +84,7 @@ class Rewraps:
             KeyStoreError: One of the two keys cannot be used, and it says which; or the ciphertext is not its.
             ServiceImpaired: The tenant is not known for certain, or the use cannot be recorded.
         """
+        deadline = None if remaining is None else self._monotonic() + remaining
         async with Audited(self._audit, self._clock, Action.REWRAP, caller, asset) as use:
             use.context = context
             tenant = await self._directory.tenant(asset.tenant)
@@ -94,9 +95,12 @@ class Rewraps:
             encryption_context.require_asset(context, asset, {})
             found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use, background=True)
             by_branch = ruling.decision.wrapping is Wrapping.BRANCH
-            if found.key.name == target.name and (found.loan is not None) == by_branch:
+            if (
+                found.key.name == target.name
+                and (found.loan is not None) == by_branch
+                and await self._is_by_the_active(tenant, target, found, self._left(deadline))
+            ):
                 return RewrappedKey(target, ruling.decision, None)
-            deadline = None if remaining is None else self._monotonic() + remaining
             if found.loan is None and not by_branch:
                 wrapped = await self._within_the_store(found, target, context, deadline, use)
                 if wrapped is not None:
@@ -107,6 +111,14 @@ class Rewraps:
             finally:
                 plaintext.wipe()
             return RewrappedKey(target, ruling.decision, wrapped)
+
+    async def _is_by_the_active(
+        self, tenant: Tenant, target: CustomerKey, found: Wrapped, remaining: float | None
+    ) -> bool:
+        """Whether nothing newer would wrap it: a branch key that was rotated is left behind."""
+        if found.loan is None or not target.lifecycle.wraps:
+            return True
+        return await self._branches.is_active(tenant, target, found.loan.branch, remaining, background=True)
 
     async def _within_the_store(
         self, found: Wrapped, target: CustomerKey, context: Mapping[str, str], deadline: float | None, use: Audited

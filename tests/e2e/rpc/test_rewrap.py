@@ -86,6 +86,22 @@ async def test_the_same_key_in_another_way_is_a_move_too(rpc: Rpc, admin: Admin)
     assert await plaintext_of(rpc, moved.wrapped_key, made) == made.plaintext
 
 
+async def test_a_branch_key_that_was_rotated_is_left_behind_for_the_active_one(rpc: Rpc, admin: Admin) -> None:
+    await choose(admin, "key:main", policy_pb2.WRAPPING_BRANCH)
+    made = await made_for(rpc)
+    assert not (await rpc.stub.Rewrap(rewrap_of(made))).rewrapped
+    active = (await admin("RotateBranchKey", tenant="acme", key="main")).branch_key
+    request = rewrap_of(made)
+    moved = await rpc.stub.Rewrap(request)
+    assert (moved.key, moved.rewrapped) == (MAIN, True)
+    (entry,) = WrappedKey.from_bytes(moved.wrapped_key).encrypted_data_keys
+    assert branch_id_of(entry) == active.id
+    assert await plaintext_of(rpc, moved.wrapped_key, made) == made.plaintext
+    request.wrapped_key = moved.wrapped_key
+    again = await rpc.stub.Rewrap(request)
+    assert (again.rewrapped, again.wrapped_key) == (False, moved.wrapped_key)
+
+
 async def test_what_the_provider_s_key_wrapped_comes_under_the_customer_s(rpc: Rpc) -> None:
     old = asset()
     old.create_time.FromJsonString("2025-12-31T23:59:59Z")

@@ -489,7 +489,9 @@ class RewrapResponse(_message.Message):
     wrapped_key: _builtins.bytes
     """The data key wrapped, to be opened with the same encryption context."""
     rewrapped: _builtins.bool
-    """Whether it was wrapped anew. If not, it was as policy says already, and came back as it was, untried."""
+    """Whether it was wrapped anew. If not, it was as policy says already, by the active branch key if by one, and came
+    back as it was.
+    """
     def __init__(
         self,
         *,
