@@ -350,6 +350,7 @@ def _require_maker(store: KeyStore, name: str) -> KeyMaker:
 
 
 def _require_embedded(store: KeyStore, name: str) -> EmbeddedKeyStore:
-    if not isinstance(store, EmbeddedKeyStore):
-        raise Failure(f"key store {name!r} is not embedded: use the tools of its token", USAGE)
-    return store
+    if isinstance(store, EmbeddedKeyStore):
+        return store
+    where = "its token" if isinstance(store, KeyMaker) else "AWS"
+    raise Failure(f"key store {name!r} is not embedded: use the tools of {where}", USAGE)

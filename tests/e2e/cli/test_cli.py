@@ -203,6 +203,8 @@ def test_a_data_key_can_be_unwrapped_from_the_shell(cli: Cli) -> None:
     cli.fail(6, "unwrap", *FACTS, "--wrapped-key", wrapped, "--context-json", context, "--context", "purpose=other")
     cli.fail(2, "unwrap", *FACTS, "--wrapped-key", "%%%", "--context-json", context)
     cli.fail(2, "unwrap", *FACTS, "--wrapped-key", wrapped, "--context-json", "[1]")
+    for command in ("unwrap", "rewrap"):
+        assert "--context-json" in cli.fail(2, command, *FACTS, "--wrapped-key", wrapped)["error"]
 
 
 def test_the_plaintext_is_shown_only_when_asked_for(cli: Cli) -> None:

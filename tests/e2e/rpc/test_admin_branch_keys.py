@@ -254,6 +254,19 @@ async def test_a_tenant_s_branch_keys_are_not_deleted_with_it_in_silence(
     assert json.loads(records[-1].json)["detail"]["deleted_branch_keys"] == 1
 
 
+async def test_they_do_not_move_to_a_key_that_wraps_nothing_and_how_it_would_is_said(rpc: Rpc, admin: Admin) -> None:
+    await rpc.stub.GenerateDataKey(generate())
+    policy = policy_pb2.Policy(default_use="key:main")
+    await admin("CreatePolicyVersion", tenant="acme", policy=policy, activate=True, etag="*")
+    await admin("RetireKey", tenant="acme", key="finance", etag="*")
+    failure = await admin.fail("RewrapBranchKeys", tenant="acme", from_key="main", to_key="finance")
+    assert (failure.reason, failure.metadata) == ("RESOURCE_IN_USE", {"resource": FINANCE})
+    assert "it is retired" in failure.message
+    assert "ownkey admin key activate finance --tenant acme" in failure.message
+    record = (await admin("ListAuditRecords", tenant="acme")).records[-1]
+    assert (record.action, record.result, record.reason) == ("admin.rewrap_branch_key", "refused", "RESOURCE_IN_USE")
+
+
 async def test_every_act_is_in_the_trail(rpc: Rpc, admin: Admin, tmp_path: Path) -> None:
     await rpc.stub.GenerateDataKey(generate())
     await admin("RotateBranchKey", tenant="acme", key="main")

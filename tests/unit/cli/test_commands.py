@@ -15,6 +15,7 @@ from ownkey import errors, files
 from ownkey.cli import main, output
 from ownkey.cli.main import COMMANDS, Shared, run
 from ownkey.cli.options import optional_tenant_option, tenant_option
+from ownkey.container import EncryptedDataKey, Encryptor
 
 FACTS = ("--class", "phone_recording", "--asset-id", "call-1")
 
@@ -123,6 +124,22 @@ def test_help_names_the_variable_of_the_tenant_and_no_option_that_does_nothing(
     shown = ran(capsys, "inspect", "--help")[1]
     assert "--json" in shown
     assert "--address" not in shown
+
+
+def test_inspect_tells_which_key_of_aws_wrapped_an_object(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    entries = [EncryptedDataKey("aws-kms", arn.encode(), b"z"), EncryptedDataKey("raw", b"\x00\xff", b"zz")]
+    made = Encryptor(bytes(32), encryption_context={}, encrypted_data_keys=entries)
+    (tmp_path / "x.ownkey").write_bytes(made.header.to_bytes() + made.finish())
+    code, out, _ = ran(capsys, "inspect", str(tmp_path / "x.ownkey"))
+    assert (code, f"aws-kms {arn}, raw\n" in out) == (0, True)
+    shown = json.loads(ran(capsys, "inspect", "--json", str(tmp_path / "x.ownkey"))[1])
+    assert shown["wrapped_keys"] == [
+        {"provider_id": "aws-kms", "length": 1, "key": arn},
+        {"provider_id": "raw", "length": 2},
+    ]
 
 
 def test_a_version_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('role_name = "x"\ncanary_role = "ownkey"', r"key_stores\.aws\.canary_role: "),
+        ('role_name = "x"\ncanary_role = "ownkey"', r"key_stores\.aws\.canary_role: must be the ARN of a role"),
         (f'canary_role = "{ROLE}"', "canary_role: it proves that roles can be assumed, and without role_name none is"),
         ('canary_key = "alias/ours"', r"key_stores\.aws\.canary_key: a key is named by its ARN"),
         ('canary_keys = ["alias/ours"]', r"key_stores\.aws\.canary_keys\.0: a key is named by its ARN"),
@@ -100,6 +100,8 @@ def test_everything_that_is_set_reaches_the_store(tmp_path: Path) -> None:
         ("tenant_concurrency = 8\nthreads = 15", r"threads: must be at least twice tenant_concurrency \(16\)"),
         ("tenant_calls_per_second = 0", r"key_stores\.aws\.tenant_calls_per_second"),
         ('role_name = "my role"', r"key_stores\.aws\.role_name"),
+        (f'role_name = "{ROLE}"', r"key_stores\.aws\.role_name: must be the role's name.* and not its ARN"),
+        ('external_id_prefix = "a b"', r"key_stores\.aws\.external_id_prefix: must be 2 to 128 letters"),
         ("speed = 3", r"key_stores\.aws\.speed: there is no such setting"),
     ],
 )

@@ -85,6 +85,13 @@ def test_a_key_that_is_not_there_or_is_already_has_an_exit_code_of_its_own(folde
     assert (mistake.exit_code, "kind is missing" in mistake.output) == (2, True)
 
 
+def test_a_key_in_aws_is_disabled_with_the_tools_of_aws(folder: Path, run: Run) -> None:
+    (folder / "ownkey.toml").write_text('[key_stores.aws]\nkind = "aws_kms"\n')
+    for verb in ("disable", "enable"):
+        result = run(verb, "one", "--store", "aws")
+        assert (result.exit_code, "use the tools of AWS" in result.output) == (2, True)
+
+
 def test_a_passphrase_that_is_not_there_is_what_is_told(folder: Path, run: Run) -> None:
     with (folder / "ownkey.toml").open("a") as file:
         file.write('passphrase = "file:passphrase"\n')

@@ -75,7 +75,7 @@ def unwrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context
 
     The encryption context must be exactly the one that came with the wrapped key.
     """
-    raw, pairs = _wrapped_key(wrapped_key), _whole_context(context_json) | context
+    raw, pairs = _wrapped_key(wrapped_key), _pairs(context_json, context)
     with shared.client() as client:
         key = client.unwrap(asset_of(facts), raw, pairs)
     value = plain(key)
@@ -95,7 +95,7 @@ def rewrap(shared: Shared, /, wrapped_key: str, context: dict[str, str], context
 
     Its encryption context stays. The data key does not leave the service.
     """
-    raw, pairs = _wrapped_key(wrapped_key), _whole_context(context_json) | context
+    raw, pairs = _wrapped_key(wrapped_key), _pairs(context_json, context)
     with shared.client() as client:
         key = client.rewrap(asset_of(facts), raw, pairs)
     value = plain(key)
@@ -110,6 +110,13 @@ def _wrapped_key(given: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error:
         raise click.UsageError("--wrapped-key is not base64") from None
+
+
+def _pairs(context_json: str, context: dict[str, str]) -> dict[str, str]:
+    pairs = _whole_context(context_json) | context
+    if not pairs:
+        raise click.UsageError("give the encryption context that came with the wrapped key: --context-json")
+    return pairs
 
 
 def _whole_context(given: str) -> dict[str, str]:

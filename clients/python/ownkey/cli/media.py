@@ -16,7 +16,7 @@ from ownkey.cli.main import Shared, output_options, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option
 from ownkey.cli.output import printable
 from ownkey.client import Client
-from ownkey.container import Buffer, Header, HeaderReader, Truncated
+from ownkey.container import Buffer, EncryptedDataKey, Header, HeaderReader, Truncated
 from ownkey.errors import InvalidRequest, from_container_error
 from ownkey.files import Progress, Readable, read_chunks, require_free, write_file
 from ownkey.media_stream import MediaStream
@@ -24,6 +24,7 @@ from ownkey.models import Asset, MediaInfo
 
 SUFFIX = ".ownkey"
 HEADER_ROOM = 65_536 + 16
+AWS_KMS = "aws-kms"
 
 _file_argument = click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 _output_option = click.option(
@@ -149,14 +150,26 @@ def inspect(shared: Shared, file: Path) -> None:
         "frame_length": header.frame_length,
         "header_length": header.length,
         "wrapped_keys": [
-            {"provider_id": key.provider_id, "length": len(key.ciphertext)} for key in header.encrypted_data_keys
+            {"provider_id": key.provider_id, "length": len(key.ciphertext)} | _key_of(key)
+            for key in header.encrypted_data_keys
         ],
     }
     pairs = {_shown(name): _shown(text) for name, text in sorted(header.encryption_context.items())}
     lines = {"message id": value["message_id"], **pairs}
     lines |= {"frame length": f"{header.frame_length:,} bytes", "header": f"{header.length} bytes"}
-    lines |= {"wrapped by": _shown(", ".join(key.provider_id for key in header.encrypted_data_keys))}
+    lines |= {"wrapped by": _shown(", ".join(map(_wrapper, header.encrypted_data_keys)))}
     shared.output.answer(value, lines)
+
+
+def _key_of(entry: EncryptedDataKey) -> dict[str, str]:
+    """The ARN of the key that made an entry, as the entry itself has it; other entries' names are no text."""
+    if entry.provider_id != AWS_KMS:
+        return {}
+    return {"key": entry.provider_info.decode(errors="backslashreplace")}
+
+
+def _wrapper(entry: EncryptedDataKey) -> str:
+    return " ".join([entry.provider_id, *_key_of(entry).values()])
 
 
 def _shown(text: str) -> str:

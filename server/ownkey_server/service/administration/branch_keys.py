@@ -110,7 +110,8 @@ class BranchKeyOffice:
 
         Raises:
             ResourceNotFound: There is no such tenant or key.
-            ResourceInUse: Both are one, or the places of one were changed just now.
+            ResourceInUse: Both are one, the key that they shall go to wraps nothing, or the places of one were changed
+                just now.
             ApprovalRequired: A second person must agree first.
             KeyStoreError: A key cannot be used. What was moved before stays moved.
         """
@@ -119,6 +120,10 @@ class BranchKeyOffice:
         old, new = self._key(owner, source), self._key(owner, target)
         if old.name == new.name:
             raise ResourceInUse(source, "both keys are the same one")
+        if not new.lifecycle.wraps:
+            error = ResourceInUse(target, _would_not_wrap(tenant, new, to_key))
+            await self._desk.refuse(act, "rewrap_branch_key", tenant, target, error)
+            raise error
         waiting: Sequence[BranchKey] = await self._desk.read(
             lambda reader: kept.listed(reader.connection, tenant, source, "", most)
         )
@@ -225,6 +230,13 @@ class BranchKeyOffice:
 
 def _shown(places: Sequence[Replica]) -> list[Mapping[str, str]]:
     return [{"key_store": place.store, "reference": place.reference} for place in places]
+
+
+def _would_not_wrap(tenant: str, key: CustomerKey, key_id: str) -> str:
+    return (
+        f"it is {key.lifecycle}, and wraps nothing: move them to another key, or let it wrap again first, with:"
+        f" ownkey admin key activate {key_id} --tenant {tenant}"
+    )
 
 
 def _told(calls: KeyStoreCalls) -> Mapping[str, object]:
