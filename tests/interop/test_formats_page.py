@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from interop import amazons_library
 from ownkey import wrapped_key
+from ownkey.cli.messages import values
 from ownkey.container import (
     DEFAULT_LIMITS,
     Decryptor,
@@ -25,6 +27,9 @@ from ownkey.container import (
     header,
 )
 from ownkey.container.encryptor import FRAME_LENGTH_DOCUMENT, FRAME_LENGTH_MEDIA, FRAME_LENGTH_VOICE
+from ownkey.v1 import branch_key_pb2
+from support.aws_subjects import client, dummy_credentials
+from support.fake_kms import FakeKms
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +112,35 @@ def test_the_program_for_branch_keys_opens_the_vectors_word_for_word(page: str, 
     wrapped = wrapped_key.WrappedKey("tenants/acme/keys/main", (entry,)).to_bytes()
     script = tmp_path / "open_branch_entry.py"
     script.write_text(program, encoding="utf-8")
-    branch_key = base64.b64decode(vector["branch_key"]).hex()
-    arguments = [branch_key, wrapped.hex(), json.dumps(vector["context"])]
+    arguments = [vector["branch_key"], base64.b64encode(wrapped).decode(), json.dumps(vector["context"])]
     done = subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True, text=True)
-    assert bytes.fromhex(done.stdout) == base64.b64decode(vector["data_key"])
+    assert done.stdout.strip() == vector["data_key"]
+
+
+def test_the_program_for_leaving_aws_opens_branch_keys_as_they_are_listed_word_for_word(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "branch-keys.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    script = tmp_path / "open_branch_key.py"
+    script.write_text(program, encoding="utf-8")
+    made = {}
+    with FakeKms() as kms, dummy_credentials():
+        for branch_id in ("0" * 32, "1" * 32):
+            pairs = {"ownkey:branch": branch_id, "ownkey:purpose": "branch", "ownkey:tenant": "acme"}
+            arn = kms.create_key()
+            answer = client("kms", kms.url).generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=pairs)
+            entry = EncryptedDataKey("aws-kms", arn.encode(), answer["CiphertextBlob"])
+            wrapped = wrapped_key.WrappedKey("tenants/acme/keys/main", (entry,)).to_bytes()
+            listed = branch_key_pb2.BranchKey(id=branch_id, wrapped_key=wrapped, encryption_context=pairs)
+            made[branch_id] = (values(listed), answer["Plaintext"])
+        document = tmp_path / "branch-keys.json"
+        document.write_text(json.dumps({"branch_keys": [told for told, _ in made.values()]}), encoding="utf-8")
+        environment = os.environ | {"AWS_ENDPOINT_URL_KMS": kms.url}
+        for branch_id, (_, plaintext) in made.items():
+            done = subprocess.run(
+                [sys.executable, str(script), str(document), branch_id],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environment,
+            )
+            assert base64.b64decode(done.stdout) == plaintext

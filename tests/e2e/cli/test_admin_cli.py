@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from ownkey import AdminClient, errors
+from ownkey.wrapped_key import WrappedKey
 from support import server
 from support.server import OWNKEY, ServerProcess
 
@@ -194,7 +196,7 @@ def test_branch_keys_from_the_command_line(cli: Cli) -> None:
     first = cli.ok("admin", "branch-key", "rotate", "main", *delta, "--reason", "the first")
     assert (first["state"], first["version"], first["key"]) == ("active", 1, "tenants/delta/keys/main")
     assert first["encryption_context"]["ownkey:branch"] == first["id"]
-    assert bytes.fromhex(first["wrapped_key"])
+    assert WrappedKey.from_bytes(base64.b64decode(first["wrapped_key"])).key == first["key"]
     cli.text("admin", "branch-key", "rotate", "main", *delta)
     listed = cli.ok("admin", "branch-key", "list", *delta, "--key", "main")["branch_keys"]
     assert sorted(one["state"] for one in listed) == ["active", "decrypt_only"]

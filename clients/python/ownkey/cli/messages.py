@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC
 from typing import Any
 
@@ -11,7 +12,7 @@ from google.protobuf.message import Message
 
 
 def values(message: Message) -> dict[str, Any]:
-    """The message's fields as JSON has them: enum values in lower case without their prefix, bytes in hex.
+    """The message's fields as JSON has them: enum values in lower case without their prefix, bytes in base64.
 
     Fields that say nothing are there too, so that a script need not ask whether they are.
     """
@@ -37,7 +38,7 @@ def _value(value: Any, field: Any) -> Any:
     if isinstance(value, Message):
         return values(value)
     if isinstance(value, bytes):
-        return value.hex()
+        return base64.b64encode(value).decode()
     if field.enum_type is not None:
         return enum_name(field.enum_type, value)
     return value
