@@ -220,7 +220,10 @@ def test_a_forged_name_does_nothing_to_a_terminal(tmp_path: Path) -> None:
     from ownkey.container import EncryptedDataKey, Encryptor
 
     context = {"ownkey:asset-id": "\x1b]0;pwn\x07\x1b[2J\nmessage id  FAKE"}
-    entries = [EncryptedDataKey("\x1b[31m", b"y", b"z"), EncryptedDataKey("aws-kms", b"\x1b[2J\nmessage id  FAKE\xff", b"z")]
+    entries = [
+        EncryptedDataKey("\x1b[31m", b"y", b"z"),
+        EncryptedDataKey("aws-kms", b"\x1b[2J\nmessage id  FAKE\xff", b"z"),
+    ]
     made = Encryptor(bytes(32), encryption_context=context, encrypted_data_keys=entries)
     (tmp_path / "x.ownkey").write_bytes(made.header.to_bytes() + made.finish())
     done = subprocess.run([OWNKEY, "inspect", "x.ownkey"], capture_output=True, cwd=tmp_path, check=True, timeout=60)

@@ -175,7 +175,15 @@ class AdminClient:
     def remove_key_replica(
         self, tenant: str, key: str, etag: str, key_store: str, *, reason: str = ""
     ) -> customer_key_pb2.CustomerKey:
-        """Take a place away from a key."""
+        """Take a place away from a key.
+
+        Args:
+            tenant: Id of the tenant.
+            key: Id of the key.
+            etag: Of the key, as it was read.
+            key_store: Name of the place, as the status tells it: ``hsm``, or ``aws/eu-west-1`` for an ARN.
+            reason: Why, for the audit trail.
+        """
         note = self._note(reason)
         request = made(pb.RemoveKeyReplicaRequest, tenant=tenant, key=key, etag=etag, key_store=key_store, note=note)
         return self._call(self._stub.RemoveKeyReplica, request).key

@@ -41,6 +41,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -259,8 +260,9 @@ class ResourceNotFound(AdministrationError):
 
     reason = "RESOURCE_NOT_FOUND"
 
-    def __init__(self, resource: str) -> None:
-        super().__init__(resource, "there is none of that name")
+    def __init__(self, resource: str, there_are: Sequence[str] = ()) -> None:
+        known = f"; there are: {', '.join(there_are)}" if there_are else ""
+        super().__init__(resource, f"there is none of that name{known}")
 
 
 class ResourceExists(AdministrationError):

@@ -135,6 +135,9 @@ def test_a_tenant_a_group_a_key_and_a_policy_from_the_command_line(cli: Cli) -> 
     assert error["reason"] == "ENROLMENT_FAILED"
     key = cli.ok("admin", "key", "enrol", "main", *beta, "--store", "embedded", "--reference", "beta-main")
     assert (key["lifecycle"], key["replicas"][0]["place"]["reference"]) == ("active", "beta-main")
+    remove = ("admin", "key", "remove-replica", "main", *beta, "--store", "embedded")
+    assert "embedded/beta-main" in cli.fail(8, *remove, "--reference", "other")["hint"]
+    assert "only replica" in cli.fail(10, *remove, "--reference", "beta-main")["error"]
     (cli.folder / "policy.toml").write_text(
         'default = "key:main"\n[[rules]]\nname = "legal"\ngroups = ["legal"]\nasset_classes = ["team_chat"]\n'
         'created_from = 2026-01-01T00:00:00Z\nuse = "deny"\n'

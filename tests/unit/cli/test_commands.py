@@ -126,9 +126,7 @@ def test_help_names_the_variable_of_the_tenant_and_no_option_that_does_nothing(
     assert "--address" not in shown
 
 
-def test_inspect_tells_which_key_of_aws_wrapped_an_object(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_inspect_tells_which_key_of_aws_wrapped_an_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     entries = [EncryptedDataKey("aws-kms", arn.encode(), b"z"), EncryptedDataKey("raw", b"\x00\xff", b"zz")]
     made = Encryptor(bytes(32), encryption_context={}, encrypted_data_keys=entries)

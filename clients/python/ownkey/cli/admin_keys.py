@@ -8,6 +8,7 @@ from ownkey.cli.admin_options import change_options, etag_option, require_yes, s
 from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name
 from ownkey.cli.options import tenant_option
+from ownkey.cli.output import NOT_FOUND, Failure
 from ownkey.v1 import customer_key_pb2
 
 _LIFECYCLES = customer_key_pb2.KeyLifecycle.DESCRIPTOR
@@ -91,16 +92,44 @@ def add_replica(
 @key.command("remove-replica")
 @_key_argument
 @tenant_option
-@_store_option
+@click.option(
+    "--store",
+    required=True,
+    metavar="STORE[/REGION]",
+    help="The place, as `ownkey status` tells it: the key store, and the region where the key has several in it.",
+)
+@click.option("--reference", default="", help="What the key is called there, instead of the region.")
 @etag_option
 @change_options
 @shared_options
 @click.pass_obj
-def remove_replica(shared: Shared, key_id: str, tenant: str, store: str, etag: str, author: str, reason: str) -> None:
+def remove_replica(
+    shared: Shared, key_id: str, tenant: str, store: str, reference: str, etag: str, author: str, reason: str
+) -> None:
     """Take a place away from a key. Without its primary, the next place is the primary."""
     with shared.admin(author) as client:
-        etag = etag or client.get_key(tenant, key_id).etag
-        _show_key(shared, client.remove_key_replica(tenant, key_id, etag, store, reason=reason))
+        found = client.get_key(tenant, key_id)
+        place = _place_called(found, store, reference) if reference else store
+        _show_key(shared, client.remove_key_replica(tenant, key_id, etag or found.etag, place, reason=reason))
+
+
+def _place_called(found: customer_key_pb2.CustomerKey, store: str, reference: str) -> str:
+    """The name of the place where a key is called so."""
+    for one in found.replicas:
+        name = _place_name(one.place)
+        if one.place.reference == reference and store in (one.place.key_store, name):
+            return name
+    raise Failure(
+        f"{found.name} is not called {reference!r} in {store!r}",
+        NOT_FOUND,
+        hint=f"it has these places: {', '.join(_places(found))}",
+    )
+
+
+def _place_name(place: customer_key_pb2.KeyPlace) -> str:
+    """A place's name, as KeyStatus tells it: the key store, and its region for an ARN."""
+    parts = place.reference.split(":", 4)
+    return f"{place.key_store}/{parts[3]}" if parts[0] == "arn" and len(parts) == 5 else place.key_store
 
 
 @key.command()

@@ -672,7 +672,9 @@ class RemoveKeyReplicaRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the key as you read it; `*` writes over whatever there is."""
     key_store: _builtins.str
-    """Required. Name of the place, as KeyStatus tells it: the key store, and `/` and the region for an ARN."""
+    """Required. Name of the place, as KeyStatus tells it: the key store, and `/` and the region for an ARN. The key store
+    alone is enough where the key has one place in it.
+    """
     @_builtins.property
     def note(self) -> Global___ChangeNote:
         """Optional. Who stands behind the change, and why."""

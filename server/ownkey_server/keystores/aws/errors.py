@@ -121,7 +121,11 @@ CODES: tuple[Row, ...] = (
     Row("InvalidCiphertextException", CiphertextInvalid, _NOT_OURS),
     Row("IncorrectKeyException", CiphertextInvalid, _NOT_OURS),
     # What AWS KMS does not do
-    Row("UnsupportedOperationException", OperationUnsupported, "AWS KMS does not do that with this key: is it SYMMETRIC_DEFAULT?"),
+    Row(
+        "UnsupportedOperationException",
+        OperationUnsupported,
+        "AWS KMS does not do that with this key: is it SYMMETRIC_DEFAULT?",
+    ),
     Row("DryRunOperationException", OperationUnsupported, "AWS KMS only rehearsed the call"),
     Row("ValidationException", OperationUnsupported, "AWS KMS does not take the request: its context may be too long"),
     Row("ValidationError", OperationUnsupported, "AWS does not take the request"),

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from ownkey_server.domain.approvals import Danger, Effect
-from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse
+from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
@@ -123,6 +123,13 @@ class Keys:
     async def remove_replica(self, act: Act, tenant: str, key: str, etag: str, place: str) -> KeyRecord:
         """Take a place away from a key. Without its primary, the next place is the primary.
 
+        Args:
+            act: Who, and why.
+            tenant: Id of the tenant.
+            key: Id of the key.
+            etag: Of the key, as it was read.
+            place: The place's name; that of its key store is enough where the key has no other place in that.
+
         Raises:
             ResourceNotFound: There is no such key, or it has no replica of that name.
             ResourceInUse: It is the only one.
@@ -132,9 +139,11 @@ class Keys:
 
         def work(change: Change) -> Done:
             before: KeyRecord = required(change.key(resource), resource)
-            after = [one for one in before.replicas if one.place.name != place]
-            if len(after) == len(before.replicas):
-                required(None, f"{resource}/replicas/{place}")
+            there = [one.place for one in before.replicas]
+            meant = [one for one in there if one.name == place] or [one for one in there if one.store == place]
+            if len(meant) != 1:
+                raise ResourceNotFound(f"{resource}/replicas/{place}", [one.name for one in there])
+            after = [one for one in before.replicas if one.place not in meant]
             if not after:
                 raise ResourceInUse(resource, "it is the key's only replica; retire and remove the key instead")
             change.update_key(before, etag, before.lifecycle, after)

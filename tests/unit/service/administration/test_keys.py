@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from ownkey_server.domain.errors import EnrolmentFailed, EtagMismatch, ResourceExists, ResourceInUse, ResourceNotFound
-from ownkey_server.domain.tenants import KeyLifecycle, Replica
+from ownkey_server.domain.tenants import KeyLifecycle, Replica, key_name
+from ownkey_server.service.administration.desk import Done
 from ownkey_server.storage.documents import CallGateTable, PolicyTable
+from ownkey_server.storage.registry import Change
 from support.office import Office
 
 GATE = CallGateTable()
@@ -82,8 +84,25 @@ async def test_a_replica_is_the_same_key_or_it_is_refused(acme: Office) -> None:
     assert [one.place.store for one in shrunk.replicas] == ["three"]
     with pytest.raises(ResourceInUse, match="only replica"):
         await acme.keys.remove_replica(acme.act, "acme", "main", "*", "three")
-    with pytest.raises(ResourceNotFound):
+    with pytest.raises(ResourceNotFound, match="replicas/one: there is none of that name; there are: three"):
         await acme.keys.remove_replica(acme.act, "acme", "main", "*", "one")
+
+
+async def test_a_place_is_named_by_store_and_region_and_by_the_store_alone_where_that_is_enough(acme: Office) -> None:
+    arn = "arn:aws:kms:{}:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
+    ireland, virginia = (Replica("aws", arn.format(region)) for region in ("eu-west-1", "us-east-1"))
+    places = [ireland, virginia, Replica("one", "acme-main")]
+
+    def untried(change: Change) -> Done:
+        return Done(change.insert_key(key_name("acme", "main"), "acme", KeyLifecycle.ACTIVE, places, None), {})
+
+    await acme.desk.change(acme.act, "enrol_key", "acme", key_name("acme", "main"), untried)
+    with pytest.raises(ResourceNotFound, match="there are: aws/eu-west-1, aws/us-east-1, one"):
+        await acme.keys.remove_replica(acme.act, "acme", "main", "*", "aws")
+    left = await acme.keys.remove_replica(acme.act, "acme", "main", "*", "aws/eu-west-1")
+    assert [one.place for one in left.replicas] == [virginia, Replica("one", "acme-main")]
+    left = await acme.keys.remove_replica(acme.act, "acme", "main", "*", "aws")
+    assert [one.place.name for one in left.replicas] == ["one"]
 
 
 async def test_a_key_goes_from_active_to_retired_to_removed_and_its_id_stays_taken(acme: Office) -> None:
