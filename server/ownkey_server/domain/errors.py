@@ -32,6 +32,7 @@
         ├── KeyUnreachable         an outage: nobody decided anything
         ├── KeyStoreThrottled      too busy at the moment
         ├── KeyMisconfigured       it never worked, or our own permission is at fault
+        │   ├── StoreMisconfigured our own credentials or settings alone are at fault, whichever key it is
         │   ├── KeyExists          one is to be made, and there is one of that name
         │   └── KeyAbsent          its holder names one that is not there
         ├── KeyExhausted           it has wrapped as often as is safe
@@ -396,6 +397,10 @@ class KeyMisconfigured(KeyStoreError):
     """The key never worked, or our own credentials or permissions are at fault."""
 
     reason = "KEY_MISCONFIGURED"
+
+
+class StoreMisconfigured(KeyMisconfigured):
+    """Our own credentials or settings are at fault, whichever key it is: nothing is said of the key or its holder."""
 
 
 class KeyExists(KeyMisconfigured):

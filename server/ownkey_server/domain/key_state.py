@@ -18,6 +18,7 @@ from ownkey_server.domain.errors import (
     KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
+    StoreMisconfigured,
 )
 
 
@@ -49,18 +50,21 @@ class KeyEvidence:
         cause: Why, in a few words; empty for ``AVAILABLE``.
         observed_at: When it was seen (UTC).
         revoked_at: Since when it is, or may be, taken away, if nothing has shown since that it works again (UTC).
+        ours: Whether our own credentials or settings alone are at fault.
     """
 
     state: KeyState
     cause: str
     observed_at: datetime
     revoked_at: datetime | None = None
+    ours: bool = False
 
 
 STATE_OF_ERROR: Mapping[type[KeyStoreError], KeyState | None] = {
     KeyRevoked: KeyState.REVOKED,
     KeyUnreachable: KeyState.UNREACHABLE,
     KeyMisconfigured: KeyState.MISCONFIGURED,
+    StoreMisconfigured: KeyState.MISCONFIGURED,
     OperationUnsupported: KeyState.MISCONFIGURED,
     # A forged ciphertext and a busy moment say nothing about the state of a key.
     KeyStoreThrottled: None,

@@ -51,11 +51,13 @@ class KeyDescription:
         state: ``UNKNOWN`` only when the store was too busy to try.
         cause: Why it is not available; empty when it is.
         note: What its holder should know of it all the same, such as a date on which it ends.
+        ours: Whether our own credentials or settings alone are why it is not available.
     """
 
     state: KeyState
     cause: str = ""
     note: str = ""
+    ours: bool = False
 
 
 class KeyStore(Protocol):
@@ -142,6 +144,15 @@ class TenantProving(Protocol):
 
         Not so are an outage, a key that is gone, and what our own credentials, or a policy of our own side, may not do.
         """
+        ...
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A key store that can tell, without asking anybody, that there can be no key of a name in it."""
+
+    def complaint(self, reference: str) -> str:
+        """Why there can be none; empty when there can."""
         ...
 
 

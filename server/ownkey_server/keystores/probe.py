@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError
+from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import DATA_KEY_LENGTH, KeyDescription, KeyStore
@@ -30,7 +30,8 @@ async def use_both_ways(
     except CiphertextInvalid:
         return KeyDescription(KeyState.MISCONFIGURED, "it does not open what it has just wrapped")
     except KeyStoreError as error:
-        return KeyDescription(STATE_OF_ERROR[type(error)] or KeyState.UNKNOWN, error.cause)
+        state = STATE_OF_ERROR[type(error)] or KeyState.UNKNOWN
+        return KeyDescription(state, error.cause, ours=isinstance(error, StoreMisconfigured))
     if opened.plaintext.reveal() != made.plaintext.reveal():
         return KeyDescription(KeyState.MISCONFIGURED, "it opens what it has just wrapped to other bytes")
     return KeyDescription(KeyState.AVAILABLE)

@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from ownkey.container import EncryptedDataKey
+from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound, KeyStoreError
+from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound, KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
+from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.base import (
     GeneratedDataKey,
     KeyDescription,
     KeyStore,
+    Naming,
     ReWrapper,
     TenantProving,
     TenantScoped,
@@ -27,6 +29,8 @@ from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_store_calls import Begin, KeyStoreCalls, noted, unrecorded
 from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
 from ownkey_server.service.status_board import StatusBoard
+
+NO_STORE = "this server's settings have no such key store"
 
 
 class KeyRing:
@@ -53,6 +57,7 @@ class KeyRing:
         self._budgets = budgets
         self._stores = stores
         self._scoped = {name: store for name, store in stores.items() if isinstance(store, TenantScoped)}
+        self._naming = {name: store for name, store in stores.items() if isinstance(store, Naming)}
         self._proving = {name: store for name, store in stores.items() if isinstance(store, TenantProving)}
         self._board = board
         self._clock = clock
@@ -71,6 +76,11 @@ class KeyRing:
     def store_names(self) -> frozenset[str]:
         """The names of the key stores that there are."""
         return frozenset(self._stores)
+
+    def complaint(self, place: Replica) -> str:
+        """Why there can be no key of that name in its store; empty when there can, or when only trying it tells."""
+        store = self._naming.get(place.store)
+        return "" if store is None else store.complaint(place.reference)
 
     def wants_proof_of_tenant(self, place: Replica) -> bool:
         """Whether a key there must show whose it is before it is enrolled, by refusing the contexts of others."""
@@ -225,6 +235,21 @@ class KeyRing:
                     return key, entry
         raise KeyNotFound(tenant.id, "none of its keys made this ciphertext")
 
+    def lost(
+        self, tenant: Tenant, provider_key: CustomerKey, entries: Sequence[EncryptedDataKey]
+    ) -> tuple[CustomerKey, StoreMisconfigured] | None:
+        """A key that may have made one of the entries, and whose key store this server's settings no longer have.
+
+        Asked when no key is known to have made any: what kind of store it was is not known any more, so that an
+        entry's name of its key is all there is to judge by.
+        """
+        for entry in entries:
+            for key in (*tenant.keys.values(), provider_key):
+                for place in key.replicas if key.lifecycle.unwraps else ():
+                    if place.store not in self._stores and _may_name(entry, place.reference):
+                        return key, StoreMisconfigured(place.name, place.reference, NO_STORE)
+        return None
+
     async def _probe_at(self, key: CustomerKey, place: Replica, *, background: bool = False) -> None:
         counted = self._budgets is not None and self._is_counted((place,))
         if counted and self._budgets is not None and not await self._budgets.take_probe(key):
@@ -238,7 +263,15 @@ class KeyRing:
         self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
             now = self._clock()
-            self._board.saw(key.name, place.name, description.state, description.cause, now, began=moment)
+            self._board.saw(
+                key.name,
+                place.name,
+                description.state,
+                description.cause,
+                now,
+                began=moment,
+                ours=description.ours,
+            )
             self._board.saw_note(key.name, place.name, description.note)
 
     def _store(self, tenant: str, place: Replica, *, background: bool = False) -> KeyStore:
@@ -247,7 +280,7 @@ class KeyRing:
             return scoped.for_tenant(tenant, background=background)
         store = self._stores.get(place.store)
         if store is None:
-            raise KeyMisconfigured(place.name, place.reference, "this server's settings have no such key store")
+            raise StoreMisconfigured(place.name, place.reference, NO_STORE)
         return store
 
     def _recognizes(self, place: Replica, entry: EncryptedDataKey) -> bool:
@@ -267,6 +300,17 @@ class KeyRing:
     def _is_doubtful(self, place: Replica) -> bool:
         # What is somebody else's may deny us a key for its holder's reasons or for ours; a file or a token is here.
         return place.store in self._scoped
+
+
+def _may_name(entry: EncryptedDataKey, reference: str) -> bool:
+    """Whether an entry names a key of that reference, in the way of any kind of key store."""
+    info = entry.provider_info
+    if info == reference.encode() or parse_raw_aes_provider_info(info, reference) is not None:
+        return True
+    try:
+        return KeyArn.parse(info.decode()).is_same_key(KeyArn.parse(reference))
+    except (ArnInvalid, UnicodeDecodeError):
+        return False
 
 
 def _wipe(opened: UnwrappedDataKey) -> None:

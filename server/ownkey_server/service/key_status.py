@@ -63,11 +63,12 @@ class KeyStatus:
         return [self._report(key, now) for key in keys]
 
     def _report(self, key: CustomerKey, now: datetime) -> KeyReport:
-        replicas = tuple((one.name, self._of_replica(key.name, one.name, now)) for one in key.replicas)
+        alone = len(key.replicas) == 1
+        replicas = tuple((one.name, self._of_replica(key.name, one.name, now, alone=alone)) for one in key.replicas)
         return KeyReport(key, _finding(self._board.of(key, now), now), replicas)
 
-    def _of_replica(self, key_name: str, replica: str, now: datetime) -> Finding:
-        evidence = self._board.of_replica(key_name, replica, now)
+    def _of_replica(self, key_name: str, replica: str, now: datetime, *, alone: bool) -> Finding:
+        evidence = self._board.of_replica(key_name, replica, now, alone=alone)
         return _finding(evidence, now, self._board.note_of(key_name, replica))
 
 

@@ -63,7 +63,7 @@ class Opener:
 
         Raises:
             KeyNotFound: No key made any entry, or another one than is named.
-            KeyStoreError: The branch key cannot be opened.
+            KeyStoreError: The branch key cannot be opened; or the key's store is not in the settings any more.
             ServiceImpaired: The database does not answer.
         """
         if any(branch_id_of(entry) for entry in entries):
@@ -75,7 +75,15 @@ class Opener:
                 # The name that its wrapped keys have is that of the key under which the branch key was made.
                 _require_name(named_key, loan.branch.first_key, tenant.id)
                 return Wrapped(entry, loan.key, loan)
-        key, entry = self._ring.find(tenant, provider_key, entries)
+        try:
+            key, entry = self._ring.find(tenant, provider_key, entries)
+        except KeyNotFound:
+            lost = self._ring.lost(tenant, provider_key, entries)
+            if lost is None:
+                raise
+            use.key = lost[0].name
+            _require_name(named_key, use.key, tenant.id)
+            raise lost[1] from None
         use.key = key.name
         _require_name(named_key, key.name, tenant.id)
         return Wrapped(entry, key, None)

@@ -30,6 +30,7 @@ from ownkey_server.domain.errors import (
     KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
+    StoreMisconfigured,
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, Replica
@@ -276,7 +277,11 @@ class ReplicaWalk:
     def _require_passable(self, key: CustomerKey, place: Replica, error: KeyStoreError) -> None:
         """End the walk at a place that had been taken away before it went out of order."""
         if self._board.was_revoked(key.name, place.name):
-            why = MAYBE_REVOKED if isinstance(error, KeyMisconfigured) else REVOKED_BEFORE
+            why = REVOKED_BEFORE
+            if isinstance(error, KeyMisconfigured):
+                if isinstance(error, StoreMisconfigured) or len(key.replicas) == 1:
+                    raise error  # it says all there is to say
+                why = MAYBE_REVOKED
             raise type(error)(error.replica, error.key, f"{error.cause}; {why}", request_id=error.request_id) from error
 
     async def _attempt(

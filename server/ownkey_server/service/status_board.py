@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ownkey_server.domain.errors import KeyStoreError
+from ownkey_server.domain.errors import KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyEvidence, KeyState, combine
 from ownkey_server.domain.tenants import CustomerKey
 
@@ -51,7 +51,17 @@ class StatusBoard:
         """The present moment, in the order of what is seen here: no clock, so that no two events are at the same."""
         return self._denials
 
-    def saw(self, key_name: str, replica: str, state: KeyState, cause: str, now: datetime, *, began: int) -> None:
+    def saw(
+        self,
+        key_name: str,
+        replica: str,
+        state: KeyState,
+        cause: str,
+        now: datetime,
+        *,
+        began: int,
+        ours: bool = False,
+    ) -> None:
         """Note what a use of the key has just shown.
 
         Args:
@@ -61,6 +71,7 @@ class StatusBoard:
             cause: Why it is not available; empty when it is.
             now: The present time (UTC).
             began: The :attr:`moment` at which the use began.
+            ours: Whether our own credentials or settings alone are at fault.
         """
         if state is KeyState.AVAILABLE and self._revoked:
             denial = self._revoked.get((key_name, replica))
@@ -68,7 +79,7 @@ class StatusBoard:
                 return
             self._revoked.pop((key_name, replica), None)
         before = self._evidence.get((key_name, replica))
-        self._evidence[key_name, replica] = KeyEvidence(state, cause, now)
+        self._evidence[key_name, replica] = KeyEvidence(state, cause, now, ours=ours)
         if state is KeyState.REVOKED:
             self.suspect(key_name, replica, now)
         if before is None or before.state is not state:
@@ -80,7 +91,8 @@ class StatusBoard:
         """Note what a failed use of the key has shown, if it has shown anything."""
         state = STATE_OF_ERROR[type(error)]
         if state is not None:
-            self.saw(key_name, error.replica, state, error.cause, now, began=self.moment)
+            ours = isinstance(error, StoreMisconfigured)
+            self.saw(key_name, error.replica, state, error.cause, now, began=self.moment, ours=ours)
 
     def saw_note(self, key_name: str, replica: str, note: str) -> None:
         """Note what the key's holder should know of it there although it works; empty when nothing."""
@@ -119,8 +131,15 @@ class StatusBoard:
             }
             self._notes = {place: note for place, note in self._notes.items() if place in self._evidence}
 
-    def of_replica(self, key_name: str, replica: str, now: datetime) -> KeyEvidence | None:
-        """What is known of the key in one replica: ``UNKNOWN`` when it is too long ago, None when there is nothing."""
+    def of_replica(self, key_name: str, replica: str, now: datetime, *, alone: bool = False) -> KeyEvidence | None:
+        """What is known of the key in one replica: ``UNKNOWN`` when it is too long ago, None when there is nothing.
+
+        Args:
+            key_name: Name of the key.
+            replica: Name of the place.
+            now: The present time (UTC).
+            alone: Whether the key has no other place, so that nothing need be said of those.
+        """
         evidence = self._evidence.get((key_name, replica))
         if evidence is not None and now - evidence.observed_at > self._max_age:
             cause = f"no evidence since it was last seen {evidence.state}"
@@ -131,9 +150,13 @@ class StatusBoard:
             return evidence
         if evidence is None:
             return KeyEvidence(KeyState.UNKNOWN, REVOKED_BEFORE, revoked, revoked)
-        why = MAYBE_REVOKED if evidence.state is KeyState.MISCONFIGURED else REVOKED_BEFORE
-        return replace(evidence, cause=f"{evidence.cause}; {why}", revoked_at=revoked)
+        why = REVOKED_BEFORE
+        if evidence.state is KeyState.MISCONFIGURED:
+            why = "" if evidence.ours or alone else MAYBE_REVOKED
+        cause = "; ".join(filter(None, (evidence.cause, why)))
+        return replace(evidence, cause=cause, revoked_at=revoked)
 
     def of(self, key: CustomerKey, now: datetime) -> KeyEvidence | None:
         """What is known of the key as a whole; None when there is nothing."""
-        return combine([(one.name, self.of_replica(key.name, one.name, now)) for one in key.replicas])
+        alone = len(key.replicas) == 1
+        return combine([(one.name, self.of_replica(key.name, one.name, now, alone=alone)) for one in key.replicas])

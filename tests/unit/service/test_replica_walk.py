@@ -325,6 +325,26 @@ async def test_what_may_be_a_revocation_or_a_fault_of_ours_is_not_gone_around() 
     assert await places.use() == "two"
 
 
+@pytest.mark.parametrize(
+    ("fault", "key"),
+    [(errors.StoreMisconfigured, KEY), (errors.KeyMisconfigured, CustomerKey(KEY.name, (ONE,)))],
+)
+async def test_what_is_ours_alone_or_of_the_only_place_says_nothing_of_the_holder_and_is_gone_around_as_little(
+    fault: type[errors.KeyStoreError], key: CustomerKey
+) -> None:
+    places = Places(remote=True)
+    places.does["one"], places.states["one"] = fault, KeyState.MISCONFIGURED
+    for _ in range(3):
+        with pytest.raises(fault) as caught:
+            await places.use(key=key)
+        assert caught.value.cause == "as the test says"
+    assert set(places.names()) == {"one"}
+    places.board.saw_error(KEY.name, fault("one", "key", "as the test says"), NOW)
+    evidence = places.board.of(key, NOW)
+    assert evidence is not None
+    assert (evidence.cause, evidence.revoked_at) == ("as the test says", NOW)
+
+
 async def test_a_place_of_this_machine_that_is_misconfigured_is_passed_over() -> None:
     places = Places()
     places.does["one"], places.states["one"] = errors.KeyMisconfigured, KeyState.MISCONFIGURED

@@ -41,6 +41,7 @@ def test_a_forged_ciphertext_or_a_busy_moment_never_changes_a_state(
         (errors.KeyRevoked, KeyState.REVOKED),
         (errors.KeyUnreachable, KeyState.UNREACHABLE),
         (errors.KeyMisconfigured, KeyState.MISCONFIGURED),
+        (errors.StoreMisconfigured, KeyState.MISCONFIGURED),
     ],
 )
 def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
@@ -48,7 +49,7 @@ def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
 ) -> None:
     board = StatusBoard(timedelta(seconds=60))
     board.saw_error("key", error("store", "key", "because"), NOW)
-    assert board.of(KEY, NOW) == KeyEvidence(state, "because", NOW)
+    assert board.of(KEY, NOW) == KeyEvidence(state, "because", NOW, ours=error is errors.StoreMisconfigured)
 
 
 def test_old_evidence_makes_a_state_unknown_and_says_what_it_was() -> None:

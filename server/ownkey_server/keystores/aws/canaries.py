@@ -65,10 +65,10 @@ class Canary:
             self._use()
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            ours = code in aws_errors.DENIALS or aws_errors.by_code(code).kind is KeyMisconfigured
+            ours = code in aws_errors.DENIALS or issubclass(aws_errors.by_code(code).kind, KeyMisconfigured)
             return When.CANARY_DENIED if ours else When.CANARY_SILENT
         except (BotoCoreError, ResponseParserError) as error:
-            ours = aws_errors.by_exception(error).kind is KeyMisconfigured
+            ours = issubclass(aws_errors.by_exception(error).kind, KeyMisconfigured)
             return When.CANARY_DENIED if ours else When.CANARY_SILENT
         return When.CANARY_WORKS
 

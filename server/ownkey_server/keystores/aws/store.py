@@ -20,6 +20,7 @@ from ownkey_server.domain.errors import (
     KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
+    StoreMisconfigured,
 )
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
@@ -157,6 +158,13 @@ class AwsKmsKeyStore:
         return await self._provider.rewrap(
             source_reference, wrapped, source_context, target_reference, target_context, timeout
         )
+
+    def complaint(self, reference: str) -> str:
+        """Why no key that this store may use is called so: by no ARN, or in another region; empty when one may be."""
+        try:
+            return regions.complaint(KeyArn.parse(reference), self._parts.options.regions)
+        except ArnInvalid as error:
+            return str(error)
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         """Whether the entry names this key, or a related one of the same multi-Region key."""
@@ -302,7 +310,7 @@ class _TenantStore:
             raise KeyMisconfigured(place, reference, str(error)) from None
         complaint = regions.complaint(key, self._parts.options.regions)
         if complaint:
-            raise KeyMisconfigured(place, reference, complaint)
+            raise StoreMisconfigured(place, reference, complaint)
         return Order(place, self._tenant, key, self._background)
 
     def _require_its(self, order: Order, wrapped: EncryptedDataKey) -> None:
