@@ -344,7 +344,9 @@ def test_no_row_is_there_twice_and_every_cause_is_short() -> None:
 def test_the_page_has_exactly_these_rows() -> None:
     others = (aws_errors.OTHER_CODE, aws_errors.OTHER_MESSAGE, aws_errors.OTHER_EXCEPTION)
     wanted = {line(row) for row in (*CODES, *STATES, *MESSAGES, *EXCEPTIONS, *others)}
-    on_page = set(re.findall(r"(?m)^\| .* \| `(?:Key|Store|Ciphertext|Operation)\w+` \| .* \|$", PAGE.read_text("utf-8")))
+    on_page = set(
+        re.findall(r"(?m)^\| .* \| `(?:Key|Store|Ciphertext|Operation)\w+` \| .* \|$", PAGE.read_text("utf-8"))
+    )
     assert on_page == wanted
 
 

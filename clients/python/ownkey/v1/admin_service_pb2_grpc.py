@@ -299,7 +299,7 @@ class AdminServiceServicer:
         not added, and the error says exactly what is wrong.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_EXISTS, RESOURCE_IN_USE, ENROLMENT_FAILED,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was made already answers RESOURCE_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -332,7 +332,7 @@ class AdminServiceServicer:
         the other has wrapped.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -354,7 +354,7 @@ class AdminServiceServicer:
         """Tries a key anew in all of its places, and lets it wrap again.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -576,8 +576,8 @@ class AdminServiceServicer:
         """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
         difference.
 
-        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
-        AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH,
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes; what is so already is no difference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

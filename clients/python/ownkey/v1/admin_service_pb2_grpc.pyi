@@ -71,7 +71,7 @@ class AdminServiceStub:
     not added, and the error says exactly what is wrong.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_EXISTS, RESOURCE_IN_USE, ENROLMENT_FAILED,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was made already answers RESOURCE_EXISTS.
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRequest, _admin_service_pb2.GetKeyResponse]
@@ -92,7 +92,7 @@ class AdminServiceStub:
     the other has wrapped.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RemoveKeyReplica: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RemoveKeyReplicaRequest, _admin_service_pb2.RemoveKeyReplicaResponse]
@@ -106,7 +106,7 @@ class AdminServiceStub:
     """Tries a key anew in all of its places, and lets it wrap again.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RetireKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RetireKeyRequest, _admin_service_pb2.RetireKeyResponse]
@@ -244,8 +244,8 @@ class AdminServiceStub:
     """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
     difference.
 
-    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
-    AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH,
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; what is so already is no difference.
     """
     ExportTenants: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ExportTenantsRequest, _admin_service_pb2.ExportTenantsResponse]
@@ -345,7 +345,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     not added, and the error says exactly what is wrong.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_EXISTS, RESOURCE_IN_USE, ENROLMENT_FAILED,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was made already answers RESOURCE_EXISTS.
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRequest, _admin_service_pb2.GetKeyResponse]  # type: ignore[assignment]
@@ -366,7 +366,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     the other has wrapped.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RemoveKeyReplica: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RemoveKeyReplicaRequest, _admin_service_pb2.RemoveKeyReplicaResponse]  # type: ignore[assignment]
@@ -380,7 +380,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Tries a key anew in all of its places, and lets it wrap again.
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
     """
     RetireKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RetireKeyRequest, _admin_service_pb2.RetireKeyResponse]  # type: ignore[assignment]
@@ -518,8 +518,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
     difference.
 
-    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
-    AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH,
+    KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; what is so already is no difference.
     """
     ExportTenants: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ExportTenantsRequest, _admin_service_pb2.ExportTenantsResponse]  # type: ignore[assignment]
@@ -652,7 +652,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         not added, and the error says exactly what is wrong.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_EXISTS, RESOURCE_IN_USE, ENROLMENT_FAILED,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was made already answers RESOURCE_EXISTS.
         """
 
@@ -691,7 +691,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         the other has wrapped.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
         """
 
@@ -717,7 +717,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tries a key anew in all of its places, and lets it wrap again.
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, ENROLMENT_FAILED, ETAG_MISMATCH,
-        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes, with the same etag: what was done already answers ETAG_MISMATCH.
         """
 
@@ -981,8 +981,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes tenants as a tenants file says (docs/tenants-file.md), all at once or not at all, and tells each
         difference.
 
-        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH, DATABASE_UNAVAILABLE,
-        AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, ENROLMENT_FAILED, RESOURCE_IN_USE, RESOURCE_EXISTS, ETAG_MISMATCH,
+        KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes; what is so already is no difference.
         """
 

@@ -78,6 +78,7 @@ class Configuration:
             EtagMismatch: Something was changed since the plan that ``etag`` is of.
             InvalidRequest: The document holds mistakes: all of them are told.
             EnrolmentFailed: A key cannot be used.
+            KeyStoreError: A key could not be tried, by no fault of its.
             ResourceInUse: It cannot be done as things are, or somebody changed them meanwhile.
             ServiceImpaired: It could not be made, or not be recorded; nothing was changed.
         """

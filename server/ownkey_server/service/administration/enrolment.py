@@ -7,12 +7,23 @@ have it enrolled as their own, before its holder does.
 from __future__ import annotations
 
 from ownkey_server.domain.encryption_context import TENANT
-from ownkey_server.domain.errors import EnrolmentFailed, KeyStoreError
+from ownkey_server.domain.errors import (
+    EnrolmentFailed,
+    InvalidRequest,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+    OwnkeyError,
+    StoreMisconfigured,
+)
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import Replica, another_than, tenant_of
+from ownkey_server.keystores.base import KeyDescription
 from ownkey_server.service.key_ring import KeyRing
 
 ENROLMENT_CONTEXT = {"ownkey:probe": "enrolment"}
+# What says nothing of the key that is tried, and so is told as it is.
+NOT_THE_KEYS = (KeyUnreachable, KeyStoreThrottled, StoreMisconfigured)
 
 
 class Enrolment:
@@ -20,6 +31,22 @@ class Enrolment:
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
+
+    def require_possible(self, field: str, place: Replica) -> None:
+        """Make sure that there can be a key of that name, before one is looked for.
+
+        Args:
+            field: The request's field that names the place.
+            place: The place.
+
+        Raises:
+            InvalidRequest: The settings have no such key store, or it can have no key of that name.
+        """
+        if place.store not in self._ring.store_names:
+            raise InvalidRequest(f"{field}.key_store", self._no_store())
+        complaint = self._ring.complaint(place)
+        if complaint:
+            raise InvalidRequest(f"{field}.reference", complaint)
 
     async def prove(self, key: str, place: Replica) -> None:
         """Make sure that the key wraps, and opens what it has wrapped; and for its tenant alone, where it must show it.
@@ -30,8 +57,12 @@ class Enrolment:
 
         Raises:
             EnrolmentFailed: It does not. The message says what was seen.
+            KeyUnreachable: Its key store does not answer.
+            KeyStoreThrottled: Its key store is too busy to try it.
+            StoreMisconfigured: We cannot ask its key store: our own credentials or settings are at fault.
         """
-        self._require_store(key, place)
+        if place.store not in self._ring.store_names:
+            raise StoreMisconfigured(place.name, place.reference, self._no_store())
         await self._prove_use(key, place)
         if tenant_of(key) and self._ring.wants_proof_of_tenant(place):
             await self._prove_tenant(key, place)
@@ -41,6 +72,7 @@ class Enrolment:
 
         Raises:
             EnrolmentFailed: It is not, or cannot be used.
+            KeyStoreError: As for :meth:`prove`.
         """
         await self.prove(key, place)
         for maker, opener in ((primary, place), (place, primary)):
@@ -48,12 +80,8 @@ class Enrolment:
 
     async def _prove_use(self, key: str, place: Replica, when: str = "") -> None:
         description = await self._ring.describe(tenant_of(key), place)
-        if description.state is KeyState.UNKNOWN:
-            cause = f"{when}the key store was too busy to try it: try again"
-            raise EnrolmentFailed(key, place.name, place.reference, cause)
         if description.state is not KeyState.AVAILABLE:
-            cause = f"{when}it is {description.state}: {description.cause}"
-            raise EnrolmentFailed(key, place.name, place.reference, cause)
+            raise _unfit(key, place, description, when)
 
     async def _prove_tenant(self, key: str, place: Replica) -> None:
         tenant = tenant_of(key)
@@ -67,6 +95,8 @@ class Enrolment:
                 if self._ring.is_refusal_of_key(place, error):
                     continue
                 cause = f"it is not known whether it refuses a context of {whose} ({error.cause}): try again"
+                if isinstance(error, NOT_THE_KEYS):
+                    raise type(error)(error.replica, error.key, cause, request_id=error.request_id) from error
                 raise EnrolmentFailed(key, place.name, place.reference, cause) from error
             made.plaintext.wipe()
             cause = (
@@ -83,10 +113,14 @@ class Enrolment:
         context = {**ENROLMENT_CONTEXT, **({TENANT: tenant} if tenant else {})}
         try:
             made = await self._ring.wrap_at(tenant, maker, context)
+        except NOT_THE_KEYS:
+            raise
         except KeyStoreError as error:
             raise EnrolmentFailed(key, maker.name, maker.reference, error.cause) from error
         try:
             opened = await self._ring.unwrap_at(tenant, opener, made.wrapped, context)
+        except NOT_THE_KEYS:
+            raise
         except KeyStoreError as error:
             cause = f"it does not open what {maker.reference!r} of {maker.store!r} has wrapped ({error.cause})"
             raise EnrolmentFailed(key, opener.name, opener.reference, f"{cause}: it is another key") from error
@@ -94,9 +128,16 @@ class Enrolment:
             cause = f"it opens what {maker.reference!r} of {maker.store!r} has wrapped to other bytes"
             raise EnrolmentFailed(key, opener.name, opener.reference, cause)
 
-    def _require_store(self, key: str, place: Replica) -> None:
-        if place.store not in self._ring.store_names:
-            names = ", ".join(sorted(self._ring.store_names))
-            raise EnrolmentFailed(
-                key, place.store, place.reference, f"the settings have no such key store; they have: {names}"
-            )
+    def _no_store(self) -> str:
+        return f"the settings have no such key store; they have: {', '.join(sorted(self._ring.store_names))}"
+
+
+def _unfit(key: str, place: Replica, found: KeyDescription, when: str) -> OwnkeyError:
+    """Why a key cannot be enrolled, by whose fault that is."""
+    if found.state is KeyState.UNKNOWN:
+        return KeyStoreThrottled(place.name, place.reference, f"{when}it was too busy to try the key")
+    if found.state is KeyState.UNREACHABLE:
+        return KeyUnreachable(place.name, place.reference, f"{when}{found.cause}")
+    if found.ours:
+        return StoreMisconfigured(place.name, place.reference, f"{when}{found.cause}")
+    return EnrolmentFailed(key, place.name, place.reference, f"{when}it is {found.state}: {found.cause}")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from ownkey_server.domain.approvals import Danger, Effect
-from ownkey_server.domain.errors import EnrolmentFailed, ResourceExists, ResourceInUse, ResourceNotFound
+from ownkey_server.domain.errors import OwnkeyError, ResourceExists, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
@@ -73,11 +73,13 @@ class Keys:
             ResourceNotFound: There is no such tenant.
             ResourceExists: There is a key of that id, or was one.
             ResourceInUse: The place is another key's, or a wrapped key could not tell the two apart.
+            InvalidRequest: There can be no such key: no such key store, or no name of one in it.
             EnrolmentFailed: The key does not wrap and unwrap.
+            KeyStoreError: It could not be tried, by no fault of the key's.
         """
         resource = key_name(tenant, key)
         required(await self._desk.read(lambda reader: reader.tenant(tenant)), tenant_name(tenant))
-        await self._proven(act, "enrol_key", tenant, resource, [(primary, primary)])
+        await self._proven(act, "enrol_key", tenant, resource, [(primary, primary)], new="primary")
         now = self._desk.clock()
 
         def work(change: Change) -> Done:
@@ -98,12 +100,14 @@ class Keys:
         Raises:
             ResourceNotFound: There is no such key.
             ResourceInUse: The place is taken, or is in a key store that has a replica of this key.
+            InvalidRequest: There can be no such key: no such key store, or no name of one in it.
             EnrolmentFailed: It is not the same key, or cannot be used.
+            KeyStoreError: It could not be tried, by no fault of the key's.
             EtagMismatch: The key was changed since it was read.
         """
         resource = key_name(tenant, key)
         primary = self._primary(await self.get(tenant, key))
-        await self._proven(act, "add_replica", tenant, resource, [(primary, place)])
+        await self._proven(act, "add_replica", tenant, resource, [(primary, place)], new="replica")
         now = self._desk.clock()
 
         def work(change: Change) -> Done:
@@ -159,6 +163,7 @@ class Keys:
             ResourceNotFound: There is no such key.
             ResourceInUse: It was removed.
             EnrolmentFailed: It cannot be used in one of its places.
+            KeyStoreError: It could not be tried in one of its places, by no fault of the key's.
             EtagMismatch: The key was changed since it was read.
         """
         resource = key_name(tenant, key)
@@ -300,16 +305,34 @@ class Keys:
         return self._desk.require_agreement(change, act, dangerous)
 
     async def _proven(
-        self, act: Act, what: str, tenant: str, resource: str, pairs: Sequence[tuple[Replica, Replica]]
+        self,
+        act: Act,
+        what: str,
+        tenant: str,
+        resource: str,
+        pairs: Sequence[tuple[Replica, Replica]],
+        *,
+        new: str = "",
     ) -> None:
-        """Try each place, and each replica against the primary; record a failure as a refusal."""
+        """Try each place, and each replica against the primary; record a failure.
+
+        Args:
+            act: Who, and why.
+            what: The call's name.
+            tenant: Id of the tenant.
+            resource: Name of the key.
+            pairs: The primary, and a place.
+            new: The request's field that the places come from; empty where the registry had them.
+        """
         try:
             for primary, place in pairs:
+                if new:
+                    self._enrolment.require_possible(new, place)
                 if place == primary:
                     await self._enrolment.prove(resource, place)
                 else:
                     await self._enrolment.prove_replica(resource, primary, place)
-        except EnrolmentFailed as error:
+        except OwnkeyError as error:
             await self._desk.refuse(act, what, tenant, resource, error)
             raise
 

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from ownkey_server.domain.clock import system_clock
-from ownkey_server.domain.errors import EnrolmentFailed
+from ownkey_server.domain.errors import (
+    EnrolmentFailed,
+    InvalidRequest,
+    KeyStoreThrottled,
+    KeyUnreachable,
+    OwnkeyError,
+    StoreMisconfigured,
+)
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, Replica, key_name
 from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.policies import Access, account_root, key_policy, role_arn, trust_policy
@@ -128,29 +135,34 @@ OURS = "User: us is not authorized to perform: kms:GenerateDataKey on resource: 
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "message", "told"),
     [
-        ("ThrottlingException", ""),
-        ("ExpiredTokenException", ""),
-        ("UnrecognizedClientException", ""),
-        ("DisabledException", ""),
-        ("NotFoundException", ""),
-        ("AccessDeniedException", OURS + "because no VPC endpoint policy allows the kms:GenerateDataKey action"),
-        ("AccessDeniedException", OURS + "with an explicit deny in an identity-based policy"),
-        ("AccessDeniedException", OURS + "with an explicit deny in a service control policy"),
+        ("ThrottlingException", "", KeyStoreThrottled),
+        ("KMSInternalException", "", KeyUnreachable),
+        ("ExpiredTokenException", "", StoreMisconfigured),
+        ("UnrecognizedClientException", "", StoreMisconfigured),
+        ("DisabledException", "", EnrolmentFailed),
+        ("NotFoundException", "", EnrolmentFailed),
+        (
+            "AccessDeniedException",
+            OURS + "because no VPC endpoint policy allows the kms:GenerateDataKey action",
+            EnrolmentFailed,
+        ),
+        ("AccessDeniedException", OURS + "with an explicit deny in an identity-based policy", EnrolmentFailed),
+        ("AccessDeniedException", OURS + "with an explicit deny in a service control policy", EnrolmentFailed),
     ],
 )
 @pytest.mark.parametrize("has_canary", [True, False])
-async def test_what_is_not_known_is_no_proof(site: Site, code: str, message: str, has_canary: bool) -> None:
+async def test_what_is_not_known_is_no_proof(
+    site: Site, code: str, message: str, told: type[OwnkeyError], has_canary: bool
+) -> None:
     """Every wrap but that of the tenant's own context fails, and not by the key's policy."""
     arn = site.kms.create_key(policy=policy(PROVIDER))
     enrolment = site.enrolment(canary_key=site.kms.create_key() if has_canary else None)
     await enrolment.prove(KEY, Replica("aws", arn))
     with pytest.MonkeyPatch.context() as patch:
         after_the_first(site, patch, lambda: site.kms.fail("GenerateDataKey", code, message, key=arn))
-        with pytest.raises(
-            EnrolmentFailed, match=r"not known whether it refuses a context of another tenant.*try again"
-        ):
+        with pytest.raises(told, match=r"not known whether it refuses a context of another tenant.*try again"):
             await enrolment.prove(KEY, Replica("aws", arn))
 
 
@@ -182,3 +194,29 @@ def after_the_first(site: Site, patch: pytest.MonkeyPatch, then: Callable[[], No
         return answered(head, body)
 
     patch.setattr(site.kms, "answer", answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        ("alias/acme", "a key is named by its ARN"),
+        ("arn:aws:kms:eu-west-1:111122223333:alias/acme", "this is the ARN of an alias"),
+        ("arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab", "us-east-1 is not among"),
+    ],
+)
+async def test_what_cannot_be_a_key_s_name_is_a_mistake_of_the_request(
+    site: Site, reference: str, complaint: str
+) -> None:
+    enrolment = site.enrolment(regions=("eu-west-1",))
+    with pytest.raises(InvalidRequest, match=f"^primary.reference: .*{complaint}"):
+        enrolment.require_possible("primary", Replica("aws", reference))
+    enrolment.require_possible("primary", Replica("aws", site.kms.create_key()))
+
+
+async def test_our_own_expired_credentials_are_no_fault_of_the_key(site: Site) -> None:
+    place = Replica("aws", site.kms.create_key(policy=policy(PROVIDER)))
+    enrolment = site.enrolment()
+    await enrolment.prove(KEY, place)
+    site.kms.fail("GenerateDataKey", "ExpiredTokenException")
+    with pytest.raises(StoreMisconfigured, match="AWS refuses our own credentials: renew them"):
+        await enrolment.prove(KEY, place)

@@ -4,8 +4,23 @@ import asyncio
 
 import pytest
 
-from ownkey_server.domain.errors import EnrolmentFailed, EtagMismatch, ResourceExists, ResourceInUse, ResourceNotFound
+from ownkey_server.domain.errors import (
+    EnrolmentFailed,
+    EtagMismatch,
+    InvalidRequest,
+    KeyMisconfigured,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+    OperationUnsupported,
+    OwnkeyError,
+    ResourceExists,
+    ResourceInUse,
+    ResourceNotFound,
+    StoreMisconfigured,
+)
 from ownkey_server.domain.tenants import KeyLifecycle, Replica, key_name
+from ownkey_server.keystores.base import GeneratedDataKey
 from ownkey_server.service.administration.desk import Done
 from ownkey_server.storage.documents import CallGateTable, PolicyTable
 from ownkey_server.storage.registry import Change
@@ -32,7 +47,6 @@ async def test_a_key_that_works_is_active_at_once(acme: Office) -> None:
     ("place", "cause"),
     [
         (Replica("one", "no-such-key"), "key 'no-such-key' of key store 'one' cannot be used: it is misconfigured"),
-        (Replica("seven", "acme-main"), "the settings have no such key store; they have: one, three, two"),
     ],
 )
 async def test_a_key_that_does_not_work_is_not_added_and_the_reason_is_told_and_recorded(
@@ -44,6 +58,53 @@ async def test_a_key_that_does_not_work_is_not_added_and_the_reason_is_told_and_
     [refusal] = acme.refusals.records
     assert (refusal.action, refusal.reason) == ("admin.enrol_key", "ENROLMENT_FAILED")
     assert cause in refusal.detail["error"]
+
+
+async def test_a_key_store_that_is_not_in_the_settings_is_a_mistake_of_the_request(acme: Office) -> None:
+    cause = "the settings have no such key store; they have: one, three, two"
+    with pytest.raises(InvalidRequest, match=rf"^primary\.key_store: {cause}"):
+        await acme.keys.enrol(acme.act, "acme", "main", Replica("seven", "acme-main"))
+    [refusal] = acme.refusals.records
+    assert (refusal.action, refusal.reason) == ("admin.enrol_key", "INVALID_FIELD")
+    assert await acme.keys.list("acme") == []
+    await acme.keys.enrol(acme.act, "acme", "main", await acme.make("acme-main"))
+    with pytest.raises(InvalidRequest, match=r"^replica\.key_store"):
+        await acme.keys.add_replica(acme.act, "acme", "main", "*", Replica("seven", "acme-main"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (KeyUnreachable, KeyUnreachable),
+        (KeyStoreThrottled, KeyStoreThrottled),
+        (StoreMisconfigured, StoreMisconfigured),
+        (KeyMisconfigured, EnrolmentFailed),
+        (OperationUnsupported, EnrolmentFailed),
+    ],
+)
+async def test_what_is_no_fault_of_the_key_is_told_as_what_it_is(
+    acme: Office, monkeypatch: pytest.MonkeyPatch, fault: type[KeyStoreError], told: type[OwnkeyError]
+) -> None:
+    place = await acme.make("acme-main")
+    await acme.keys.enrol(acme.act, "acme", "main", place)
+    same = acme.copy("acme-main", "one", "three")
+
+    async def fails(*_: object) -> GeneratedDataKey:
+        raise fault("three", "acme-main", "as the test says")
+
+    monkeypatch.setattr(acme.stores["three"], "generate_data_key", fails)
+    for refused in (
+        acme.keys.enrol(acme.act, "acme", "other", Replica("three", "x")),
+        acme.keys.add_replica(acme.act, "acme", "main", "*", same),
+    ):
+        with pytest.raises(told):
+            await refused
+        assert acme.refusals.records[-1].reason == told.reason
+    monkeypatch.undo()
+    await acme.keys.add_replica(acme.act, "acme", "main", "*", same)
+    monkeypatch.setattr(acme.stores["three"], "generate_data_key", fails)
+    with pytest.raises(told):
+        await acme.keys.activate(acme.act, "acme", "main", "*")
 
 
 async def test_a_key_that_was_disabled_is_not_added(acme: Office) -> None:
