@@ -32,7 +32,7 @@ async def test_a_key_that_traffic_shows_to_work_is_looked_at_once_a_minute_all_t
     def clock() -> datetime:
         nonlocal rounds
         rounds += 1
-        board.saw(PROVIDER.name, "files", KeyState.AVAILABLE, "", now[0])  # traffic, all the time
+        board.saw(PROVIDER.name, "files", KeyState.AVAILABLE, "", now[0], began=board.moment)  # traffic, all the time
         return now[0]
 
     with ThreadPoolExecutor(1) as executor:
