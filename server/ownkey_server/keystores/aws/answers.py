@@ -32,7 +32,7 @@ def code(error: Exception) -> str:
 def by_our_fault(error: Exception) -> str:
     """What is wrong with our own credentials or configuration, as the server says it; empty where nothing is."""
     row = aws_errors.by_exception(error) if isinstance(error, BotoCoreError) else aws_errors.by_code(code(error))
-    return row.cause if row.kind is KeyMisconfigured else ""
+    return row.cause if issubclass(row.kind, KeyMisconfigured) else ""
 
 
 def say(error: Exception, service: str = "KMS") -> str:
