@@ -43,9 +43,12 @@ class TcpGate:
             if self._server is not None:
                 self._server.close()
                 self._server = None
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # What was just accepted has not begun: it is not cancelled, which would leave it open, but sees that it is
+            # to end.
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in tuple(self._tasks):
+                    task.cancel()
+                await asyncio.wait(others, timeout=0.1)
 
         self._run(work())
 
@@ -73,6 +76,9 @@ class TcpGate:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._server is None:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         out: asyncio.StreamWriter | None = None
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -30,6 +30,8 @@ from ownkey_server.keystores.aws.shares import TenantShare
 _RENEWALS = 4
 # Twice as many as AWS has regions, for KMS and STS: only settings that name regions of another kind need more.
 MOST_CLIENTS = 128
+# An answer that is on its way at the end is taken, so that no connection is left to nobody.
+CLOSING_SECONDS = 1.0
 
 
 class Access:
@@ -48,6 +50,8 @@ class Access:
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._signing = threading.local()
+        self._closed = False
+        self._under_way: set[Future[None]] = set()
         self.principal = Principal(self._access_key, self._caller)
         self._renewals = ThreadPoolExecutor(_RENEWALS, "aws-credentials")
 
@@ -87,16 +91,31 @@ class Access:
             self._signing.credentials = before
 
     def close(self) -> None:
-        """Renew nothing more, and close idle connections."""
+        """Renew nothing more, and close idle connections; waits a moment for what is under way."""
+        self._closed = True
         self._renewals.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            for client in self._clients.values():
-                client.close()
+        wait(tuple(self._under_way), CLOSING_SECONDS)
+        self._close_clients()
 
     def later(self, work: Callable[[], None]) -> None:
         """Do something in the background; nothing more once this is closed."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                if self._closed:  # meanwhile: what this has connected to is nobody's to close but ours
+                    self._close_clients()
+
         with suppress(RuntimeError):  # closed
-            self._renewals.submit(work)
+            future = self._renewals.submit(run)
+            self._under_way.add(future)
+            future.add_done_callback(self._under_way.discard)
+
+    def _close_clients(self) -> None:
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
 
     def _session_of(self, tenant: str, key: KeyArn) -> RoleSession | None:
         if not tenant or self._options.role_name is None:

@@ -6,6 +6,7 @@ customer's credentials alone. Each tenant is served by credentials, and within b
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -177,7 +178,7 @@ class AwsKmsKeyStore:
     async def close(self) -> None:
         """Begin nothing more; those who wait are told so. What is under way ends by itself."""
         self._parts.threads.close()
-        self._access.close()
+        await asyncio.to_thread(self._access.close)
 
 
 class _TenantStore:
