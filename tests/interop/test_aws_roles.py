@@ -215,7 +215,7 @@ async def _use(store: KeyStore, key: str) -> None:
 
 async def _anew(store: AwsKmsKeyStore, key: str) -> None:
     """Use a key by a session that must be asked for: the store has forgotten the one it had."""
-    store._parts.shares.get("acme").roles.clear()
+    store._parts.shares.get("acme").roles._roles.clear()
     await store.for_tenant("acme").generate_data_key(key, TENANTS, TIMEOUT)
 
 
