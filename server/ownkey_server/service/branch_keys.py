@@ -374,6 +374,10 @@ class BranchKeys:
                 self._not_renewed(lease, error)
             raise
         plaintext, request_id = use.value.plaintext, use.value.request_id
+        if lease is None or lease.over:
+            # Of two questions that were under way when a lease ended, the second to land goes on holding what the first
+            # has brought: a new lease would end that one, and with it every use that is not recorded yet.
+            lease = self._leases.get(branch_id, tenant)
         try:
             if lease is None or lease.over:
                 self._grant(branch, key, plaintext, began, use.replica, request_id)
@@ -441,7 +445,8 @@ class BranchKeys:
     def _extend(self, lease: Lease, began: float) -> None:
         took = self._monotonic() - began
         ahead = min(MOST_AHEAD * self._length, max(LEAST_AHEAD, 2 * took))
-        lease.until = began + self._length
+        # Of two questions, the one that began first may land last: it takes nothing from what the other brought.
+        lease.until = max(lease.until, began + self._length)
         lease.renew_at = lease.until - ahead
 
     def _is_old(self, branch: BranchKey) -> bool:

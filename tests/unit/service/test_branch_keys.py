@@ -494,6 +494,29 @@ async def test_who_waits_goes_before_what_nobody_waits_for(database: Database, k
         assert one.branches.held == 1
 
 
+async def test_of_two_questions_at_a_lease_s_end_the_second_to_land_takes_nothing_from_the_first(
+    database: Database, keys_folder: Path
+) -> None:
+    async with instance(database, keys_folder, scoped=True) as one:
+        issued = await one.generate()
+        await one.unwrap(issued)
+        one.clock.seconds = LEASE - 0.04
+        one.store.gate = asyncio.Event()
+        asked, filled = len(one.store.calls), one.branches.counters.filled
+        one.branches.look_after()  # a renewal that is late
+        await until(lambda: len(one.store.calls) > asked)
+        one.clock.seconds += 1
+        one.branches.look_after()  # the lease ends
+        assert one.branches.held == 0
+        waiting = asyncio.ensure_future(one.unwrap(issued))
+        await until(lambda: len(one.store.calls) > asked + 1)
+        one.store.gate.set()
+        await waiting
+        await one.settle()
+        # One lease was made, and held on to: whoever had it from the first answer has it still.
+        assert (one.branches.held, one.branches.counters.filled) == (1, filled + 1)
+
+
 async def test_of_as_many_tenants_as_there_is_room_for_it_is_known_which_branch_key_wraps(
     database: Database, keys_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
