@@ -39,9 +39,9 @@ from ownkey_server.service.status_board import StatusBoard
 
 _log = logging.getLogger(__name__)
 
-# A lease is renewed ahead of its end by twice the time that its key store took, but by no less and no more than this:
-# the seconds, and the part of a lease. Ahead costs calls: 1 + elapsed / (lease - ahead) of them instead of
-# 1 + elapsed / lease.
+# A lease is renewed ahead of its end by twice the time that its key store took, but by no less and no more than these
+# parts of a lease: a server that is busy at the moment must have it back in time, or callers ask besides. Ahead costs
+# calls: 1 + elapsed / (lease - ahead) of them instead of 1 + elapsed / lease.
 LEAST_AHEAD = 0.05
 MOST_AHEAD = 0.1
 # How long after an outage has shown itself the key store is tried again.
@@ -444,7 +444,7 @@ class BranchKeys:
 
     def _extend(self, lease: Lease, began: float) -> None:
         took = self._monotonic() - began
-        ahead = min(MOST_AHEAD * self._length, max(LEAST_AHEAD, 2 * took))
+        ahead = min(MOST_AHEAD * self._length, max(LEAST_AHEAD * self._length, 2 * took))
         # Of two questions, the one that began first may land last: it takes nothing from what the other brought.
         lease.until = max(lease.until, began + self._length)
         lease.renew_at = lease.until - ahead

@@ -164,7 +164,8 @@ async def test_after_a_revocation_nothing_is_served_beyond_the_lease(one: Instan
             served = False
         else:
             assert opened.plaintext.reveal() == issued.plaintext.reveal()
-        assert served is (second < LEASE), f"{second} s after the revocation"
+        # A twentieth of it ahead of its end the key store is asked anew, and says no.
+        assert served is (second < 0.95 * LEASE), f"{second} s after the revocation"
     assert one.branches.held == 0
 
 
