@@ -22,7 +22,7 @@ from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.aws.store import AwsKmsKeyStore
 from ownkey_server.keystores.base import KeyStore
 from support.fake_kms import PROVIDER, FakeKms
-from support.key_stores import CONTEXT, TIMEOUT
+from support.key_stores import CONTEXT, TIMEOUT, until
 from support.tcp_gate import TcpGate
 
 REGION = "eu-west-1"
@@ -57,6 +57,15 @@ async def use(store: KeyStore, key: str) -> None:
     """Wrap something and open it: from then on the key has worked."""
     made = await store.generate_data_key(key, CONTEXT, TIMEOUT)
     await store.unwrap(key, made.wrapped, CONTEXT, TIMEOUT)
+
+
+async def until_named(kms: FakeKms) -> None:
+    """Wait until STS was asked who uses keys: that goes on beside the first use."""
+
+    async def asked() -> bool:
+        return kms.counts["GetCallerIdentity"] > 0
+
+    await until(asked)
 
 
 class AwsSubject:

@@ -7,7 +7,7 @@ import pytest
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked
 from ownkey_server.keystores.aws.canaries import Canary
 from ownkey_server.keystores.aws.errors import When
-from support.aws_subjects import use
+from support.aws_subjects import until_named, use
 from support.fake_kms import FakeKms
 from support.key_stores import CONTEXT, TIMEOUT
 
@@ -21,6 +21,7 @@ async def test_a_canary_in_another_region_proves_nothing_of_a_region_that_we_are
     key, canary = kms.create_key(AMERICA), kms.create_key(EUROPE)
     store = open_aws(canary_key=canary).for_tenant("acme")
     await use(store, key)
+    await until_named(kms)
     kms.fail(operation, "AccessDeniedException", region=AMERICA)  # as by a condition on aws:RequestedRegion
     with pytest.raises(KeyMisconfigured, match=r"a canary key in its region \(canary_keys\) tells"):
         await store.generate_data_key(key, CONTEXT, TIMEOUT)
@@ -33,6 +34,7 @@ async def test_each_region_is_measured_by_a_canary_of_its_own(kms: FakeKms, open
     store = open_aws(canary_keys=tuple(canaries.values())).for_tenant("acme")
     for key in keys.values():
         await use(store, key)
+    await until_named(kms)
     kms.fail("*", "AccessDeniedException", region=AMERICA)
     kms.set_policy(keys[EUROPE], {"Statement": []})
     with pytest.raises(KeyMisconfigured, match="canary key does not work either"):
