@@ -6,7 +6,7 @@ one class, group, asset or hour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from ownkey_server.domain.assets import Asset
@@ -37,11 +37,13 @@ def build(asset: Asset, group: str, now: datetime, extra: Mapping[str, str]) -> 
     Raises:
         InvalidRequest: A pair of the caller's uses a reserved prefix, in whatever case, or two differ by case alone.
     """
+    seen: dict[str, str] = {}
     for key in extra:
-        if _folded(key).startswith(REFUSED_PREFIXES):
+        folded = _folded(key)
+        if folded.startswith(REFUSED_PREFIXES):
             raise InvalidRequest("extra_context", f"key {key!r} must not begin with {' or '.join(REFUSED_PREFIXES)}")
-    if twice := _differing_by_case(extra):
-        raise InvalidRequest("extra_context", f"keys {twice[0]!r} and {twice[1]!r} differ by case alone")
+        if (other := seen.setdefault(folded, key)) != key:
+            raise InvalidRequest("extra_context", f"keys {other!r} and {key!r} differ by case alone")
     context = {
         TENANT: asset.tenant,
         ASSET_CLASS: asset.asset_class.value,
@@ -66,9 +68,9 @@ def require_asset(context: Mapping[str, str], asset: Asset, expected: Mapping[st
         AssetMismatch: Names the first pair that differs, not its value; or one whose name passes for another's.
     """
     # Nobody else may have made such a context either: what opens it would have been denied by a pair that it hides.
-    shadow = next((key for key in context if _shadows(key)), None) or next(iter(_differing_by_case(context)), None)
-    if shadow is not None:
-        raise AssetMismatch(asset.tenant, shadow)
+    disguised = _disguised(context)
+    if disguised is not None:
+        raise AssetMismatch(asset.tenant, disguised)
     reserved = {TENANT: asset.tenant, ASSET_CLASS: asset.asset_class.value, ASSET_ID: asset.asset_id}
     if asset.group:
         reserved[GROUP] = asset.group
@@ -83,19 +85,17 @@ def _folded(key: str) -> str:
     Names of conditions in AWS's policies have no case: a caller's `Ownkey:Hour` could stand for the customer's own
     `ownkey:hour`. To upper case first, for some letters (a dotless i) have only that in common.
     """
-    return key.upper().casefold()
+    return key.lower() if key.isascii() else key.upper().casefold()
 
 
-def _shadows(key: str) -> bool:
-    """Whether a name is a reserved one but for its case."""
-    return _folded(key).startswith(REFUSED_PREFIXES) and not key.startswith(REFUSED_PREFIXES)
-
-
-def _differing_by_case(pairs: Mapping[str, str]) -> tuple[str, ...]:
-    """Two names that are one but for their case, if there are any."""
-    seen: dict[str, str] = {}
-    for key in pairs:
-        other = seen.setdefault(_folded(key), key)
-        if other != key:
-            return other, key
-    return ()
+def _disguised(names: Iterable[str]) -> str | None:
+    """The first name that passes for a reserved one, or for one before it, by its case; None when none does."""
+    seen = set(RESERVED_KEYS)
+    for name in names:
+        if name in RESERVED_KEYS:  # as nearly all are
+            continue
+        folded = _folded(name)
+        if folded in seen or (folded.startswith(REFUSED_PREFIXES) and not name.startswith(REFUSED_PREFIXES)):
+            return name
+        seen.add(folded)
+    return None

@@ -384,6 +384,8 @@ class BranchKeys:
                 self.counters.filled += 1
                 return Landed(branch, asked=True)
             self._require_same(lease, plaintext)
+            if began + self._length < lease.until:
+                return Landed(branch, asked=True)  # one that began later has landed first: that counts
             if began >= lease.until:
                 self.counters.filled += 1
             else:
@@ -445,8 +447,7 @@ class BranchKeys:
     def _extend(self, lease: Lease, began: float) -> None:
         took = self._monotonic() - began
         ahead = min(MOST_AHEAD * self._length, max(LEAST_AHEAD * self._length, 2 * took))
-        # Of two questions, the one that began first may land last: it takes nothing from what the other brought.
-        lease.until = max(lease.until, began + self._length)
+        lease.until = began + self._length
         lease.renew_at = lease.until - ahead
 
     def _is_old(self, branch: BranchKey) -> bool:

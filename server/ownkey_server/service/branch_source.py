@@ -18,7 +18,6 @@ from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
-    DatabaseUnavailable,
     KeyMisconfigured,
     OwnkeyError,
     TenantNotFound,
@@ -30,6 +29,7 @@ from ownkey_server.service.audited import late_answer
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.key_store_calls import LEFT, KeyStoreCall, KeyStoreCalls, as_detail
 from ownkey_server.service.replica_walk import Use
+from ownkey_server.service.view_cache import on_thread
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.registry import Change
@@ -37,7 +37,6 @@ from ownkey_server.storage.registry import Change
 T = TypeVar("T")
 
 OURSELVES = Caller("ownkey")
-LOAD_SECONDS = 5.0
 NOTHING: Mapping[str, object] = {}
 
 
@@ -194,11 +193,7 @@ class BranchSource:
             with self._database.reading() as connection:
                 return question(connection)
 
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(loop.run_in_executor(self._executor, ask), LOAD_SECONDS)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
+        return await on_thread(self._executor, ask)
 
     def _failure(
         self, action: str, branch: BranchKey, error: BaseException | None, calls: KeyStoreCalls

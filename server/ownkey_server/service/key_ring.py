@@ -114,11 +114,7 @@ class KeyRing:
             KeyStoreError: The key cannot be used in any of its replicas; no other key is tried.
             DatabaseUnavailable: It is not known whether the key may wrap once more.
         """
-        if not key.lifecycle.wraps:
-            raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
-
-        if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
-            await self._budgets.renew(key)
+        await self._require_wraps(key)
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
             store = self._store(key.tenant, place, background=background)
@@ -156,10 +152,7 @@ class KeyRing:
         calls: KeyStoreCalls | None = None,
     ) -> Use[WrappedDataKey]:
         """A key that there is already, wrapped under ``key`` too; arguments and errors as for :meth:`generate`."""
-        if not key.lifecycle.wraps:
-            raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
-        if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
-            await self._budgets.renew(key)
+        await self._require_wraps(key)
 
         async def ask(place: Replica, limit: float) -> WrappedDataKey:
             store = self._store(key.tenant, place, background=background)
@@ -249,6 +242,13 @@ class KeyRing:
                     if place.store not in self._stores and _may_name(entry, place.reference):
                         return key, StoreMisconfigured(place.name, place.reference, NO_STORE)
         return None
+
+    async def _require_wraps(self, key: CustomerKey) -> None:
+        """Make sure that the key may wrap once more."""
+        if not key.lifecycle.wraps:
+            raise KeyMisconfigured(key.primary.name, key.primary.reference, f"it is {key.lifecycle}, and wraps nothing")
+        if self._budgets is not None and self._is_counted(key.replicas) and not self._budgets.take(key.name):
+            await self._budgets.renew(key)
 
     async def _probe_at(self, key: CustomerKey, place: Replica, *, background: bool = False) -> None:
         counted = self._budgets is not None and self._is_counted((place,))

@@ -100,6 +100,7 @@ class Rewraps:
                 and (found.loan is not None) == by_branch
                 and await self._is_by_the_active(tenant, target, found, self._left(deadline))
             ):
+                use.detail["unchanged"] = True
                 return RewrappedKey(target, ruling.decision, None)
             if found.loan is None and not by_branch:
                 wrapped = await self._within_the_store(found, target, context, deadline, use)
@@ -146,10 +147,13 @@ class Rewraps:
         by_branch: bool,
     ) -> EncryptedDataKey:
         # The record is about the new key. What the old one's store was asked for it is beside that.
-        opened = {"key": use.key, "replica": use.replica, "request_id": use.backend_request_id}
+        opened = {
+            "key": use.key,
+            "branch": use.detail.pop("branch", ""),
+            "replica": use.replica,
+            "request_id": use.backend_request_id,
+        }
         use.detail["from"] = {name: value for name, value in opened.items() if value}
-        if (branch := use.detail.pop("branch", None)) is not None:
-            use.detail["from"] = {"key": use.key, "branch": branch}
         use.key, use.replica, use.backend_request_id, use.cached = target.name, "", "", False
         if by_branch:
             loan = await self._branches.to_wrap(tenant, target, self._left(deadline), background=True)

@@ -139,11 +139,7 @@ class ViewCache(Generic[T]):
         Raises:
             DatabaseUnavailable: It does not answer.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(loop.run_in_executor(self._executor, question), LOAD_SECONDS)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
+        return await on_thread(self._executor, question)
 
     async def _load_once(self, one: str) -> T | None:
         """However many ask at once, the database is asked once."""
@@ -176,3 +172,16 @@ class ViewCache(Generic[T]):
                 while len(kept) > most:
                     kept.popitem(last=False)
         return value
+
+
+async def on_thread(executor: Executor, question: Callable[[], A]) -> A:
+    """Ask the database something on a thread, within bounded time.
+
+    Raises:
+        DatabaseUnavailable: It does not answer.
+    """
+    asked = asyncio.get_running_loop().run_in_executor(executor, question)
+    try:
+        return await asyncio.wait_for(asked, LOAD_SECONDS)
+    except TimeoutError:
+        raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -160,5 +161,9 @@ async def test_the_trail_has_both_keys_and_no_plaintext(rpc: Rpc, admin: Admin) 
     records = (await admin("ListAuditRecords", tenant="acme")).records
     (record,) = [one for one in records if one.action == "rewrap"]
     assert (record.key, record.request_id, record.result) == (FINANCE, "move-1", "ok")
-    assert MAIN in str(record)
-    assert "embedded" in str(record)
+    assert json.loads(record.json)["detail"]["from"] == {"key": MAIN, "replica": "embedded"}
+    moved = rewrap_of(made)
+    moved.wrapped_key = (await rpc.stub.Rewrap(request)).wrapped_key
+    assert not (await rpc.stub.Rewrap(moved)).rewrapped
+    last = (await admin("ListAuditRecords", tenant="acme")).records[-1]
+    assert (last.action, json.loads(last.json)["detail"]) == ("rewrap", {"unchanged": True})

@@ -84,6 +84,14 @@ def test_a_context_with_such_a_name_opens_nothing(key: str) -> None:
     assert caught.value.pair in {key, "purpose"}
 
 
+def test_a_pair_of_the_hour_or_group_in_another_case_is_no_substitute_for_it() -> None:
+    context = encryption_context.build(ASSET, "", NOW, {})
+    hour = context.pop(encryption_context.HOUR)
+    with pytest.raises(AssetMismatch) as caught:
+        encryption_context.require_asset({**context, "ownkey:Hour": hour}, ASSET, {})
+    assert caught.value.pair == "ownkey:Hour"
+
+
 def test_reserved_pairs_of_a_later_version_do_not_keep_content_from_opening() -> None:
     context = encryption_context.build(ASSET, "", NOW, {})
     encryption_context.require_asset({**context, "ownkey:later": "x"}, ASSET, {})

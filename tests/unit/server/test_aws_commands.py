@@ -60,6 +60,13 @@ def test_a_class_of_branch_keys_is_never_promised_in_silence() -> None:
     assert run("key-policy", *THEIRS).stderr == ""
 
 
+def test_a_star_that_denies_nothing_more_is_told() -> None:
+    starred = run("key-policy", *THEIRS, "--revoke", "asset=call-*")
+    assert "asset=call-*: in asset= a * stands for itself" in starred.stderr
+    for text in ("asset=call-7", "hour=2026-11-23T*"):
+        assert "stands for itself" not in run("key-policy", *THEIRS, "--revoke", text).stderr
+
+
 def test_all_is_denied_by_one_statement_and_what_it_does_not_do_is_said() -> None:
     done = run("key-policy", *THEIRS, "--inspect", "--revoke", "all")
     assert json.loads(done.stdout) == key_policy(ACCESS, [Scope.parse("all")])

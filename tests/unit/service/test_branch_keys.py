@@ -516,6 +516,8 @@ async def test_of_two_questions_at_a_lease_s_end_the_second_to_land_takes_nothin
         await one.settle()
         # One lease was made, and held on to: whoever had it from the first answer has it still.
         assert (one.branches.held, one.branches.counters.filled) == (1, filled + 1)
+        # And it lasts from the later question on, whichever of the two came back last.
+        assert next(iter(one.branches._leases)).until == one.clock.seconds + LEASE
 
 
 async def test_of_as_many_tenants_as_there_is_room_for_it_is_known_which_branch_key_wraps(

@@ -160,6 +160,12 @@ def _promises(scopes: Sequence[Scope]) -> Iterator[str]:
             "what branch keys wrap is not reached by a Deny (unless the tenant's policy says otherwise: "
             f"{', '.join(sorted(BRANCH_BY_DEFAULT))}; it may name any class): revoke that in ownkey's policy"
         )
+    for scope in scopes:
+        if "*" in scope.asset:
+            yield (
+                f"--revoke {scope}: in asset= a * stands for itself, and this denies the one asset that is called so."
+                " To deny many, give each, or their class, group or hour"
+            )
     if any(scope.group for scope in scopes):
         yield (
             "group=ID reaches what has ownkey:group in its encryption context: content for which a rule of that group"

@@ -13,7 +13,7 @@ from ownkey.cli.options import optional_tenant_option
 from ownkey.cli.output import OTHER_ERROR, USAGE, Failure, printable
 from ownkey_server import hardening
 from ownkey_server.commands.aws.arguments import require_tenant, usage
-from ownkey_server.commands.errors import load
+from ownkey_server.commands.errors import config_option, load
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.keystores.aws.errors import by_exception
 from ownkey_server.keystores.aws.findings import Finding, Outcome
@@ -29,15 +29,7 @@ _ENDLESS = 10_000
 @click.argument("arns", nargs=-1, required=True, metavar="ARN...")
 @click.option("--store", help="The key store's name in the settings.  [default: the only one of kind aws_kms]")
 @optional_tenant_option
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("ownkey.toml"),
-    envvar="OWNKEY_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The settings file.",
-)
+@config_option
 @output_options
 @click.pass_context
 def verify_command(context: click.Context, arns: tuple[str, ...], store: str | None, tenant: str, config: Path) -> None:

@@ -170,7 +170,7 @@ class Access:
                 read_timeout=options.read_timeout,
                 max_pool_connections=options.threads,
                 tcp_keepalive=True,
-                # The second attempt is made in aws_retries.py, where the caller's time is known.
+                # The second attempt is made in calls.py, where the caller's time is known.
                 retries={"mode": "standard", "total_max_attempts": 1},
                 use_fips_endpoint=options.use_fips or None,
                 user_agent_extra="ownkey",

@@ -29,8 +29,7 @@ _USES = frozenset({"GenerateDataKey", "Encrypt", "Decrypt", "ReEncrypt"})
 _ALWAYS_OURS = frozenset({When.ENDPOINT_POLICY, When.OUR_SESSION_POLICY})
 # Names in a message hold no spaces, so that none can be taken for these words.
 _WORDS = re.compile(
-    r" (?:because no|with an explicit deny in (?:a|an|the)) "
-    rf"({'|'.join(_OURS)}|{'|'.join(one.replace('policy', 'policies') for one in _OURS if 'policy' in one)})\b"
+    rf" (?:because no|with an explicit deny in (?:a|an|the)) ({'|'.join(_OURS).replace('policy', 'polic(?:y|ies)')})\b"
 )
 
 

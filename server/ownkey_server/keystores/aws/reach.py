@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import KeyMisconfigured
 from ownkey_server.keystores.aws.arn import KeyArn
 from ownkey_server.keystores.aws.identity import Identity, principal_of
 from ownkey_server.keystores.aws.options import AwsKmsOptions
-
-_SESSION_SECONDS = 900
+from ownkey_server.keystores.aws.roles import RoleSession
 
 
 class SettingsReach:
@@ -33,11 +32,11 @@ class SettingsReach:
 
     def asks_for(self, arn: KeyArn) -> str:
         """The role that is assumed, and what is said to get it; empty without a role."""
-        role = self._role(arn)
-        if role is None:
+        session = self._role(arn, self._tenant)
+        if session is None:
             return ""
-        tag = f", session tag {TENANT}={self._tenant}" if self._options.session_tags else ""
-        return f"role {role}, external id {self._external_id(self._tenant)}{tag}"
+        tags = "".join(f", session tag {name}={value}" for name, value in session.tags.items())
+        return f"role {session.role}, external id {session.external_id}{tags}"
 
     def kms(self, arn: KeyArn) -> Any:
         """A client of KMS in the key's region."""
@@ -46,17 +45,17 @@ class SettingsReach:
 
     def identity(self, arn: KeyArn) -> Identity:
         """As whom the key is used; a role is assumed for it."""
-        session, role = self._session(arn), self._role(arn)
+        session, asked = self._session(arn), self._role(arn, self._tenant)
         caller, trouble = "", None
         try:
             sts = self._client(session, "sts", arn.region, self._options.sts_endpoint_url)
             caller = str(sts.get_caller_identity()["Arn"])
         except (ClientError, BotoCoreError) as error:
             trouble = error
-        if role is None:
+        if asked is None:
             how = "by the key policy alone: no role is assumed"
             return Identity(caller, principal_of(caller), how, trouble=trouble)
-        return Identity(caller, role, f"by {self.asks_for(arn)}", by_role=True, trouble=trouble)
+        return Identity(caller, asked.role, f"by {self.asks_for(arn)}", by_role=True, trouble=trouble)
 
     def become(self, arn: KeyArn, tenant: str) -> None:
         """Assume the key's role once, as the key store would in the name of any tenant.
@@ -64,42 +63,43 @@ class SettingsReach:
         Raises:
             ClientError: AWS refuses it.
         """
-        role = self._role(arn)
-        assert role is not None  # noqa: S101
-        self._assume(arn, role, tenant)
+        asked = self._role(arn, tenant)
+        assert asked is not None  # noqa: S101
+        self._assume(arn, asked)
 
-    def _role(self, arn: KeyArn) -> str | None:
-        name = self._options.role_name
-        return f"arn:{arn.partition}:iam::{arn.account}:role/{name}" if name else None
+    def _role(self, arn: KeyArn, tenant: str) -> RoleSession | None:
+        """What the key store would ask for, but for the session's name, which CloudTrail shows; None without a role."""
+        options = self._options
+        if options.role_name is None:
+            return None
+        session = RoleSession.of_tenant(
+            tenant,
+            partition=arn.partition,
+            account=arn.account,
+            role_name=options.role_name,
+            prefix=options.external_id_prefix,
+            tags=options.session_tags,
+        )
+        return replace(session, name=f"ownkey-verify-{tenant}"[:64])
 
     def _session(self, arn: KeyArn) -> Any:
-        role = self._role(arn)
-        if role is None:
+        asked = self._role(arn, self._tenant)
+        if asked is None:
             return self._own
-        if role not in self._sessions:
+        if asked.role not in self._sessions:
             if not self._tenant:
                 cause = "the role's external id is made of the tenant's id: say --tenant"
                 raise KeyMisconfigured(self._name, str(arn), cause)
-            made = self._assume(arn, role, self._tenant)
-            self._sessions[role] = boto3.session.Session(
+            made = self._assume(arn, asked)
+            self._sessions[asked.role] = boto3.session.Session(
                 made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"]
             )
-        return self._sessions[role]
+        return self._sessions[asked.role]
 
-    def _assume(self, arn: KeyArn, role: str, tenant: str) -> dict[str, str]:
+    def _assume(self, arn: KeyArn, asked: RoleSession) -> dict[str, str]:
         sts = self._client(self._own, "sts", arn.region, self._options.sts_endpoint_url)
-        tags = [{"Key": TENANT, "Value": tenant}]
-        made: dict[str, str] = sts.assume_role(
-            RoleArn=role,
-            RoleSessionName=f"ownkey-verify-{tenant}"[:64],
-            ExternalId=self._external_id(tenant),
-            DurationSeconds=_SESSION_SECONDS,
-            **({"Tags": tags} if self._options.session_tags else {}),
-        )["Credentials"]
+        made: dict[str, str] = sts.assume_role(**asked.request())["Credentials"]
         return made
-
-    def _external_id(self, tenant: str) -> str:
-        return f"{self._options.external_id_prefix}-{tenant}"
 
     def _client(self, session: Any, service: str, region: str, endpoint: str | None) -> Any:
         return session.client(

@@ -28,6 +28,11 @@ def complaint(key: KeyArn, allowed: Collection[str]) -> str:
     return ""
 
 
+def load() -> None:
+    """Read what AWS's library knows, which takes a tenth of a second: not at somebody's first call."""
+    _partitions()
+
+
 def partition_of(region: str) -> str | None:
     """The partition of a region; None where no such region, or none with KMS, is known here."""
     return _partitions().get(region)

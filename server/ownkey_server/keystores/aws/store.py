@@ -91,6 +91,7 @@ class AwsKmsKeyStore:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        regions.load()
         _warn_of_regions_without_canary(name, options)
         self._access = Access(options, clock)
         threads = Threads(options.threads, f"kms-{name}")
