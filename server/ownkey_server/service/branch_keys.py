@@ -10,53 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 
 from ownkey.container import EncryptedDataKey, branch_id_of
 from ownkey_server.domain.branch_keys import BranchKey
 from ownkey_server.domain.clock import Clock, elapsed
 from ownkey_server.domain.errors import (
-    CiphertextInvalid,
     DeadlineExceeded,
     KeyMisconfigured,
     KeyNotFound,
     KeyStoreThrottled,
     KeyUnreachable,
-    OwnkeyError,
-    ServiceImpaired,
 )
-from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.branch_actives import BranchActives
 from ownkey_server.service.branch_flights import DATABASE, KEY_STORE, Flight, Flights, Landed, NoBranchKey
 from ownkey_server.service.branch_leases import BranchCounters, BranchLeases, Lease
 from ownkey_server.service.branch_loans import Borrower, BranchKeyOptions, Loan
+from ownkey_server.service.branch_openings import TICK_SECONDS, TRANSIENT, BranchOpenings, key_named_in
 from ownkey_server.service.branch_source import BranchSource
 from ownkey_server.service.status_board import StatusBoard
 
 _log = logging.getLogger(__name__)
 
-# A lease is renewed ahead of its end by twice the time that its key store took, but by no less and no more than these
-# parts of a lease: a server that is busy at the moment must have it back in time, or callers ask besides. Ahead costs
-# calls: 1 + elapsed / (lease - ahead) of them instead of 1 + elapsed / lease.
-LEAST_AHEAD = 0.05
-MOST_AHEAD = 0.1
-# How long after an outage has shown itself the key store is tried again.
-RETRY_SECONDS = 1.0
-# How often leases are compared with what is known of their keys, to wipe what a revocation has ended.
-SWEEP_SECONDS = 5.0
-TICK_SECONDS = 0.5
 # An object may name several branch keys. Nobody writes more than one.
 MAX_TRIED = 4
 ATTEMPTS = 3
-
-_TRANSIENT = (KeyUnreachable, KeyStoreThrottled, ServiceImpaired)
-
-KeyNamed = Callable[[str], CustomerKey | None]
-"""Gives the key of that name, by which a branch key may be opened."""
 
 
 class BranchKeys:
@@ -79,15 +59,14 @@ class BranchKeys:
         monotonic: Callable[[], float] = elapsed,
     ) -> None:
         self._source = source
-        self._board = board
         self._clock = clock
         self._monotonic = monotonic
-        self._length = options.lease.total_seconds()
         self._max_age = options.max_age
         self._leases = BranchLeases(options.capacity, monotonic)
         self._actives = BranchActives(options.capacity, self._leases.counters, monotonic)
         self._flights = Flights(monotonic)
-        self._swept_at = monotonic()
+        length = options.lease.total_seconds()
+        self._openings = BranchOpenings(source, board, clock, self._leases, self._flights, length, monotonic)
 
     @property
     def counters(self) -> BranchCounters:
@@ -166,7 +145,7 @@ class BranchKeys:
     def holds(self, loan: Loan) -> bool:
         """Whether what a loan has opened may still be given out."""
         lease = loan.lease
-        return not lease.over and not self._is_revoked(lease.key) and self._monotonic() < lease.last_moment
+        return not lease.over and not self._openings.is_revoked(lease.key) and self._monotonic() < lease.last_moment
 
     def forget(self, branch: BranchKey) -> None:
         """End the lease on a branch key that was changed; the next use reads it anew."""
@@ -187,19 +166,7 @@ class BranchKeys:
 
     def look_after(self) -> None:
         """Begin to renew leases that are in use and end soon; wipe those that have ended, or whose key is revoked."""
-        now = self._monotonic()
-        for lease in self._leases.due():
-            if now >= lease.until + lease.grace:
-                self._leases.drop(lease)
-                self.counters.lapsed += 1
-                continue
-            if lease.used and now < lease.until:
-                self._renew(lease)
-            self._leases.look_again(lease, lease.until if now < lease.until else lease.until + lease.grace)
-        if now - self._swept_at >= SWEEP_SECONDS:
-            self._swept_at = now
-            for lease in self._leases:
-                self._end_if_revoked(lease)
+        self._openings.look_after()
 
     async def close(self) -> None:
         """End what is under way, and wipe all."""
@@ -224,7 +191,7 @@ class BranchKeys:
         Raises:
             NoBranchKey: The tenant has none of that id.
         """
-        lease = self._held(tenant, other, branch_id)
+        lease = self._openings.held(tenant, other, branch_id)
         cached = not asked
         if lease is None:
             lease, cached = await self._ask(tenant, other, branch_id, borrower)
@@ -236,7 +203,7 @@ class BranchKeys:
         if beyond:
             self.counters.graced += 1
             if now >= lease.retry_at:
-                self._renew(lease)
+                self._openings.renew(lease)
         return Loan(
             branch=lease.branch,
             key=lease.key,
@@ -253,15 +220,15 @@ class BranchKeys:
         """A lease by asking the key store, or by the tenant's grace when it does not answer: then True."""
 
         def key_named(name: str) -> CustomerKey | None:
-            return _key_named(name, tenant, other)
+            return key_named_in(name, tenant, other)
 
         for attempt in range(ATTEMPTS):
-            flight, shared = self._open_once(tenant.id, branch_id, key_named, background=borrower.background)
+            flight, shared = self._openings.open_once(tenant.id, branch_id, key_named, background=borrower.background)
             self.counters.shared += shared
             try:
                 await self._flights.wait(flight, borrower)
             except (KeyUnreachable, DeadlineExceeded):
-                graced = self._held(tenant, other, branch_id)
+                graced = self._openings.held(tenant, other, branch_id)
                 if graced is None:
                     raise
                 return graced, True
@@ -271,47 +238,12 @@ class BranchKeys:
                     continue
                 raise
             # What was asked by another, or when the tenant was another, may not be this one's to use.
-            lease = self._held(tenant, other, branch_id)
+            lease = self._openings.held(tenant, other, branch_id)
             if lease is not None and self._monotonic() < lease.until:
                 return lease, False
         place = other.primary
         cause = "a branch key's lease ended before it could be used"
         raise KeyStoreThrottled(place.name, place.reference, cause, ours=True)
-
-    def _open_once(self, tenant: str, branch_id: str, key_named: KeyNamed, *, background: bool) -> tuple[Flight, bool]:
-        """The question to open a branch key that is under way, or a new one; and whether there was one.
-
-        Who does not wait is content with what anybody has asked. Who waits does not stand in line behind what nobody
-        waits for: beside a renewal that has not come back in time, one more is asked.
-        """
-        return self._join(
-            ("open", tenant, branch_id),
-            lambda flight: self._open(flight, tenant, branch_id, key_named, background=background),
-            background=background,
-        )
-
-    def _join(
-        self, what: tuple[object, ...], work: Callable[[Flight], Coroutine[None, None, Landed]], *, background: bool
-    ) -> tuple[Flight, bool]:
-        behind = background and not self._flights.under_way(what)
-        return self._flights.join((*what, "background") if behind else what, work)
-
-    def _held(self, tenant: Tenant, other: CustomerKey, branch_id: str) -> Lease | None:
-        """The lease on a branch key, if it may serve."""
-        lease = self._leases.get(branch_id, tenant.id)
-        if lease is None:
-            return None
-        key = _key_named(lease.branch.key, tenant, other)
-        if key is None or not key.lifecycle.unwraps:
-            # Removed; or the branch key was moved to another key, which the database knows.
-            self._leases.drop(lease)
-            self.counters.ended += 1
-            return None
-        lease.key = key
-        lease.grace = tenant.policy.outage_grace
-        if self._end_if_revoked(lease):
-            return None
-        return lease if self._monotonic() < lease.last_moment else None
 
     async def _active_of(self, tenant: Tenant, key: CustomerKey, borrower: Borrower) -> Landed:
         old = self._actives.of(tenant, key)
@@ -326,12 +258,12 @@ class BranchKeys:
 
         # By the revision: what is found for another view may be from before the change that made this one.
         what = ("active", tenant.id, key.name, tenant.revision)
-        flight, _ = self._join(what, work, background=borrower.background)
+        flight, _ = self._openings.join(what, work, background=borrower.background)
         try:
             found = await self._flights.wait(flight, borrower)
-        except (*_TRANSIENT, DeadlineExceeded) as error:
+        except (*TRANSIENT, DeadlineExceeded) as error:
             # The same key protects as before, only not by a new branch key yet.
-            if old is None or self._held(tenant, key, old.id) is None:
+            if old is None or self._openings.held(tenant, key, old.id) is None:
                 raise
             if not isinstance(error, DeadlineExceeded):
                 self._actives.not_made(tenant, key)
@@ -354,119 +286,10 @@ class BranchKeys:
             if branch.id == made.id:
                 self.counters.made += 1
                 self.counters.filled += 1
-                self._grant(branch, key, plaintext, began, use.replica, use.value.request_id)
+                self._openings.grant(branch, key, plaintext, began, use.replica, use.value.request_id)
         finally:
             plaintext.wipe()
         return Landed(branch, asked=branch.id == made.id)
 
-    async def _open(
-        self, flight: Flight, tenant: str, branch_id: str, key_named: KeyNamed, *, background: bool
-    ) -> Landed:
-        """Have the key store open a branch key, and hold it, or go on holding it."""
-        lease = self._leases.get(branch_id, tenant)
-        try:
-            branch, key = await self._kept(tenant, branch_id, key_named)
-            flight.waits_for = KEY_STORE
-            began = self._monotonic()
-            use = await self._source.unwrap(branch, key, background=background)
-        except (OwnkeyError, NoBranchKey) as error:
-            if lease is not None:
-                self._not_renewed(lease, error)
-            raise
-        plaintext, request_id = use.value.plaintext, use.value.request_id
-        if lease is None or lease.over:
-            # Of two questions that were under way when a lease ended, the second to land goes on holding what the first
-            # has brought: a new lease would end that one, and with it every use that is not recorded yet.
-            lease = self._leases.get(branch_id, tenant)
-        try:
-            if lease is None or lease.over:
-                self._grant(branch, key, plaintext, began, use.replica, request_id)
-                self.counters.filled += 1
-                return Landed(branch, asked=True)
-            self._require_same(lease, plaintext)
-            if began + self._length < lease.until:
-                return Landed(branch, asked=True)  # one that began later has landed first: that counts
-            if began >= lease.until:
-                self.counters.filled += 1
-            else:
-                self.counters.renewed += 1
-            lease.branch, lease.key, lease.replica, lease.request_id = branch, key, use.replica, request_id
-            lease.used = lease.unreachable = False
-            self._extend(lease, began)
-            self._leases.look_again(lease, lease.renew_at)
-        finally:
-            plaintext.wipe()
-        return Landed(branch, asked=True)
-
-    async def _kept(self, tenant: str, branch_id: str, key_named: KeyNamed) -> tuple[BranchKey, CustomerKey]:
-        branch = await self._source.find(tenant, branch_id)
-        if branch is None:
-            raise NoBranchKey
-        key = key_named(branch.key)
-        if key is None or not key.lifecycle.unwraps:
-            raise KeyNotFound(tenant, f"the key {branch.key!r}, under which a branch key is, is not there any more")
-        return branch, key
-
-    def _renew(self, lease: Lease) -> None:
-        """Begin to ask the key store once more, ahead of the lease's end or in an outage; nobody waits for it."""
-        lease.retry_at = self._monotonic() + RETRY_SECONDS
-        branch, key = lease.branch, lease.key
-
-        def key_named(name: str) -> CustomerKey | None:
-            return key if key.name == name else None  # moved to another key: the next use finds that
-
-        self._open_once(branch.tenant, branch.id, key_named, background=True)
-
-    def _not_renewed(self, lease: Lease, error: Exception) -> None:
-        if isinstance(error, KeyUnreachable):
-            lease.unreachable = True
-            lease.retry_at = self._monotonic() + RETRY_SECONDS
-        elif isinstance(error, KeyStoreThrottled) and not error.ours:
-            # It is there, and so the outage is over; a grace bridges nothing else.
-            lease.unreachable = False
-        elif not isinstance(error, _TRANSIENT) and not lease.over:
-            # The key store decided, or the branch key is not what it was: an outage would be told apart.
-            self._leases.drop(lease)
-            self.counters.ended += 1
-
-    def _require_same(self, lease: Lease, plaintext: SecretBytes) -> None:
-        """Make sure that a branch key is what it was."""
-        if not hmac.compare_digest(lease.plaintext.reveal(), plaintext.reveal()):
-            self._leases.drop(lease)
-            _log.critical("branch key %s was exchanged in the database", lease.branch.id)
-            place = lease.key.primary
-            raise CiphertextInvalid(place.name, place.reference, "the branch key is not the one that it was")
-
-    def _grant(
-        self, branch: BranchKey, key: CustomerKey, plaintext: SecretBytes, began: float, replica: str, request_id: str
-    ) -> None:
-        lease = Lease(branch, key, SecretBytes(plaintext.reveal()), began, began, replica, request_id)
-        self._extend(lease, began)
-        self._leases.put(lease)
-
-    def _extend(self, lease: Lease, began: float) -> None:
-        took = self._monotonic() - began
-        ahead = min(MOST_AHEAD * self._length, max(LEAST_AHEAD * self._length, 2 * took))
-        lease.until = began + self._length
-        lease.renew_at = lease.until - ahead
-
     def _is_old(self, branch: BranchKey) -> bool:
         return self._clock() - branch.create_time > self._max_age
-
-    def _is_revoked(self, key: CustomerKey) -> bool:
-        evidence = self._board.of(key, self._clock())
-        # An outage that came after does not undo it.
-        return evidence is not None and (evidence.state is KeyState.REVOKED or evidence.revoked_at is not None)
-
-    def _end_if_revoked(self, lease: Lease) -> bool:
-        if not self._is_revoked(lease.key):
-            return False
-        self._leases.drop(lease)
-        self.counters.ended += 1
-        return True
-
-
-def _key_named(name: str, tenant: Tenant, other: CustomerKey) -> CustomerKey | None:
-    if other.name == name:
-        return other
-    return next((key for key in tenant.keys.values() if key.name == name), None)
