@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ownkey.v1 import admin_service_pb2 as admin
-from ownkey.v1 import asset_pb2, customer_key_pb2, key_service_pb2, policy_pb2, role_pb2, tenant_pb2
+from ownkey.v1 import asset_pb2, customer_key_pb2, key_service_pb2, policy_pb2, revocation_pb2, role_pb2, tenant_pb2
 
 ROLES = [name.removeprefix("ROLE_").lower() for name, number in role_pb2.Role.items() if number]
 MAKE, OPEN = "recorder data", "player data"
@@ -39,6 +39,10 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "RotateBranchKey": (CHANGE, "tenant"),
     "ListBranchKeys": (READ, "tenant"),
     "RewrapBranchKeys": (CHANGE, "tenant"),
+    "Revoke": (CHANGE, "tenant"),
+    "Restore": (CHANGE, "tenant"),
+    "GetRevocation": (READ, "tenant"),
+    "ListRevocations": (READ, "tenant"),
     "CreateGroup": (CHANGE, "tenant"),
     "GetGroup": (READ, "tenant"),
     "ListGroups": (READ, "tenant"),
@@ -96,6 +100,8 @@ def request(method: str, tenant: str) -> object:
         "service_principal": "spiffe://example.org/nobody",
         "document": "no document",
         "approval": "0123",
+        "revocation": "0" * 32,
+        "scope": revocation_pb2.RevocationScope(users=["nobody"]),
         "call_gate": tenant_pb2.CallGate(),
         "assets": [asset],
         "asset": asset,

@@ -12,6 +12,7 @@ from functools import partial
 
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.clock import Clock
+from ownkey_server.domain.revocations import Revocation
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.first_uses import FirstUses
@@ -30,11 +31,13 @@ from ownkey_server.service.directory import Directory
 from ownkey_server.service.first_uses import FirstUsesKept
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
+from ownkey_server.service.open_streams import OpenStreams
+from ownkey_server.service.revocation_effects import RevocationEffects
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options
 from ownkey_server.settings.aws import AwsKmsSettings
-from ownkey_server.storage import first_uses, key_usage, upgrade
+from ownkey_server.storage import first_uses, key_usage, revocations, upgrade
 from ownkey_server.storage.audit.signing import Signer, load_or_make_signer, load_verifier
 from ownkey_server.storage.audit.writer import AuditWriter, require_known_signer
 from ownkey_server.storage.database import Database
@@ -61,6 +64,8 @@ class Core:
     roster: Roster
     audit: AuditLog
     desk: Desk
+    open_streams: OpenStreams
+    revocation_effects: RevocationEffects
 
     @property
     def kinds(self) -> Mapping[str, str]:
@@ -173,6 +178,14 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             development=DEVELOPMENT if settings.server.development else None,
             max_age=settings.storage.view_max_age_seconds,
         )
+        open_streams = OpenStreams(directory, clock)
+        board.on_revocation(open_streams.key_taken)
+
+        def new_since(revision: int) -> list[Revocation]:
+            with database.reading() as connection:
+                return revocations.new_since(connection, revision)
+
+        effects = RevocationEffects(directory, open_streams, branches, audit, clock, new_since, executor)
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
         yield Core(
@@ -190,6 +203,8 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             roster,
             audit,
             desk,
+            open_streams,
+            effects,
         )
 
 

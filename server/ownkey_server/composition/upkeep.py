@@ -31,6 +31,7 @@ async def fed(core: Core, revision: int) -> AsyncIterator[None]:
     async def hear(began: float, changes: Changes) -> None:
         core.roster.changed(began, changes)
         await core.directory.changed(began, changes)
+        await core.revocation_effects.changed(changes.revision, changes.tenants)
 
     def tell(began: float, changes: Changes) -> None:
         told = asyncio.run_coroutine_threadsafe(hear(began, changes), loop)
@@ -40,6 +41,7 @@ async def fed(core: Core, revision: int) -> AsyncIterator[None]:
             told.cancel()
             raise DatabaseUnavailable("the event loop is too busy to hear of changes") from None
 
+    core.revocation_effects.start(revision)
     feed = ChangeFeed(core.database, tell)
     feed.start(revision)
     try:

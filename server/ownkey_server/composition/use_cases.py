@@ -21,6 +21,7 @@ from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
@@ -51,6 +52,7 @@ def services(core: Core, probes: Probes) -> Services:
         media=Media(data_keys, clock),
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, probes, clock),
+        open_streams=core.open_streams,
         call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
     )
 
@@ -71,6 +73,7 @@ def admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
         audit_trail=trail,
         approvals=Approvals(desk, authorizer),
         retention=core.retention(),
+        revocations=Revocations(desk),
     )
 
 

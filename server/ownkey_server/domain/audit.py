@@ -37,6 +37,7 @@ class Action(StrEnum):
     OPEN_BRANCH_KEY = "open_branch_key"
     LATE_ANSWER = "late_answer"
     AUTHORIZE_CALL = "authorize_call"
+    REVOCATION_IN_FORCE = "revocation_in_force"
     ACCESS = "access"
     WRITER_STARTED = "audit.writer_started"
     WRITER_STOPPED = "audit.writer_stopped"

@@ -18,6 +18,7 @@ ASSET_ID = "ownkey:asset-id"
 GROUP = "ownkey:group"
 HOUR = "ownkey:hour"
 HOUR_LENGTH = len("2026-11-23T16")
+HOUR_FORMAT = "%Y-%m-%dT%H"
 
 RESERVED_PREFIX = "ownkey:"
 # `aws-crypto-` belongs to the container format, and AWS keeps `aws:` for itself: nobody needs either.
@@ -54,6 +55,14 @@ def build(asset: Asset, group: str, now: datetime, extra: Mapping[str, str]) -> 
     if group:
         context[GROUP] = group
     return context
+
+
+def hour_of(text: str) -> datetime | None:
+    """The hour (UTC) that a context's :data:`HOUR` names; None when it names none."""
+    try:
+        return datetime.strptime(text, HOUR_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def require_asset(context: Mapping[str, str], asset: Asset, expected: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@
     ├── TenantNotFound
     ├── KeyNotFound                no such key, or none of this tenant's keys made this ciphertext
     ├── PolicyDenied               the tenant's policy says no
+    ├── UseRevoked                 the tenant has taken it back here
     ├── AssetMismatch              the ciphertext is another asset's than the one named
     ├── DeadlineExceeded           the caller's own time was up first: nothing else is said
     ├── ServiceImpaired            this service lacks something of its own
@@ -130,6 +131,22 @@ class PolicyDenied(OwnkeyError):
         super().__init__(f"policy of tenant {tenant!r} denies this asset: {explanation}")
         self.tenant = tenant
         self.rule = rule
+
+
+class UseRevoked(OwnkeyError):
+    """The tenant has taken back what is asked for; its key store was not asked.
+
+    Attributes:
+        revocation: Id of the revocation.
+    """
+
+    reason = "KEY_REVOKED"
+    refusal = True
+
+    def __init__(self, tenant: str, revocation: str, why: str) -> None:
+        super().__init__(f"tenant {tenant!r} has revoked this" + (f": {why}" if why else ""))
+        self.tenant = tenant
+        self.revocation = revocation
 
 
 class AssetMismatch(OwnkeyError):

@@ -28,6 +28,7 @@ WORDS: Mapping[str, str] = {
     r"^(|deny|provider_key|key:[a-z0-9-]{1,63})$": _USE,
     r"^(|provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
     r"^(provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
+    r"^[0-9a-f]{32}$": "must be 32 hexadecimal digits, such as 0f1e2d3c4b5a69788796a5b4c3d2e1f0",
     r"^[A-Z][A-Za-z]{1,63}$": "must be the name of a call, such as Unwrap",
     r"^[A-Z]{2}$": "must be the ISO 3166 code of a country, such as US",
     r"^[0-9]{1,15}$": _DIGITS,

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from ownkey_server.domain.policy import Policy
+from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Revocation
 
 TENANTS = "tenants/"
 PROVIDER_KEY_NAME = "provider/keys/main"
@@ -67,6 +68,11 @@ class CustomerKey:
     def tenant(self) -> str:
         """Id of the tenant whose key it is; empty for the provider's."""
         return tenant_of(self.name)
+
+    @property
+    def id(self) -> str:
+        """Its id within the tenant; ``provider_key`` for the provider's."""
+        return self.name.rpartition("/")[2] if self.tenant else PROVIDER_KEY_ID
 
     @property
     def primary(self) -> Replica:
@@ -140,6 +146,7 @@ class Tenant:
         groups_of: For each user, the groups that hold the user.
         policy_version: Number of the policy in force; 0 before there is one.
         revision: Number of the last change of anything that is the tenant's: it tells two views of it apart.
+        revocations: What it has taken back here, and not given back.
     """
 
     id: str
@@ -151,3 +158,4 @@ class Tenant:
     call_gate: CallGate = CallGate()
     policy_version: int = 0
     revision: int = 0
+    revocations: tuple[Revocation, ...] = ()

@@ -8,8 +8,9 @@ from datetime import timedelta
 from google.protobuf.message import Message
 
 from ownkey.v1 import admin_service_pb2 as pb
+from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.rpc import admin_convert, convert, page_tokens, pages
+from ownkey_server.rpc import admin_convert, convert, page_tokens, pages, revocation_messages
 from ownkey_server.rpc.calls import Call
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
@@ -20,6 +21,7 @@ from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.retention import AuditRetention
+from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
 from ownkey_server.storage.documents import CallGateTable
@@ -45,6 +47,7 @@ class AdminServices:
     audit_trail: AuditTrail
     approvals: Approvals
     retention: AuditRetention
+    revocations: Revocations
 
 
 class AdminServicer:
@@ -170,6 +173,40 @@ class AdminServicer:
             call.act(request), request.tenant, request.from_key, request.to_key, most
         )
         return pb.RewrapBranchKeysResponse(rewrapped=moved.rewrapped, remaining=moved.remaining)
+
+    async def Revoke(self, request: pb.RevokeRequest, call: Call) -> Message:
+        """Take something back."""
+        made = await self._services.revocations.revoke(
+            call.act(request),
+            request.tenant,
+            revocation_messages.scope(request.scope),
+            revocation_messages.ENDINGS[request.ending],
+            everything=request.everything,
+        )
+        return pb.RevokeResponse(revocation=revocation_messages.revocation(made))
+
+    async def Restore(self, request: pb.RestoreRequest, call: Call) -> Message:
+        """Give something back."""
+        ended = await self._services.revocations.restore(call.act(request), request.tenant, request.revocation)
+        return pb.RestoreResponse(revocation=revocation_messages.revocation(ended))
+
+    async def GetRevocation(self, request: pb.GetRevocationRequest, _call: Call) -> Message:
+        """Tell of a revocation."""
+        found = await self._services.revocations.get(request.tenant, request.revocation)
+        return pb.GetRevocationResponse(revocation=revocation_messages.revocation(found))
+
+    async def ListRevocations(self, request: pb.ListRevocationsRequest, _call: Call) -> Message:
+        """List a tenant's revocations."""
+        size = page_tokens.page_size(request)
+        at = page_tokens.decode(request, str, "")
+        time, _, one = at.partition("/")
+        before = (from_microseconds(int(time)), one) if one else None
+        found = await self._services.revocations.list(request.tenant, before, size + 1, restored=request.restored)
+        page = pages.cut(map(revocation_messages.revocation, found), size)
+        last = found[len(page) - 1] if page else None
+        more = last and len(page) < len(found)
+        token = page_tokens.encode(request, f"{microseconds(last.create_time)}/{last.id}") if last and more else ""
+        return pb.ListRevocationsResponse(revocations=page, next_page_token=token)
 
     async def CreateGroup(self, request: pb.CreateGroupRequest, call: Call) -> Message:
         """Add a group."""

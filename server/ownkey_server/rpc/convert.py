@@ -79,6 +79,7 @@ def call(message: key_service_pb2.AuthorizeCallRequest) -> Call:
         user=message.user,
         group=message.group,
         stores=tuple(ASSET_CLASSES[number] for number in message.stores),
+        queue=message.queue,
     )
 
 

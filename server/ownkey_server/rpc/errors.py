@@ -82,6 +82,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.PolicyDenied: Row(
         grpc.StatusCode.PERMISSION_DENIED, error_reason_pb2.ERROR_REASON_POLICY_DENIED, ("tenant", "rule")
     ),
+    errors.UseRevoked: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_REVOKED, ("tenant", "revocation")),
     errors.AssetMismatch: Row(_INVALID, error_reason_pb2.ERROR_REASON_ASSET_MISMATCH),
     errors.KeyRevoked: Row(_PRECONDITION, error_reason_pb2.ERROR_REASON_KEY_REVOKED, _KEY),
     errors.KeyUnreachable: Row(

@@ -15,6 +15,7 @@ from ownkey_server.service.call_gate import CallGateKeeper, Standing
 from ownkey_server.service.data_keys import DataKeys
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
+from ownkey_server.service.open_streams import OpenStreams
 from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.rewrapping import Rewraps
 
@@ -29,6 +30,7 @@ class Services:
     policy_checks: PolicyChecks
     key_status: KeyStatus
     call_gate: CallGateKeeper
+    open_streams: OpenStreams
 
 
 class KeyServicer:

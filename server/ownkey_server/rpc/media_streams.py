@@ -13,14 +13,16 @@ import grpc
 from ownkey.container import Buffer, Header, HeaderReader, Truncated
 from ownkey.media_messages import chunk_of
 from ownkey.v1 import key_service_pb2
-from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.errors import InvalidRequest, OwnkeyError
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.calls import Call
 from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
 from ownkey_server.rpc.stream_guard import StreamGuard
-from ownkey_server.service.media import READER_LIMITS, Media
+from ownkey_server.service.data_keys import OpenedDataKey
+from ownkey_server.service.media import READER_LIMITS, Media, NewObject, OpenedObject, OpenedRange
+from ownkey_server.service.open_streams import OpenStream, OpenStreams
 
 R = TypeVar("R", key_service_pb2.EncryptMediaRequest, key_service_pb2.DecryptMediaRequest)
 EncryptRequests: TypeAlias = "Requests[key_service_pb2.EncryptMediaRequest]"
@@ -35,8 +37,9 @@ DECIDED_SECONDS = 5.0
 class MediaServicer:
     """Each method takes a stream that was let in by its start (``dispatch.py``), and writes its answers to the call."""
 
-    def __init__(self, media: Media) -> None:
+    def __init__(self, media: Media, open_streams: OpenStreams) -> None:
         self._media = media
+        self._open_streams = open_streams
         self._writer = ChunkWriter()
 
     async def EncryptMedia(
@@ -53,6 +56,12 @@ class MediaServicer:
         )
         issued, encryptor = made.key, made.writer
         requests.holds_frame(encryptor.header.frame_length)
+        stream = OpenStream(convert.asset(start.asset), issued.key, issued.context, writes=True, end=requests.end)
+        async with self._open_streams.under_way(stream):
+            await self._encrypt(made, requests)
+
+    async def _encrypt(self, made: NewObject, requests: EncryptRequests) -> None:
+        issued, encryptor = made.key, made.writer
         started = key_service_pb2.EncryptMediaStarted(
             key=issued.key.name,
             decision=convert.POLICY_DECISIONS[issued.decision.outcome.effect],
@@ -96,9 +105,13 @@ class MediaServicer:
             call.seconds,
             call.caller(start.request_id),
         )
+        async with self._open_streams.under_way(_reading(start, header, opened.key, requests)):
+            await self._decrypt(header, opened, reader.rest, requests)
+
+    async def _decrypt(self, header: Header, opened: OpenedObject, rest: Buffer, requests: DecryptRequests) -> None:
         await requests.write(_started(header, opened.key.key.name))
         decryptor = opened.reader
-        chunk: Buffer | None = reader.rest
+        chunk: Buffer | None = rest
         while chunk is not None:
             await opened.lease.require()
             size = decryptor.output_size(len(chunk))
@@ -123,6 +136,12 @@ class MediaServicer:
             call.seconds,
             call.caller(start.request_id),
         )
+        async with self._open_streams.under_way(_reading(start, header, opened.key, requests)):
+            await self._decrypt_part(start, header, opened, requests)
+
+    async def _decrypt_part(
+        self, start: key_service_pb2.DecryptMediaStart, header: Header, opened: OpenedRange, requests: DecryptRequests
+    ) -> None:
         stream = opened.reader.stream(start.range.offset, start.range.length or None)
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
         await requests.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
@@ -196,6 +215,10 @@ class Requests(Generic[R]):
         """Send an answer; returns when the client has room for it."""
         await self._guard.write(message)
 
+    def end(self, error: OwnkeyError) -> None:
+        """Let the stream end with this error."""
+        self._guard.end(error)
+
     def holds_frame(self, length: int) -> None:
         """Count a frame of that length among what streams may hold, to the end of this one."""
         self._guard.holds_frame(length)
@@ -221,3 +244,10 @@ def _started(
         content_size=content_size,
     )
     return key_service_pb2.DecryptMediaResponse(started=started).SerializeToString()
+
+
+def _reading(
+    start: key_service_pb2.DecryptMediaStart, header: Header, key: OpenedDataKey, requests: DecryptRequests
+) -> OpenStream:
+    asset = convert.asset(start.asset)
+    return OpenStream(asset, key.key, header.encryption_context, writes=False, end=requests.end)

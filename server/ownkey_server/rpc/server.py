@@ -177,7 +177,11 @@ def _private_sockets() -> Iterator[None]:
 def _handlers(
     dispatcher: Dispatcher, services: Services, admin: AdminServices
 ) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
-    keys, media, administration = KeyServicer(services), MediaServicer(services.media), AdminServicer(admin)
+    keys, media, administration = (
+        KeyServicer(services),
+        MediaServicer(services.media, services.open_streams),
+        AdminServicer(admin),
+    )
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {name: {} for name in SERVICE_NAMES}
     # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
     for name, method in all_methods().items():

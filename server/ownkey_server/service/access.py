@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ownkey_server.domain import policy
+from ownkey_server.domain import encryption_context, policy
 from ownkey_server.domain.assets import Asset
-from ownkey_server.domain.errors import InvalidRequest, KeyNotFound, PolicyDenied
+from ownkey_server.domain.errors import InvalidRequest, KeyNotFound, PolicyDenied, UseRevoked
 from ownkey_server.domain.policy import Decision, Effect
+from ownkey_server.domain.revocations import Revocation, revoking, subject
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 
 NO_GROUPS: frozenset[str] = frozenset()
+_NO_CONTEXT: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,46 @@ def rule_on(tenant: Tenant, provider_key: CustomerKey, asset: Asset, now: dateti
             return Ruling(tenant, decision, provider_key)
         case Effect.DENY:
             return Ruling(tenant, decision, None)
+
+
+def revocation_of(
+    tenant: Tenant,
+    asset: Asset,
+    key: CustomerKey,
+    now: datetime,
+    context: Mapping[str, str] = _NO_CONTEXT,
+    queue: str = "",
+) -> Revocation | None:
+    """What the tenant has said by which this use of a key is taken back; None when it is not.
+
+    Args:
+        tenant: Whose content it is.
+        asset: With the group by which it is protected.
+        key: That is used; the provider's too.
+        now: The present time (UTC).
+        context: That its data key is bound to; none for a new one.
+        queue: The call queue, for a call.
+    """
+    if not tenant.revocations:
+        return None
+    groups = tenant.groups_of.get(asset.user, NO_GROUPS)
+    bound = context.get(encryption_context.GROUP)
+    groups = groups | {bound} if bound else groups
+    use = subject(asset, key.id, groups, now, context.get(encryption_context.HOUR, ""), queue)
+    return revoking(tenant.revocations, use)
+
+
+def require_not_revoked(
+    tenant: Tenant, asset: Asset, key: CustomerKey, now: datetime, context: Mapping[str, str] = _NO_CONTEXT
+) -> None:
+    """Make sure that the tenant has not taken back a use of a key; arguments as for :func:`revocation_of`.
+
+    Raises:
+        UseRevoked: It has.
+    """
+    found = revocation_of(tenant, asset, key, now, context)
+    if found is not None:
+        raise UseRevoked(tenant.id, found.id, found.reason)
 
 
 def require_key(ruling: Ruling, asset: Asset) -> CustomerKey:

@@ -23,6 +23,7 @@ from ownkey_server.domain.errors import (
     KeyStoreThrottled,
     KeyUnreachable,
 )
+from ownkey_server.domain.revocations import Revocation, of_whole_key
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.branch_actives import BranchActives
 from ownkey_server.service.branch_flights import DATABASE, KEY_STORE, Flight, Flights, Landed, NoBranchKey
@@ -146,6 +147,17 @@ class BranchKeys:
         """Whether what a loan has opened may still be given out."""
         lease = loan.lease
         return not lease.over and not self._openings.is_revoked(lease.key) and self._monotonic() < lease.last_moment
+
+    def end_taken_back(self, revocation: Revocation) -> int:
+        """End the leases that serve nothing but what was taken back; gives their number."""
+        leases = [
+            one
+            for one in self._leases
+            if one.branch.tenant == revocation.tenant and of_whole_key([revocation], one.key.id) is not None
+        ]
+        for lease in leases:
+            self._leases.drop(lease)
+        return len(leases)
 
     def forget(self, branch: BranchKey) -> None:
         """End the lease on a branch key that was changed; the next use reads it anew."""

@@ -18,7 +18,7 @@ from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import OwnkeyError
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
-from ownkey_server.service.access import rule_on
+from ownkey_server.service.access import revocation_of, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.cancelled import by_the_caller
 from ownkey_server.service.directory import Directory
@@ -97,6 +97,7 @@ class Call:
     Attributes:
         callee: Who is called, in any way of writing.
         stores: What will be stored of it; empty means nothing.
+        queue: The call queue, or empty.
     """
 
     tenant: str
@@ -106,6 +107,7 @@ class Call:
     user: str = ""
     group: str = ""
     stores: tuple[AssetClass, ...] = ()
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +249,17 @@ class CallGateKeeper:
 
     async def _needed_keys(self, tenant: Tenant, call: Call) -> list[_NeededKey] | CallAnswer:
         """The keys for all that will be stored, or an answer when policy forbids to store any of it."""
-        keys = []
+        keys, now = [], self._clock()
         for asset_class in call.stores:
             asset = Asset(call.tenant, asset_class, call.call_id, user=call.user, group=call.group)
-            ruling = rule_on(tenant, self._directory.provider_key, asset, self._clock())
+            ruling = rule_on(tenant, self._directory.provider_key, asset, now)
             if ruling.key is None:
                 # No key would help, so refusing the call would be the wrong answer: it must not be recorded.
                 explanation = f"policy rule {ruling.decision.rule!r} denies to store a {asset_class}"
                 return self._answer(CallDecision.ALLOW_NO_RECORDING, CallReason.POLICY_DENIED, explanation)
+            taken_back = revocation_of(tenant, asset, ruling.key, now, queue=call.queue)
+            if taken_back is not None:
+                return [_NeededKey(ruling.key, KeyState.REVOKED, taken_back.told, timedelta())]
             keys.append(ruling.key)
         await self._probes.first_evidence(keys)
         return [self._needed(key, self._clock()) for key in keys]

@@ -24,7 +24,7 @@ from ownkey_server.domain.policy import Decision, Wrapping
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
-from ownkey_server.service.access import require_key, rule_on
+from ownkey_server.service.access import require_key, require_not_revoked, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audited import Audited
 from ownkey_server.service.branch_keys import BranchKeys
@@ -126,6 +126,7 @@ class DataKeys:
                 key = require_key(ruling, asset)
                 group = ruling.decision.group or asset.group
                 context = use.context = encryption_context.build(asset, group, now, extra)
+                require_not_revoked(tenant, asset, key, now, context)
                 if ruling.decision.wrapping is Wrapping.BRANCH:
                     loan = await self._branches.to_wrap(tenant, key, remaining, background=caller.background)
                     tell_branch(use, loan)
@@ -141,6 +142,7 @@ class DataKeys:
                         generated.replica,
                     )
                     use.backend_request_id = generated.value.request_id
+                self._require_still(asset, key, context)
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
@@ -216,12 +218,23 @@ class DataKeys:
                 found = await self._opener.find(
                     tenant, provider_key, entries, named_key, remaining, use, background=caller.background
                 )
+                require_not_revoked(tenant, asset, found.key, now, context)
                 plaintext = await self._opener.open(found, context, remaining, use, background=caller.background)
+                self._require_still(asset, found.key, context)
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
             raise
         return OpenedDataKey(found.key, plaintext, now + self._lease_of(found.loan)), found.loan
+
+    def _require_still(self, asset: Asset, key: CustomerKey, context: Mapping[str, str]) -> None:
+        """Look at what the tenant has taken back once more, by the newest view, before the use takes its place.
+
+        The record of a revocation's effect comes after the view that knows of it: so no use stands after that record.
+        """
+        newest = self._directory.last_known(asset.tenant)
+        if newest is not None:
+            require_not_revoked(newest, asset, key, self._clock(), context)
 
     def _lease_of(self, loan: Loan | None) -> timedelta:
         """How long a data key may be used: in an outage that a grace bridges, no longer than that."""

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyNotFound
-from ownkey_server.domain.key_state import KeyEvidence
-from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.domain.key_state import KeyEvidence, KeyState
+from ownkey_server.domain.revocations import of_whole_key
+from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
@@ -60,12 +61,16 @@ class KeyStatus:
         keys = [tenant.keys[one] for one in ([key_id] if key_id else sorted(tenant.keys))]
         await self._probes.first_evidence(keys)
         now = self._clock()
-        return [self._report(key, now) for key in keys]
+        return [self._report(tenant, key, now) for key in keys]
 
-    def _report(self, key: CustomerKey, now: datetime) -> KeyReport:
+    def _report(self, tenant: Tenant, key: CustomerKey, now: datetime) -> KeyReport:
         alone = len(key.replicas) == 1
         replicas = tuple((one.name, self._of_replica(key.name, one.name, now, alone=alone)) for one in key.replicas)
-        return KeyReport(key, _finding(self._board.of(key, now), now), replicas)
+        taken_back = of_whole_key(tenant.revocations, key.id)
+        whole = self._board.of(key, now)
+        if taken_back is not None:
+            whole = KeyEvidence(KeyState.REVOKED, taken_back.told, now, taken_back.create_time)
+        return KeyReport(key, _finding(whole, now), replicas)
 
     def _of_replica(self, key_name: str, replica: str, now: datetime, *, alone: bool) -> Finding:
         evidence = self._board.of_replica(key_name, replica, now, alone=alone)

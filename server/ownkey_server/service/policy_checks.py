@@ -8,7 +8,7 @@ from ownkey_server.domain import policy
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.service.access import Ruling, rule_on
+from ownkey_server.service.access import Ruling, revocation_of, rule_on
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.status_board import StatusBoard
 
@@ -40,8 +40,12 @@ class PolicyChecks:
         tenant = await self._directory.tenant(asset.tenant)
         now = self._clock()
         ruling = rule_on(tenant, self._directory.provider_key, asset, now)
-        state = None
+        state, explanation = None, policy.explain(ruling.decision, asset)
         if ruling.key is not None:
             evidence = self._board.of(ruling.key, now)
             state = evidence.state if evidence else KeyState.UNKNOWN
-        return PolicyCheck(ruling, policy.explain(ruling.decision, asset), state)
+            taken_back = revocation_of(tenant, asset, ruling.key, now)
+            if taken_back is not None:
+                explanation += f", but the tenant has taken it back by revocation {taken_back.id}"
+                state = KeyState.REVOKED
+        return PolicyCheck(ruling, explanation, state)

@@ -17,7 +17,7 @@ from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.policy import Decision, Wrapping
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Tenant
-from ownkey_server.service.access import require_key, rule_on
+from ownkey_server.service.access import require_key, require_not_revoked, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.audited import Audited
 from ownkey_server.service.branch_keys import BranchKeys
@@ -94,6 +94,8 @@ class Rewraps:
             target = require_key(ruling, asset)
             encryption_context.require_asset(context, asset, {})
             found = await self._opener.find(tenant, provider_key, entries, named_key, remaining, use, background=True)
+            for key in (found.key, target):
+                require_not_revoked(tenant, asset, key, self._clock(), context)
             by_branch = ruling.decision.wrapping is Wrapping.BRANCH
             if (
                 found.key.name == target.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -45,11 +46,16 @@ class StatusBoard:
         # Only a place's working again ends that it counts as taken away, neither outage nor time.
         self._revoked: OrderedDict[tuple[str, str], _Denial] = OrderedDict()
         self._denials = 0
+        self._on_revocation: list[Callable[[str, str, str], None]] = []
 
     @property
     def moment(self) -> int:
         """The present moment, in the order of what is seen here: no clock, so that no two events are at the same."""
         return self._denials
+
+    def on_revocation(self, tell: Callable[[str, str, str], None]) -> None:
+        """Have ``tell`` called with the key, the replica and the cause whenever one is found to be taken away."""
+        self._on_revocation.append(tell)
 
     def saw(
         self,
@@ -82,6 +88,9 @@ class StatusBoard:
         self._evidence[key_name, replica] = KeyEvidence(state, cause, now, ours=ours)
         if state is KeyState.REVOKED:
             self.suspect(key_name, replica, now)
+            if before is None or before.state is not state:
+                for tell in self._on_revocation:
+                    tell(key_name, replica, cause)
         if before is None or before.state is not state:
             # However it was seen, by a probe or by traffic, the operator reads of every change exactly once.
             level = logging.INFO if state is KeyState.AVAILABLE else logging.WARNING

@@ -200,6 +200,23 @@ PLACE_COUNTERS = sa.Table(
     sa.Column("counter", sa.Text, nullable=False),
 )
 
+# What tenants have taken back here. A row stays when it was restored: it is what receipts and the trail speak of.
+REVOCATIONS = sa.Table(
+    "revocations",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("ending", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("restore_time", sa.BigInteger),
+    # Of the change by which it came into force: instances ask for those that are new to them.
+    sa.Column("revision", sa.BigInteger, nullable=False, index=True),
+    sa.Index("ix_revocations_tenant", "tenant", "create_time"),
+)
+
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
 AUDIT_WRITERS = sa.Table(
     "audit_writers",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ownkey_server.domain.roles import PRINCIPALS, Grant
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, CustomerKey, KeyLifecycle, Tenant
+from ownkey_server.storage import revocations
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.documents import PolicyTable
 from ownkey_server.storage.records import GroupRecord, KeyRecord
@@ -47,6 +48,7 @@ class TenantViews:
                 return None
             version = reader.policy_version(tenant_id, record.policy_version)
             keys, groups = reader.keys(tenant_id), reader.groups(tenant_id)
+            taken_back = revocations.in_force(connection, tenant_id)
         policy = version.policy if version else PolicyTable()
         return Tenant(
             id=record.id,
@@ -58,6 +60,7 @@ class TenantViews:
             call_gate=record.call_gate.to_domain(),
             policy_version=record.policy_version,
             revision=revision,
+            revocations=taken_back,
         )
 
     def provider_key(self) -> CustomerKey | None:

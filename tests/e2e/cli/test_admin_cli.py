@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,31 @@ def test_the_sdk_s_example_of_the_control_plane(running: ServerProcess) -> None:
             "admin.create_policy_version",
         ]
         assert "sdk" in [one.id for one in admin.list_tenants()]
+
+
+def test_something_is_taken_back_shown_and_given_back(cli: Cli) -> None:
+    facts = ("--class", "team_chat", "--asset-id", "chat-1", "--user", "ann@example.com")
+    assert cli.run("datakey", *facts).returncode == 0
+    assert cli.run("admin", "revocation", "create", "--yes").returncode == 2
+    assert cli.run("admin", "revocation", "create", "--everything", "--user", "ann", "--yes").returncode == 2
+    unmeant = cli.run("admin", "revocation", "create", "--user", "ann@example.com")
+    assert (unmeant.returncode, "give --yes" in unmeant.stderr) == (2, True)
+    made = cli.run(
+        *("admin", "revocation", "create", "--user", "ann@example.com", "--from", "2026-01-01T00:00:00Z"),
+        *("--reason", "left the company", "--yes", "--json"),
+    )
+    assert made.returncode == 0, made.stderr
+    one = json.loads(made.stdout)["id"]
+    end = time.monotonic() + 1
+    while (refused := cli.run("datakey", *facts)).returncode == 0:
+        assert time.monotonic() < end
+    assert (refused.returncode, "left the company" in refused.stderr) == (4, True)
+    assert cli.run("datakey", "--class", "team_chat", "--asset-id", "chat-1").returncode == 0
+    listed = cli.run("admin", "revocation", "list").stdout
+    assert "user ann@example.com, created from 2026-01-01T00:00:00Z, since" in listed
+    shown = cli.run("admin", "revocation", "get", one)
+    assert "in force" in shown.stdout
+    assert cli.run("admin", "revocation", "restore", one).returncode == 0
+    assert cli.run("admin", "revocation", "restore", one).returncode == 10
+    assert cli.run("datakey", *facts).returncode == 0
+    assert "restored" in cli.run("admin", "revocation", "list", "--restored").stdout

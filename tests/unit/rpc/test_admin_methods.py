@@ -43,7 +43,7 @@ def test_the_servicer_has_nothing_that_the_contract_lacks() -> None:
 def test_a_change_says_who_and_why_and_what_is_there_is_changed_by_its_etag(name: str) -> None:
     fields = request_fields(name)
     assert "note" in fields
-    adds = re.match(r"Create|Enrol|Approve|Withdraw|Rotate|Rewrap", name)
+    adds = re.match(r"Create|Enrol|Approve|Withdraw|Rotate|Rewrap|Revoke|Restore", name)
     assert ("etag" in fields) == (not adds or name == "CreatePolicyVersion")
     assert (
         "reason" in inspect.signature(getattr(AdminClient, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower())).parameters

@@ -9,6 +9,7 @@ from ownkey.cli.admin_keys import key
 from ownkey.cli.admin_policies import policy
 from ownkey.cli.admin_principals import approval, principal
 from ownkey.cli.admin_retention import retention
+from ownkey.cli.admin_revocations import revocation
 from ownkey.cli.admin_tenants import group, tenant
 from ownkey.cli.main import Group
 
@@ -22,5 +23,5 @@ def admin() -> None:
     """
 
 
-for _command in (tenant, key, branch_key, group, policy, principal, approval, retention):
+for _command in (tenant, key, branch_key, group, policy, revocation, principal, approval, retention):
     admin.add_command(_command)

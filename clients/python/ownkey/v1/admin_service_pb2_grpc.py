@@ -115,6 +115,26 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.FromString,
                 _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/ownkey.v1.AdminService/Revoke',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/ownkey.v1.AdminService/Restore',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.GetRevocation = channel.unary_unary(
+                '/ownkey.v1.AdminService/GetRevocation',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationResponse.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/ownkey.v1.AdminService/ListRevocations',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
         self.CreateGroup = channel.unary_unary(
                 '/ownkey.v1.AdminService/CreateGroup',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.CreateGroupRequest.SerializeToString,
@@ -413,6 +433,47 @@ class AdminServiceServicer:
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
         KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was moved stays moved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Takes something back: from then on no use that it is about is served, on any instance, within a second. The
+        customer's key store is not touched.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more, which says the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Gives back what a revocation took. Other revocations stay as they are.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was done already answers RESOURCE_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevocation(self, request, context):
+        """Tells of a revocation.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """Lists a tenant's revocations, the newest first.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -751,6 +812,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RewrapBranchKeys,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RestoreRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RestoreResponse.SerializeToString,
+            ),
+            'GetRevocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevocation,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationResponse.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.SerializeToString,
             ),
             'CreateGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGroup,
@@ -1306,6 +1387,114 @@ class AdminService:
             '/ownkey.v1.AdminService/RewrapBranchKeys',
             ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.RewrapBranchKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/Revoke',
+            ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/Restore',
+            ownkey_dot_v1_dot_admin__service__pb2.RestoreRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/GetRevocation',
+            ownkey_dot_v1_dot_admin__service__pb2.GetRevocationRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.GetRevocationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ListRevocations',
+            ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -146,6 +146,31 @@ class AdminServiceStub:
     KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was moved stays moved.
     """
+    Revoke: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeRequest, _admin_service_pb2.RevokeResponse]
+    """Takes something back: from then on no use that it is about is served, on any instance, within a second. The
+    customer's key store is not touched.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more, which says the same.
+    """
+    Restore: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RestoreRequest, _admin_service_pb2.RestoreResponse]
+    """Gives back what a revocation took. Other revocations stay as they are.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was done already answers RESOURCE_IN_USE.
+    """
+    GetRevocation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationRequest, _admin_service_pb2.GetRevocationResponse]
+    """Tells of a revocation.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]
+    """Lists a tenant's revocations, the newest first.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
     CreateGroup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]
     """Adds a group.
 
@@ -419,6 +444,31 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
     KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was moved stays moved.
+    """
+    Revoke: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeRequest, _admin_service_pb2.RevokeResponse]  # type: ignore[assignment]
+    """Takes something back: from then on no use that it is about is served, on any instance, within a second. The
+    customer's key store is not touched.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more, which says the same.
+    """
+    Restore: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RestoreRequest, _admin_service_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Gives back what a revocation took. Other revocations stay as they are.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was done already answers RESOURCE_IN_USE.
+    """
+    GetRevocation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationRequest, _admin_service_pb2.GetRevocationResponse]  # type: ignore[assignment]
+    """Tells of a revocation.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    """Lists a tenant's revocations, the newest first.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
     """
     CreateGroup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]  # type: ignore[assignment]
     """Adds a group.
@@ -786,6 +836,55 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_REVOKED, KEY_UNREACHABLE, KEY_STORE_THROTTLED,
         KEY_MISCONFIGURED, KEY_EXHAUSTED, CIPHERTEXT_INVALID, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was moved stays moved.
+        """
+
+    @_abc_1.abstractmethod
+    def Revoke(
+        self,
+        request: _admin_service_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeResponse, _abc.Awaitable[_admin_service_pb2.RevokeResponse]]:
+        """Takes something back: from then on no use that it is about is served, on any instance, within a second. The
+        customer's key store is not touched.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more, which says the same.
+        """
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _admin_service_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RestoreResponse, _abc.Awaitable[_admin_service_pb2.RestoreResponse]]:
+        """Gives back what a revocation took. Other revocations stay as they are.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was done already answers RESOURCE_IN_USE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRevocation(
+        self,
+        request: _admin_service_pb2.GetRevocationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetRevocationResponse, _abc.Awaitable[_admin_service_pb2.GetRevocationResponse]]:
+        """Tells of a revocation.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _admin_service_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_service_pb2.ListRevocationsResponse]]:
+        """Lists a tenant's revocations, the newest first.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
         """
 
     @_abc_1.abstractmethod

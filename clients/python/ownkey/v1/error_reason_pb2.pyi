@@ -35,7 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_POLICY_DENIED: _ErrorReason.ValueType  # 5
     """PERMISSION_DENIED (metadata: tenant, rule): the tenant's policy denies this asset."""
     ERROR_REASON_KEY_REVOKED: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION (metadata: key, replica): the holder of the key took it away. Do not retry; tell the tenant."""
+    """FAILED_PRECONDITION (metadata: key, replica; or tenant, revocation): the holder of the key took it away in its key
+    store, or the tenant took this use of it back here, by that revocation. Do not retry; tell the tenant.
+    """
     ERROR_REASON_KEY_UNREACHABLE: _ErrorReason.ValueType  # 7
     """UNAVAILABLE with RetryInfo (metadata: key, replica): the key store does not answer. Retry later."""
     ERROR_REASON_KEY_STORE_THROTTLED: _ErrorReason.ValueType  # 8
@@ -140,7 +142,9 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 4
 ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 5
 """PERMISSION_DENIED (metadata: tenant, rule): the tenant's policy denies this asset."""
 ERROR_REASON_KEY_REVOKED: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION (metadata: key, replica): the holder of the key took it away. Do not retry; tell the tenant."""
+"""FAILED_PRECONDITION (metadata: key, replica; or tenant, revocation): the holder of the key took it away in its key
+store, or the tenant took this use of it back here, by that revocation. Do not retry; tell the tenant.
+"""
 ERROR_REASON_KEY_UNREACHABLE: ErrorReason.ValueType  # 7
 """UNAVAILABLE with RetryInfo (metadata: key, replica): the key store does not answer. Retry later."""
 ERROR_REASON_KEY_STORE_THROTTLED: ErrorReason.ValueType  # 8

@@ -644,6 +644,7 @@ class AuthorizeCallRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     STORES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Required. Id of the tenant."""
     call_id: _builtins.str
@@ -660,6 +661,8 @@ class AuthorizeCallRequest(_message.Message):
     """Optional. Id of one of the tenant's groups."""
     request_id: _builtins.str
     """Optional. The caller's id of this request, for audit and tracing. At most 128 printable ASCII characters."""
+    queue: _builtins.str
+    """Optional. The call queue that it goes to: a revocation may name it."""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_asset_pb2.AssetClass.ValueType]:
         """Optional. What will be stored of the call; empty means nothing."""
@@ -676,10 +679,11 @@ class AuthorizeCallRequest(_message.Message):
         group: _builtins.str = ...,
         stores: _abc.Iterable[_asset_pb2.AssetClass.ValueType] | None = ...,
         request_id: _builtins.str = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "callee", b"callee", "caller", b"caller", "direction", b"direction", "group", b"group", "request_id", b"request_id", "stores", b"stores", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "callee", b"callee", "caller", b"caller", "direction", b"direction", "group", b"group", "queue", b"queue", "request_id", b"request_id", "stores", b"stores", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

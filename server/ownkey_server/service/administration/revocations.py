@@ -1,0 +1,110 @@
+"""Revocations, as they are administered: put into force, ended, and read."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
+from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Ending, Revocation, Scope
+from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.storage import revocations as kept
+from ownkey_server.storage.registry import Change, Reader, required
+
+
+class Revocations:
+    """What can be taken back and given back."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def get(self, tenant: str, revocation: str) -> Revocation:
+        """A revocation.
+
+        Raises:
+            ResourceNotFound: The tenant has none of that id.
+        """
+        found = await self._desk.read(lambda reader: kept.find(reader.connection, tenant, revocation))
+        record: Revocation = required(found, name(tenant, revocation))
+        return record
+
+    async def list(
+        self, tenant: str, before: tuple[datetime, str] | None, limit: int, *, restored: bool
+    ) -> list[Revocation]:
+        """A tenant's revocations, the newest first, from before ``before``.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+        """
+
+        def question(reader: Reader) -> list[Revocation]:
+            required(reader.tenant(tenant), tenant_name(tenant))
+            return kept.latest(reader.connection, tenant, before, limit, restored=restored)
+
+        return await self._desk.read(question)
+
+    async def revoke(self, act: Act, tenant: str, scope: Scope, ending: Ending, *, everything: bool) -> Revocation:
+        """Take something back, from now on.
+
+        Args:
+            act: Who, and why.
+            tenant: Whose.
+            scope: What.
+            ending: What happens to streams that are under way.
+            everything: Whether it is meant that the scope has no condition.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+            InvalidRequest: It names a key or a group that the tenant does not have, or nothing and that is not meant.
+        """
+        if scope.is_everything != everything:
+            raise InvalidRequest(
+                "everything", "must be true exactly when the scope has no condition, for then it is all of the tenant"
+            )
+        if scope.created_from and scope.created_before and scope.created_from >= scope.created_before:
+            raise InvalidRequest("scope.created_before", "must be later than created_from: nothing is between them")
+        made = Revocation(secrets.token_hex(16), tenant, scope, ending, act.reason, act.author, self._desk.clock())
+
+        def work(change: Change) -> Done:
+            required(change.tenant(tenant), tenant_name(tenant))
+            _require_known(change, tenant, scope)
+            change.touch(tenant)
+            kept.add(change.connection, made, change.number)
+            return Done(made, {"after": {"scope": kept.scope_json(scope), "ending": ending.value}})
+
+        await self._desk.change(act, "revoke", tenant, name(tenant, made.id), work)
+        return made
+
+    async def restore(self, act: Act, tenant: str, revocation: str) -> Revocation:
+        """Give back what a revocation took.
+
+        Raises:
+            ResourceNotFound: The tenant has none of that id.
+            ResourceInUse: It is not in force.
+        """
+
+        def work(change: Change) -> Done:
+            before: Revocation = required(kept.find(change.connection, tenant, revocation), name(tenant, revocation))
+            if not kept.restore(change.connection, revocation, self._desk.clock()):
+                raise ResourceInUse(name(tenant, revocation), "it was restored already")
+            change.touch(tenant)
+            now = kept.find(change.connection, tenant, revocation)
+            return Done(now, {"before": {"scope": kept.scope_json(before.scope)}})
+
+        ended: Revocation = await self._desk.change(act, "restore", tenant, name(tenant, revocation), work)
+        return ended
+
+
+def _require_known(reader: Reader, tenant: str, scope: Scope) -> None:
+    keys = {key.id for key in reader.keys(tenant)} | {PROVIDER_KEY_ID}
+    groups = {group.id for group in reader.groups(tenant)}
+    for field, named, known in (("keys", scope.keys, keys), ("groups", scope.groups, groups)):
+        unknown = sorted(named - known)
+        if unknown:
+            raise InvalidRequest(f"scope.{field}", f"tenant {tenant!r} has no {field[:-1]} {unknown[0]!r}")
+
+
+def name(tenant: str, revocation: str) -> str:
+    """A revocation's name as a resource."""
+    return f"tenants/{tenant}/revocations/{revocation}"
