@@ -217,6 +217,72 @@ REVOCATIONS = sa.Table(
     sa.Index("ix_revocations_tenant", "tenant", "create_time"),
 )
 
+# One row: the number of the last sighting of a key that was written. Whoever writes takes it first and keeps it to the
+# commit, so that numbers are in the order of commits, and whoever has read up to one has missed nothing before it.
+KEY_STATE_NUMBER = sa.Table(
+    "key_state_number",
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    # Up to which changes were pruned: who has read less has missed some.
+    sa.Column("pruned", sa.BigInteger, nullable=False),
+)
+
+# What all instances hold of each key in each place, and as a whole (an empty replica).
+KEY_STATES = sa.Table(
+    "key_states",
+    METADATA,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("replica", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("ours", sa.Boolean, nullable=False),
+    sa.Column("since", sa.BigInteger, nullable=False),
+    sa.Column("observed_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("number", sa.BigInteger, nullable=False, index=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
+# Every change of a key's state, in the order of commits. Rows are added, and pruned by age.
+KEY_TRANSITIONS = sa.Table(
+    "key_transitions",
+    METADATA,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("replica", sa.Text, nullable=False),
+    sa.Column("before", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False, index=True),
+    sa.Index("ix_key_transitions_tenant", "tenant", "sequence"),
+)
+
+# Who probes a key now, and until when nobody else does.
+PROBE_LEASES = sa.Table(
+    "probe_leases",
+    METADATA,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+
+# Throw-away bytes that each key has wrapped, to be opened by probes. Of the bytes themselves there is a digest alone.
+KEY_CANARIES = sa.Table(
+    "key_canaries",
+    METADATA,
+    sa.Column("store", sa.Text, primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    sa.Column("context", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+)
+
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
 AUDIT_WRITERS = sa.Table(
     "audit_writers",
