@@ -9,6 +9,8 @@ PYTHON ?= python3
 SERVER := $(VENV)/.server
 DEV := $(VENV)/.dev
 EMULATORS := $(VENV)/.emulators
+KAMAILIO := $(VENV)/.kamailio
+SYSTEM_PYTHON := /usr/bin/python3
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -16,7 +18,7 @@ help:  ## List what can be made
 demo: $(SERVER)  ## Run the main job and show it; FILE=call.wav takes your own recording
 	@$(BIN)/python tools/demo.py $(if $(FILE),--file "$(FILE)")
 
-test: $(DEV) $(EMULATORS)  ## Install what the tests need, and run them all
+test: $(DEV) $(EMULATORS) $(KAMAILIO)  ## Install what the tests need, and run them all
 	@tools/install_test_packages.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -79,5 +81,13 @@ $(EMULATORS): $(VENV)/bin/python requirements/emulators.txt
 	@tools/make_venv.sh "$(PYTHON)" "$(VENV)/emulators"
 	@$(VENV)/emulators/bin/python -m pip install --quiet --require-hashes -r requirements/emulators.txt
 	@touch $@
+
+# Kamailio runs the system's Python, whose packages must be made for it. A system whose Python is too old for ownkey, or not
+# there, cannot run the gate: its tests then say so.
+$(KAMAILIO): $(VENV)/bin/python requirements/client.txt
+	@echo "installing what the SDK needs, for Kamailio's Python, into $(VENV)/kamailio"
+	@tools/make_venv.sh "$(SYSTEM_PYTHON)" "$(VENV)/kamailio" \
+		&& $(VENV)/kamailio/bin/python -m pip install --quiet --require-hashes -r requirements/client.txt \
+		&& touch $@ || { rm -rf $(VENV)/kamailio; echo "going on without it: the tests with Kamailio are skipped" >&2; }
 
 .PHONY: help demo test lint fix audit sbom fuzz proto bench load lock clean

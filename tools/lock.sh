@@ -9,4 +9,6 @@ compile() {
 compile pyproject.toml --extra server --group build --output-file requirements/server.txt
 compile pyproject.toml --extra server --group build --group dev \
     --constraint requirements/server.txt --output-file requirements/dev.txt
+# The SDK alone: what Kamailio's own Python needs.
+compile pyproject.toml --group build --constraint requirements/server.txt --output-file requirements/client.txt
 compile requirements/emulators.in --output-file requirements/emulators.txt
