@@ -21,7 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = {
-    name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("server", "dev", "emulators")
+    name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    for name in ("server", "client", "dev", "emulators")
 }
 
 
@@ -43,7 +44,7 @@ def direct(lists: list[list[str]]) -> set[str]:
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_package_of_a_lock_has_one_version_and_hashes_and_no_place(name: str) -> None:
     packages = locked(LOCKS[name])
-    assert len(packages) >= {"server": 40, "dev": 100, "emulators": 10}[name]
+    assert len(packages) >= {"server": 40, "client": 15, "dev": 100, "emulators": 10}[name]
     for package, block in packages.items():
         assert re.search(r"==[0-9]", block), package
         assert block.count("--hash=sha256:") >= 1, package
