@@ -43,6 +43,7 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "Restore": (CHANGE, "tenant"),
     "GetRevocation": (READ, "tenant"),
     "ListRevocations": (READ, "tenant"),
+    "GetRevocationReceipt": (READ, "tenant"),
     "CreateGroup": (CHANGE, "tenant"),
     "GetGroup": (READ, "tenant"),
     "ListGroups": (READ, "tenant"),

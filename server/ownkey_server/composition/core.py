@@ -32,7 +32,7 @@ from ownkey_server.service.first_uses import FirstUsesKept
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.open_streams import OpenStreams
-from ownkey_server.service.revocation_effects import RevocationEffects
+from ownkey_server.service.revocation_effects import KnownRevision, RevocationEffects
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings, key_store_options
@@ -148,7 +148,10 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         # A connection of its own: no record waits for a reader to give one back.
         trail = Database(settings.storage.url, password=settings.storage.password, connections=2, checked=False)
         stack.callback(trail.close)
-        audit = AuditLog(AuditWriter(trail, signer, clock, "uses"), AuditWriter(trail, signer, clock, "changes"), clock)
+        # Before there is a chain: what is in force by now is so before its first use of a key.
+        revision = KnownRevision(TenantViews(database).revision())
+        uses = AuditWriter(trail, signer, clock, "uses", revision)
+        audit = AuditLog(uses, AuditWriter(trail, signer, clock, "changes"), clock)
         await audit.start()
         stack.push_async_callback(audit.close)
         board = StatusBoard(timedelta(seconds=settings.keys.evidence_max_age_seconds))
@@ -179,13 +182,13 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             max_age=settings.storage.view_max_age_seconds,
         )
         open_streams = OpenStreams(directory, clock)
-        board.on_revocation(open_streams.key_taken)
 
         def new_since(revision: int) -> list[Revocation]:
             with database.reading() as connection:
                 return revocations.new_since(connection, revision)
 
-        effects = RevocationEffects(directory, open_streams, branches, audit, clock, new_since, executor)
+        effects = RevocationEffects(directory, open_streams, branches, audit, clock, new_since, executor, revision)
+        board.on_revocation(effects.key_taken)
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
         yield Core(

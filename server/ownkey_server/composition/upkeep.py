@@ -41,7 +41,6 @@ async def fed(core: Core, revision: int) -> AsyncIterator[None]:
             told.cancel()
             raise DatabaseUnavailable("the event loop is too busy to hear of changes") from None
 
-    core.revocation_effects.start(revision)
     feed = ChangeFeed(core.database, tell)
     feed.start(revision)
     try:

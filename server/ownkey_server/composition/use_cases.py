@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from ownkey_server.composition.core import Core
@@ -21,6 +22,7 @@ from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.receipts import Receipts
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
@@ -74,7 +76,18 @@ def admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
         approvals=Approvals(desk, authorizer),
         retention=core.retention(),
         revocations=Revocations(desk),
+        receipts=Receipts(desk, core.signer, _closing_bounds(core.settings)),
     )
+
+
+def _closing_bounds(settings: Settings) -> Mapping[str, float]:
+    """By what an instance that hears nothing any more serves nothing, in the words of the settings."""
+    keys = settings.keys
+    return {
+        "storage.view_max_age_seconds": settings.storage.view_max_age_seconds,
+        "keys.lease_seconds": keys.lease_seconds,
+        "keys.branch_lease_seconds": keys.branch_lease_seconds,
+    }
 
 
 def gates(core: Core, authorizer: Authorizer, refusals: Refusals) -> Gates:

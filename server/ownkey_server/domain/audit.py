@@ -38,6 +38,9 @@ class Action(StrEnum):
     LATE_ANSWER = "late_answer"
     AUTHORIZE_CALL = "authorize_call"
     REVOCATION_IN_FORCE = "revocation_in_force"
+    REVOCATION_DRAINED = "revocation_drained"
+    REVOCATION_RESTORED = "revocation_restored"
+    KEY_TAKEN_AWAY = "key_taken_away"
     ACCESS = "access"
     WRITER_STARTED = "audit.writer_started"
     WRITER_STOPPED = "audit.writer_stopped"
@@ -213,3 +216,8 @@ def segment_statement(description: bytes) -> bytes:
 def checkpoint_statement(description: bytes) -> bytes:
     """What is signed at a checkpoint."""
     return b"ownkey audit checkpoint v1\0" + description
+
+
+def receipt_statement(description: bytes) -> bytes:
+    """What is signed as a receipt of a revocation."""
+    return b"ownkey revocation receipt v1\0" + description

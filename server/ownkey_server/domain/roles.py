@@ -122,6 +122,7 @@ ACCESS: Mapping[str, Access] = {
     "Restore": Access(Scope.TENANT, _CHANGES),
     "GetRevocation": Access(Scope.TENANT, _READS),
     "ListRevocations": Access(Scope.TENANT, _READS),
+    "GetRevocationReceipt": Access(Scope.TENANT, _READS),
     "CreateGroup": Access(Scope.TENANT, _CHANGES),
     "GetGroup": Access(Scope.TENANT, _READS),
     "ListGroups": Access(Scope.TENANT, _READS),

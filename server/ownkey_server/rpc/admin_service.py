@@ -20,6 +20,7 @@ from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
+from ownkey_server.service.administration.receipts import Receipts
 from ownkey_server.service.administration.retention import AuditRetention
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
@@ -48,6 +49,7 @@ class AdminServices:
     approvals: Approvals
     retention: AuditRetention
     revocations: Revocations
+    receipts: Receipts
 
 
 class AdminServicer:
@@ -194,6 +196,15 @@ class AdminServicer:
         """Tell of a revocation."""
         found = await self._services.revocations.get(request.tenant, request.revocation)
         return pb.GetRevocationResponse(revocation=revocation_messages.revocation(found))
+
+    async def GetRevocationReceipt(self, request: pb.GetRevocationReceiptRequest, _call: Call) -> Message:
+        """Prove what became of a revocation."""
+        receipts = self._services.receipts
+        if request.WhichOneof("about") == "revocation":
+            made = await receipts.of_revocation(request.tenant, request.revocation)
+        else:
+            made = await receipts.of_key(request.tenant, request.key, admin_convert.time(request, "since"))
+        return pb.GetRevocationReceiptResponse(receipt=revocation_messages.receipt(made, receipts.signing_key))
 
     async def ListRevocations(self, request: pb.ListRevocationsRequest, _call: Call) -> Message:
         """List a tenant's revocations."""

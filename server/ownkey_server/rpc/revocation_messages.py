@@ -6,6 +6,7 @@ from ownkey.v1 import revocation_pb2
 from ownkey_server.domain.revocations import Ending, Revocation, Scope
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.admin_convert import CLASS_NUMBERS, time
+from ownkey_server.service.administration.receipts import SignedReceipt
 
 ENDING_NUMBERS = {one: revocation_pb2.RevocationEnding.Value(f"REVOCATION_ENDING_{one.name}") for one in Ending}
 ENDINGS = {
@@ -52,3 +53,16 @@ def revocation(record: Revocation) -> revocation_pb2.Revocation:
     if record.restore_time is not None:
         message.restore_time.CopyFrom(convert.timestamp(record.restore_time))
     return message
+
+
+def receipt(signed: SignedReceipt, signing_key: str) -> revocation_pb2.RevocationReceipt:
+    """A receipt."""
+    instances = signed.receipt.instances
+    return revocation_pb2.RevocationReceipt(
+        description=signed.description.decode(),
+        signature=signed.signature,
+        signing_key=signing_key,
+        complete=signed.receipt.complete,
+        instances=len(instances),
+        unproved=sum(not one.standing.is_proved for one in instances),
+    )

@@ -159,6 +159,14 @@ class BranchKeys:
             self._leases.drop(lease)
         return len(leases)
 
+    def end_under(self, key_name: str) -> int:
+        """End the leases under a key that its holder has taken away; gives their number."""
+        leases = [one for one in self._leases if one.key.name == key_name]
+        for lease in leases:
+            self._leases.drop(lease)
+        self.counters.ended += len(leases)
+        return len(leases)
+
     def forget(self, branch: BranchKey) -> None:
         """End the lease on a branch key that was changed; the next use reads it anew."""
         lease = self._leases.get(branch.id, branch.tenant)

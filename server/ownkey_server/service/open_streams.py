@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyRevoked, OwnkeyError, UseRevoked
-from ownkey_server.domain.revocations import Ending
+from ownkey_server.domain.revocations import Ending, Revocation
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.access import revocation_of
 from ownkey_server.service.directory import Directory
@@ -42,6 +43,11 @@ class OpenStreams:
         self._clock = clock
         self._of: dict[str, set[OpenStream]] = {}
         self._ended: Counter[str] = Counter()
+        # Those that were told to end, and are not gone yet.
+        self._over: set[OpenStream] = set()
+        # Streams that a revocation lets finish, by its id; and who is told when the last of them is.
+        self._draining: dict[str, set[OpenStream]] = {}
+        self._on_drained: list[Callable[[str, str], None]] = []
 
     @contextlib.asynccontextmanager
     async def under_way(self, stream: OpenStream) -> AsyncIterator[None]:
@@ -62,6 +68,8 @@ class OpenStreams:
             yield
         finally:
             streams.discard(stream)
+            self._over.discard(stream)
+            self._left(stream)
             if not streams and self._of.get(tenant_id) is streams:
                 del self._of[tenant_id]
 
@@ -79,22 +87,76 @@ class OpenStreams:
             for stream in list(self._of.get(tenant_id, ())):
                 error = self._against(tenant, stream)
                 if error is not None:
-                    self._ended[error.revocation] += 1
-                    stream.end(error)
+                    self._end(stream, error)
 
-    def ended_by(self, revocation: str) -> int:
-        """How many streams a revocation has ended; asked once."""
-        return self._ended.pop(revocation, 0)
+    def __iter__(self) -> Iterator[OpenStream]:
+        return iter([stream for streams in self._of.values() for stream in streams])
 
-    def key_taken(self, key_name: str, replica: str, cause: str) -> None:
-        """End the streams under a key that its holder has taken away."""
-        for streams in list(self._of.values()):
-            for stream in [one for one in streams if one.key.name == key_name]:
-                stream.end(KeyRevoked(replica, stream.key.primary.reference, cause))
+    def of_tenant(self, tenant: str) -> list[OpenStream]:
+        """A tenant's streams."""
+        return list(self._of.get(tenant, ()))
+
+    def take_back(self, revocation: Revocation) -> int:
+        """End the streams that a revocation is about; gives how many it has ended, until now and with these."""
+        now = self._clock()
+        error = UseRevoked(revocation.tenant, revocation.id, revocation.reason)
+        for stream in self.of_tenant(revocation.tenant):
+            if not _is_let_finish(revocation, stream) and self._is_about(revocation, stream, now):
+                self._end(stream, error)
+        return self._ended.pop(revocation.id, 0)
+
+    def drain(self, revocation: Revocation) -> int:
+        """Note which streams a revocation lets finish; gives their number."""
+        now = self._clock()
+        streams = {
+            one
+            for one in self.of_tenant(revocation.tenant)
+            if one not in self._over and _is_let_finish(revocation, one) and self._is_about(revocation, one, now)
+        }
+        if streams:
+            self._draining[revocation.id] = streams
+        return len(streams)
+
+    def on_drained(self, tell: Callable[[str, str], None]) -> None:
+        """Have ``tell`` called with tenant and revocation when the last stream is over that it let finish."""
+        self._on_drained.append(tell)
+
+    def key_taken(self, key_name: str, replica: str, cause: str) -> int:
+        """End the streams under a key that its holder has taken away; gives their number."""
+        ended = [one for one in self if one.key.name == key_name]
+        for stream in ended:
+            stream.end(KeyRevoked(replica, stream.key.primary.reference, cause))
+        return len(ended)
+
+    def _end(self, stream: OpenStream, error: UseRevoked) -> None:
+        if stream not in self._over:
+            self._over.add(stream)
+            self._ended[error.revocation] += 1
+            stream.end(error)
+
+    def _is_about(self, revocation: Revocation, stream: OpenStream, now: datetime) -> bool:
+        tenant = self._directory.last_known(revocation.tenant)
+        if tenant is None:
+            return True
+        alone = replace(tenant, revocations=(revocation,))
+        return revocation_of(alone, stream.asset, stream.key, now, stream.context) is not None
+
+    def _left(self, stream: OpenStream) -> None:
+        for revocation, streams in list(self._draining.items()):
+            if stream in streams:
+                streams.discard(stream)
+                if not streams:
+                    del self._draining[revocation]
+                    for tell in self._on_drained:
+                        tell(stream.asset.tenant, revocation)
 
     def _against(self, tenant: Tenant, stream: OpenStream) -> UseRevoked | None:
         """Why a stream may not go on; None when it may."""
         found = revocation_of(tenant, stream.asset, stream.key, self._clock(), stream.context)
-        if found is None or (found.ending is Ending.DRAIN and stream.writes):
+        if found is None or _is_let_finish(found, stream):
             return None
         return UseRevoked(tenant.id, found.id, found.reason)
+
+
+def _is_let_finish(revocation: Revocation, stream: OpenStream) -> bool:
+    return revocation.ending is Ending.DRAIN and stream.writes

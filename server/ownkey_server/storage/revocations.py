@@ -37,11 +37,20 @@ def add(connection: Connection, made: Revocation, revision: int) -> None:
     )
 
 
-def restore(connection: Connection, revocation: str, now: datetime) -> bool:
-    """End a revocation; False when it was not in force."""
+def restore(connection: Connection, revocation: str, now: datetime, revision: int) -> bool:
+    """End a revocation by the change of that number; False when it was not in force."""
     table = REVOCATIONS
     which = sa.and_(table.c.id == revocation, table.c.restore_time.is_(None))
-    return connection.execute(sa.update(table).where(which).values(restore_time=microseconds(now))).rowcount == 1
+    values = {"restore_time": microseconds(now), "restore_revision": revision}
+    return connection.execute(sa.update(table).where(which).values(values)).rowcount == 1
+
+
+def revisions_of(connection: Connection, revocation: str) -> tuple[int, int | None]:
+    """The numbers of the changes by which a revocation came into force, and was restored, if it was."""
+    table = REVOCATIONS
+    query = sa.select(table.c.revision, table.c.restore_revision).where(table.c.id == revocation)
+    revision, restored = connection.execute(query).one()
+    return int(revision), None if restored is None else int(restored)
 
 
 def find(connection: Connection, tenant: str, revocation: str) -> Revocation | None:
@@ -59,9 +68,9 @@ def in_force(connection: Connection, tenant: str) -> tuple[Revocation, ...]:
 
 
 def new_since(connection: Connection, revision: int) -> list[Revocation]:
-    """What was put into force by changes after that one, and is in force, whoever's it is; the oldest first."""
+    """What was put into force or restored by changes after that one, whoever's it is; the oldest first."""
     table = REVOCATIONS
-    query = sa.select(table).where(table.c.revision > revision, table.c.restore_time.is_(None))
+    query = sa.select(table).where(sa.or_(table.c.revision > revision, table.c.restore_revision > revision))
     return [_revocation(row) for row in connection.execute(query.order_by(table.c.revision, table.c.id))]
 
 

@@ -214,6 +214,8 @@ REVOCATIONS = sa.Table(
     sa.Column("restore_time", sa.BigInteger),
     # Of the change by which it came into force: instances ask for those that are new to them.
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
+    # Of the change by which it was restored.
+    sa.Column("restore_revision", sa.BigInteger, index=True),
     sa.Index("ix_revocations_tenant", "tenant", "create_time"),
 )
 

@@ -294,6 +294,15 @@ def test_something_is_taken_back_shown_and_given_back(cli: Cli) -> None:
     assert cli.run("datakey", "--class", "team_chat", "--asset-id", "chat-1").returncode == 0
     listed = cli.run("admin", "revocation", "list").stdout
     assert "user ann@example.com, created from 2026-01-01T00:00:00Z, since" in listed
+    kept = cli.folder / "receipt.json"
+    receipt = cli.run("admin", "revocation", "receipt", one, "--wait", "10", "-o", str(kept))
+    assert (receipt.returncode, "in force at" in receipt.stdout) == (0, True), receipt.stdout + receipt.stderr
+    public = ("--public-key", str(cli.config.with_name("audit-signing.pem.pub")))
+    checked = cli.run("admin", "revocation", "verify", str(kept), *public, "--json")
+    assert json.loads(checked.stdout)["revocation"]["id"] == one
+    kept.write_bytes(kept.read_bytes().replace(b"acme", b"beta"))
+    forged = cli.run("admin", "revocation", "verify", str(kept), *public)
+    assert (forged.returncode, "was changed" in forged.stderr) == (6, True)
     shown = cli.run("admin", "revocation", "get", one)
     assert "in force" in shown.stdout
     assert cli.run("admin", "revocation", "restore", one).returncode == 0

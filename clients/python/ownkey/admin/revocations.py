@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import datetime
 
 from ownkey._requests import made
 from ownkey.admin._calls import AdminCalls
 from ownkey.v1 import admin_service_pb2 as pb
 from ownkey.v1 import revocation_pb2
+
+ASK_SECONDS = 0.2
 
 
 class RevocationCalls(AdminCalls):
@@ -55,3 +59,40 @@ class RevocationCalls(AdminCalls):
         request = made(pb.ListRevocationsRequest, tenant=tenant, restored=restored)
         for page in self._pages(self._stub.ListRevocations, request):
             yield from page.revocations
+
+    def get_revocation_receipt(
+        self, tenant: str, revocation: str, *, wait: float = 0.0
+    ) -> revocation_pb2.RevocationReceipt:
+        """A signed receipt of what became of a revocation, on every instance.
+
+        Args:
+            tenant: Whose.
+            revocation: Its id.
+            wait: Seconds to wait at most for every instance to be heard of; what is given then says who was not.
+        """
+        return self._receipt(made(pb.GetRevocationReceiptRequest, tenant=tenant, revocation=revocation), wait)
+
+    def get_key_receipt(
+        self, tenant: str, key: str, *, since: datetime | None = None, wait: float = 0.0
+    ) -> revocation_pb2.RevocationReceipt:
+        """A signed receipt of what became of a key that its holder took away in its key store, when that was found.
+
+        Args:
+            tenant: Whose.
+            key: Its id.
+            since: It was found then or later; an hour ago when it is None.
+            wait: Seconds to wait at most, as for :meth:`get_revocation_receipt`.
+        """
+        request = made(pb.GetRevocationReceiptRequest, tenant=tenant, key=key)
+        if since is not None:
+            request.since.FromDatetime(since)
+        return self._receipt(request, wait)
+
+    def _receipt(self, request: pb.GetRevocationReceiptRequest, wait: float) -> revocation_pb2.RevocationReceipt:
+        end = time.monotonic() + wait
+        while True:
+            receipt = self._call(self._stub.GetRevocationReceipt, request).receipt
+            left = end - time.monotonic()
+            if receipt.complete or left <= 0:
+                return receipt
+            time.sleep(min(ASK_SECONDS, left))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from ownkey.cli.admin_options import change_options, require_yes, show, show_all, yes_option
+from ownkey.cli.admin_receipts import receipt, verify
 from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name
 from ownkey.cli.options import parse_time, tenant_option
@@ -132,6 +133,10 @@ def list_revocations(shared: Shared, tenant: str, restored: bool) -> None:
 
     with shared.admin() as client:
         show_all(shared, "revocations", client.list_revocations(tenant, restored=restored), line)
+
+
+revocation.add_command(receipt)
+revocation.add_command(verify)
 
 
 def told(scope: revocation_pb2.RevocationScope) -> str:

@@ -1787,6 +1787,68 @@ class ListRevocationsResponse(_message.Message):
 Global___ListRevocationsResponse: _TypeAlias = ListRevocationsResponse  # noqa: Y015
 
 @_typing.final
+class GetRevocationReceiptRequest(_message.Message):
+    """Asks for a receipt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Required. Id of the tenant."""
+    revocation: _builtins.str
+    """Id of a revocation."""
+    key: _builtins.str
+    """Id of a key that was found to be taken away in its key store."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Optional. For a key: it was found then or later; an hour ago if this is not set."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        revocation: _builtins.str = ...,
+        key: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "key", b"key", "revocation", b"revocation", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "key", b"key", "revocation", b"revocation", "since", b"since", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_about: _TypeAlias = _typing.Literal["revocation", "key"]  # noqa: Y015
+    _WhichOneofArgType_about: _TypeAlias = _typing.Literal["about", b"about"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_about) -> _WhichOneofReturnType_about | None: ...
+
+Global___GetRevocationReceiptRequest: _TypeAlias = GetRevocationReceiptRequest  # noqa: Y015
+
+@_typing.final
+class GetRevocationReceiptResponse(_message.Message):
+    """A receipt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _revocation_pb2.RevocationReceipt:
+        """The receipt, of this moment."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _revocation_pb2.RevocationReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevocationReceiptResponse: _TypeAlias = GetRevocationReceiptResponse  # noqa: Y015
+
+@_typing.final
 class ActivatePolicyVersionRequest(_message.Message):
     """Asks for another version to be in force."""
 

@@ -135,6 +135,11 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
                 _registered_method=True)
+        self.GetRevocationReceipt = channel.unary_unary(
+                '/ownkey.v1.AdminService/GetRevocationReceipt',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.FromString,
+                _registered_method=True)
         self.CreateGroup = channel.unary_unary(
                 '/ownkey.v1.AdminService/CreateGroup',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.CreateGroupRequest.SerializeToString,
@@ -474,6 +479,17 @@ class AdminServiceServicer:
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
         Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevocationReceipt(self, request, context):
+        """Gives a signed receipt of what became of a revocation, or of a key that its holder took away in its key store: for
+        each process when it took effect, and what was served before.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes. Ask again while it is not complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -832,6 +848,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListRevocations,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.SerializeToString,
+            ),
+            'GetRevocationReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevocationReceipt,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.SerializeToString,
             ),
             'CreateGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGroup,
@@ -1495,6 +1516,33 @@ class AdminService:
             '/ownkey.v1.AdminService/ListRevocations',
             ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevocationReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/GetRevocationReceipt',
+            ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -171,6 +171,13 @@ class AdminServiceStub:
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
     Retriable: yes.
     """
+    GetRevocationReceipt: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationReceiptRequest, _admin_service_pb2.GetRevocationReceiptResponse]
+    """Gives a signed receipt of what became of a revocation, or of a key that its holder took away in its key store: for
+    each process when it took effect, and what was served before.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes. Ask again while it is not complete.
+    """
     CreateGroup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]
     """Adds a group.
 
@@ -469,6 +476,13 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
     Retriable: yes.
+    """
+    GetRevocationReceipt: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationReceiptRequest, _admin_service_pb2.GetRevocationReceiptResponse]  # type: ignore[assignment]
+    """Gives a signed receipt of what became of a revocation, or of a key that its holder took away in its key store: for
+    each process when it took effect, and what was served before.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes. Ask again while it is not complete.
     """
     CreateGroup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]  # type: ignore[assignment]
     """Adds a group.
@@ -885,6 +899,19 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
         Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRevocationReceipt(
+        self,
+        request: _admin_service_pb2.GetRevocationReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetRevocationReceiptResponse, _abc.Awaitable[_admin_service_pb2.GetRevocationReceiptResponse]]:
+        """Gives a signed receipt of what became of a revocation, or of a key that its holder took away in its key store: for
+        each process when it took effect, and what was served before.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes. Ask again while it is not complete.
         """
 
     @_abc_1.abstractmethod

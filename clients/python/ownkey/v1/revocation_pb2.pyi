@@ -166,3 +166,45 @@ class Revocation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
+
+@_typing.final
+class RevocationReceipt(_message.Message):
+    """What the audit trail proves of a revocation, signed with its key. docs/revocation.md has the format."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    UNPROVED_FIELD_NUMBER: _builtins.int
+    description: _builtins.str
+    """The receipt: JSON in one spelling. It is what is signed."""
+    signature: _builtins.bytes
+    """Ed25519 signature, 64 bytes, over "ownkey revocation receipt v1", a zero byte, and the description."""
+    signing_key: _builtins.str
+    """SHA-256 of the public key, in hexadecimal."""
+    complete: _builtins.bool
+    """Whether every process that could serve is proved to serve nothing of it."""
+    instances: _builtins.int
+    """How many processes the receipt tells of."""
+    unproved: _builtins.int
+    """Of these, how many are not proved: nothing says that they have heard of it."""
+    def __init__(
+        self,
+        *,
+        description: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        signing_key: _builtins.str = ...,
+        complete: _builtins.bool = ...,
+        instances: _builtins.int = ...,
+        unproved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "description", b"description", "instances", b"instances", "signature", b"signature", "signing_key", b"signing_key", "unproved", b"unproved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationReceipt: _TypeAlias = RevocationReceipt  # noqa: Y015

@@ -86,7 +86,7 @@ class Revocations:
 
         def work(change: Change) -> Done:
             before: Revocation = required(kept.find(change.connection, tenant, revocation), name(tenant, revocation))
-            if not kept.restore(change.connection, revocation, self._desk.clock()):
+            if not kept.restore(change.connection, revocation, self._desk.clock(), change.number):
                 raise ResourceInUse(name(tenant, revocation), "it was restored already")
             change.touch(tenant)
             now = kept.find(change.connection, tenant, revocation)

@@ -81,9 +81,14 @@ class AuditWriter:
 
     Args:
         role: What of this process writes it, for whoever reads the trail.
+        revision: Gives the number of the last administrative change that is in force in this process; a chain begins
+            with it, so that whoever reads the trail knows what was in force before the chain's first use of a key.
     """
 
-    def __init__(self, database: Database, signer: Signer, clock: Clock, role: str) -> None:
+    def __init__(
+        self, database: Database, signer: Signer, clock: Clock, role: str, revision: Callable[[], int] | None = None
+    ) -> None:
+        self._revision = revision
         self._database = database
         self._signer = signer
         self._clock = clock
@@ -178,7 +183,7 @@ class AuditWriter:
     def _start(self) -> None:
         """Take the next number. Numbers have no gaps, so that a writer that was removed leaves one."""
         now = self._clock()
-        description = {
+        description: dict[str, object] = {
             "host": platform.node(),
             "process": os.getpid(),
             "role": self._role,
@@ -186,6 +191,8 @@ class AuditWriter:
             "version": ownkey.__version__,
             "signing_key": self._signer.fingerprint,
         }
+        if self._revision is not None:
+            description["revision"] = self._revision()
         started = AuditRecord(now, Action.WRITER_STARTED, Result.OK, SERVER, detail=description)
         try:
             with self._database.writing() as connection:
