@@ -53,9 +53,11 @@ class Script:
 
         environment.require_classes(self._settings)
         self._facts, self._emergency = facts, emergency
+        # Loads the numbers of all countries once, before the fork, rather than in each worker at its first call.
+        self._is_emergency("+12345")
         no_answer = self._settings.no_answer
         self._workers = workers.Workers(
-            self._settings.service.at_once, no_answer.failures, no_answer.pause, time.monotonic
+            self._settings.service.at_once, no_answer.failures, no_answer.pause, time.monotonic, time.sleep
         )
         self._asking = service.Asking(self._settings.service)
         self._gate = gate.Gate(
@@ -68,6 +70,8 @@ class Script:
             if rank > 0 and not self._broken:
                 self._workers.enter(rank)
                 self._asking.connect()
+                self._asking.warm_up()
+                KSR.info(f"ownkey: worker {rank} is ready\n")
         except BaseException as error:  # noqa: BLE001 - Kamailio would end
             self._broken = f"{type(error).__name__}: {error}"
             _error(f"the gate is out of order in process {rank}: {self._broken}")
@@ -89,16 +93,21 @@ class Script:
         KSR.pv.sets("$var(ownkey_decision)", decision.decision)
         return 1
 
+    def _is_emergency(self, callee: str) -> bool:
+        numbers = self._settings.emergency
+        return bool(
+            self._emergency.is_emergency(
+                callee,
+                numbers.countries,
+                own_numbers=numbers.own_numbers,
+                outside_line_prefixes=numbers.outside_line_prefixes,
+            )
+        )
+
     def _decide(self) -> Any:
         from ownkey_kamailio.gate import Decision  # noqa: PLC0415 - loaded already
 
-        numbers = self._settings.emergency
-        if self._emergency.is_emergency(
-            _read("$ru"),
-            numbers.countries,
-            own_numbers=numbers.own_numbers,
-            outside_line_prefixes=numbers.outside_line_prefixes,
-        ):
+        if self._is_emergency(_read("$ru")):
             return Decision("emergency", "emergency calls always connect")
         try:
             trusted = _read("$var(ownkey_origin)") == "trusted"

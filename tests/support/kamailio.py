@@ -7,6 +7,7 @@ import itertools
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -224,6 +225,7 @@ class Kamailio:
     port: int
     process: subprocess.Popen[bytes]
     callee: Callee
+    children: int
 
     @property
     def log(self) -> str:
@@ -255,7 +257,7 @@ venv = "{venv}"
 [service]
 address = "{address}"
 timeout_ms = {timeout_ms}
-at_once = 3
+at_once = {at_once}
 {service}
 [no_answer]
 {no_answer}
@@ -281,6 +283,7 @@ def write(
     trusted: bool = False,
     timeout_ms: int = 2000,
     children: int = 4,
+    at_once: int = 3,
     service: str = "",
     no_answer: str = "",
     tenants: str = "",
@@ -304,6 +307,7 @@ def write(
             venv=VENV,
             address=address,
             timeout_ms=timeout_ms,
+            at_once=at_once,
             service=service,
             no_answer=no_answer,
             tenants=tenants,
@@ -315,12 +319,27 @@ def write(
 
 @contextlib.contextmanager
 def process(
-    folder: Path, address: str, *, harm: Callable[[Path], None] | None = None, **options: object
+    folder: Path,
+    address: str,
+    *,
+    next_hop: int | None = None,
+    children: int = 4,
+    harm: Callable[[Path], None] | None = None,
+    **options: object,
 ) -> Iterator[Kamailio]:
-    """Kamailio in front of a callee, until the block ends; ``harm`` is done to its folder before it starts."""
+    """Kamailio in front of a callee, until the block ends.
+
+    Args:
+        folder: Where it is installed.
+        address: Where ownkey is.
+        next_hop: Another callee's port.
+        children: How many workers it has.
+        harm: Is done to the folder before it starts.
+        options: Of :func:`write`.
+    """
     require_kamailio()
     callee, port = Callee(), free_port()
-    config = write(folder, address, port, callee.port, **options)  # type: ignore[arg-type]
+    config = write(folder, address, port, next_hop or callee.port, children=children, **options)  # type: ignore[arg-type]
     if harm is not None:
         harm(folder)
     run = folder / "run"
@@ -347,8 +366,8 @@ def process(
     with (folder / "log").open("wb") as log:
         # The SDK of this checkout; what it needs is in the environment that gate.toml names.
         environment = {"PATH": _path(), "PYTHONPATH": str(ROOT / "clients" / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
-        started = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    running = Kamailio(folder, port, started, callee)
+        started = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    running = Kamailio(folder, port, started, callee, children)
     try:
         _wait_until_serving(running)
         yield running
@@ -358,7 +377,8 @@ def process(
         try:
             started.wait(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            started.kill()
+            # Its workers would outlive it.
+            os.killpg(started.pid, signal.SIGKILL)
             started.wait()
         callee.close()
 
@@ -378,6 +398,10 @@ def _wait_until_serving(kamailio: Kamailio) -> None:
 
         def answered() -> bool:
             assert kamailio.running(), f"Kamailio did not start:\n{kamailio.log}"
+            log = kamailio.log
+            # A worker that is still being made does not hear that it is to end; one without a gate says so.
+            if log.count("is ready") < kamailio.children and "the gate is out of order" not in log:
+                return False
             probe.sendto(request, ("127.0.0.1", kamailio.port))
             try:
                 return probe.recv(4096).startswith(b"SIP/2.0 483")

@@ -6,6 +6,7 @@ that a thread in the background would stand still.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import grpc
@@ -21,13 +22,15 @@ OPTIONS = (
     # A second try would come too late for the caller, and hold a worker meanwhile.
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 300),
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A peer that vanished without a word is found out.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.max_receive_message_length", 64 * 1024),
 )
+# Kamailio starts no sooner: as long as a first connection may take.
+WARM_UP_SECONDS = 2.0
 # What was asked was answered: with a no that says something of us or of the request, and nothing of an outage.
 SAID_NO = (errors.InvalidRequest, errors.NotFound, errors.NotAuthenticated, errors.PermissionDenied)
 
@@ -83,6 +86,13 @@ class Asking:
         else:
             self._channel = grpc.secure_channel(self._service.address, self._credentials, options=options)
         self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+
+    def warm_up(self) -> None:
+        """Have the connection there before the first call needs it. Whether ownkey answers shows then."""
+        check = self._channel.unary_unary("/grpc.health.v1.Health/Check") if self._channel else None
+        with contextlib.suppress(grpc.RpcError):
+            if check:
+                check(b"", timeout=WARM_UP_SECONDS)
 
     def ask(self, facts: Facts, timeout: float) -> Answer:
         """Ask about a call.
