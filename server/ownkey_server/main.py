@@ -79,6 +79,8 @@ async def running_server(
         stack.push_async_callback(cancel, probing)
         leases = asyncio.create_task(core.branches.run(), name="branch-keys")
         stack.push_async_callback(cancel, leases)
+        streams = asyncio.create_task(core.stream_checks.run(), name="stream-checks")
+        stack.push_async_callback(cancel, streams)
         # " on " is for the process that speaks for the port: tools find the address by it.
         where = "sharing" if share_port else "on"
         if server.token_address:

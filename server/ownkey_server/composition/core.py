@@ -35,6 +35,7 @@ from ownkey_server.service.open_streams import OpenStreams
 from ownkey_server.service.revocation_effects import KnownRevision, RevocationEffects
 from ownkey_server.service.roster import Roster
 from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.service.stream_checks import StreamCheckOptions, StreamChecks
 from ownkey_server.settings import Settings, key_store_options
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.storage import first_uses, key_usage, revocations, upgrade
@@ -65,6 +66,7 @@ class Core:
     audit: AuditLog
     desk: Desk
     open_streams: OpenStreams
+    stream_checks: StreamChecks
     revocation_effects: RevocationEffects
 
     @property
@@ -189,6 +191,15 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
 
         effects = RevocationEffects(directory, open_streams, branches, audit, clock, new_since, executor, revision)
         board.on_revocation(effects.key_taken)
+        keys = settings.keys
+        checks = StreamChecks(
+            open_streams,
+            directory,
+            board,
+            ring.probe,
+            clock,
+            StreamCheckOptions(keys.stream_check_seconds, keys.stream_check_mib, keys.lease_seconds),
+        )
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
         yield Core(
@@ -207,6 +218,7 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             audit,
             desk,
             open_streams,
+            checks,
             effects,
         )
 

@@ -51,7 +51,7 @@ def services(core: Core, probes: Probes) -> Services:
     return Services(
         data_keys=data_keys,
         rewraps=Rewraps(directory, core.ring, core.branches, core.audit, clock),
-        media=Media(data_keys, clock),
+        media=Media(data_keys, core.stream_checks, clock),
         policy_checks=PolicyChecks(directory, board, clock),
         key_status=KeyStatus(directory, board, probes, clock),
         open_streams=core.open_streams,
@@ -87,6 +87,7 @@ def _closing_bounds(settings: Settings) -> Mapping[str, float]:
         "storage.view_max_age_seconds": settings.storage.view_max_age_seconds,
         "keys.lease_seconds": keys.lease_seconds,
         "keys.branch_lease_seconds": keys.branch_lease_seconds,
+        "keys.stream_check_seconds": keys.stream_check_seconds,
     }
 
 

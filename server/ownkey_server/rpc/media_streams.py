@@ -20,7 +20,6 @@ from ownkey_server.rpc.contract import RequestParser
 from ownkey_server.rpc.errors import StreamProtocolError
 from ownkey_server.rpc.media_messages import ChunkWriter, chunk_message
 from ownkey_server.rpc.stream_guard import StreamGuard
-from ownkey_server.service.data_keys import OpenedDataKey
 from ownkey_server.service.media import READER_LIMITS, Media, NewObject, OpenedObject, OpenedRange
 from ownkey_server.service.open_streams import OpenStream, OpenStreams
 
@@ -56,7 +55,7 @@ class MediaServicer:
         )
         issued, encryptor = made.key, made.writer
         requests.holds_frame(encryptor.header.frame_length)
-        stream = OpenStream(convert.asset(start.asset), issued.key, issued.context, writes=True, end=requests.end)
+        stream = OpenStream(convert.asset(start.asset), issued.key, issued.context, True, requests.end, made.lease)
         async with self._open_streams.under_way(stream):
             await self._encrypt(made, requests)
 
@@ -73,7 +72,7 @@ class MediaServicer:
         await requests.write(key_service_pb2.EncryptMediaResponse(started=started).SerializeToString())
         await requests.write(chunk_message(encryptor.header.to_bytes()))
         while (chunk := await requests.chunk()) is not None:
-            await made.lease.require()
+            await made.lease.require(len(chunk))
             size = encryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(encryptor.update_into, chunk))
             if message:
@@ -105,7 +104,7 @@ class MediaServicer:
             call.seconds,
             call.caller(start.request_id),
         )
-        async with self._open_streams.under_way(_reading(start, header, opened.key, requests)):
+        async with self._open_streams.under_way(_reading(start, header, opened, requests)):
             await self._decrypt(header, opened, reader.rest, requests)
 
     async def _decrypt(self, header: Header, opened: OpenedObject, rest: Buffer, requests: DecryptRequests) -> None:
@@ -113,7 +112,7 @@ class MediaServicer:
         decryptor = opened.reader
         chunk: Buffer | None = rest
         while chunk is not None:
-            await opened.lease.require()
+            await opened.lease.require(len(chunk))
             size = decryptor.output_size(len(chunk))
             message = self._writer.message(size, partial(decryptor.update_into, chunk))
             if message:
@@ -136,7 +135,7 @@ class MediaServicer:
             call.seconds,
             call.caller(start.request_id),
         )
-        async with self._open_streams.under_way(_reading(start, header, opened.key, requests)):
+        async with self._open_streams.under_way(_reading(start, header, opened, requests)):
             await self._decrypt_part(start, header, opened, requests)
 
     async def _decrypt_part(
@@ -146,7 +145,7 @@ class MediaServicer:
         spans = [key_service_pb2.ByteRange(offset=span.offset, length=span.length) for span in stream.spans]
         await requests.write(_started(header, opened.key.key.name, spans, opened.reader.content_size))
         while (chunk := await requests.chunk()) is not None:
-            await opened.lease.require()
+            await opened.lease.require(len(chunk))
             size = stream.output_size(len(chunk))
             message = self._writer.message(size, partial(stream.update_into, chunk))
             if message:
@@ -247,7 +246,10 @@ def _started(
 
 
 def _reading(
-    start: key_service_pb2.DecryptMediaStart, header: Header, key: OpenedDataKey, requests: DecryptRequests
+    start: key_service_pb2.DecryptMediaStart,
+    header: Header,
+    opened: OpenedObject | OpenedRange,
+    requests: DecryptRequests,
 ) -> OpenStream:
     asset = convert.asset(start.asset)
-    return OpenStream(asset, key.key, header.encryption_context, writes=False, end=requests.end)
+    return OpenStream(asset, opened.key.key, header.encryption_context, False, requests.end, opened.lease)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ownkey_server.domain import encryption_context, policy
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.errors import InvalidRequest, KeyNotFound, PolicyDenied, UseRevoked
 from ownkey_server.domain.policy import Decision, Effect
-from ownkey_server.domain.revocations import Revocation, revoking, subject
+from ownkey_server.domain.revocations import Ending, Revocation, revoking, subject
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 
 NO_GROUPS: frozenset[str] = frozenset()
@@ -80,16 +80,33 @@ def revocation_of(
 
 
 def require_not_revoked(
-    tenant: Tenant, asset: Asset, key: CustomerKey, now: datetime, context: Mapping[str, str] = _NO_CONTEXT
-) -> None:
+    tenant: Tenant,
+    asset: Asset,
+    key: CustomerKey,
+    now: datetime,
+    context: Mapping[str, str] = _NO_CONTEXT,
+    *,
+    finishing: bool = False,
+) -> bool:
     """Make sure that the tenant has not taken back a use of a key; arguments as for :func:`revocation_of`.
+
+    ``finishing`` says that it is for an object that is being encrypted already, which a revocation may let finish.
+
+    Returns:
+        Whether a revocation is about it that lets it finish.
 
     Raises:
         UseRevoked: It has.
     """
     found = revocation_of(tenant, asset, key, now, context)
-    if found is not None:
-        raise UseRevoked(tenant.id, found.id, found.reason)
+    if found is None:
+        return False
+    if finishing:
+        cutting = tuple(one for one in tenant.revocations if one.ending is Ending.CUT)
+        found = revocation_of(replace(tenant, revocations=cutting), asset, key, now, context)
+        if found is None:
+            return True
+    raise UseRevoked(tenant.id, found.id, found.reason)
 
 
 def require_key(ruling: Ruling, asset: Asset) -> CustomerKey:

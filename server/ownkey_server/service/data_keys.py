@@ -161,6 +161,7 @@ class DataKeys:
         *,
         named_key: str = "",
         expected: Mapping[str, str] | None = None,
+        finishing: bool = False,
     ) -> OpenedDataKey:
         """Open a data key for the asset that it was made for.
 
@@ -176,6 +177,7 @@ class DataKeys:
             action: What for, as the audit trail has it.
             named_key: The key name that the wrapped key carries, if any: it must be that of the entry.
             expected: Further pairs that the context must hold.
+            finishing: Whether it is for an object that is being encrypted already, which a revocation may let finish.
 
         Raises:
             AssetMismatch: The context is another asset's.
@@ -186,7 +188,7 @@ class DataKeys:
         """
         for _ in range(ATTEMPTS):
             opened, loan = await self._unwrap(
-                asset, entries, context, remaining, caller, action, named_key, expected or {}
+                asset, entries, context, remaining, caller, action, named_key, expected or {}, finishing
             )
             if loan is None or self._branches.holds(loan):
                 return opened
@@ -203,6 +205,7 @@ class DataKeys:
         action: Action,
         named_key: str,
         expected: Mapping[str, str],
+        finishing: bool,
     ) -> tuple[OpenedDataKey, Loan | None]:
         plaintext: SecretBytes | None = None
         try:
@@ -218,23 +221,28 @@ class DataKeys:
                 found = await self._opener.find(
                     tenant, provider_key, entries, named_key, remaining, use, background=caller.background
                 )
-                require_not_revoked(tenant, asset, found.key, now, context)
+                if require_not_revoked(tenant, asset, found.key, now, context, finishing=finishing):
+                    use.detail["finishing"] = True
                 plaintext = await self._opener.open(found, context, remaining, use, background=caller.background)
-                self._require_still(asset, found.key, context)
+                if self._require_still(asset, found.key, context, finishing=finishing):
+                    use.detail["finishing"] = True
         except BaseException:
             if plaintext is not None:
                 plaintext.wipe()
             raise
         return OpenedDataKey(found.key, plaintext, now + self._lease_of(found.loan)), found.loan
 
-    def _require_still(self, asset: Asset, key: CustomerKey, context: Mapping[str, str]) -> None:
+    def _require_still(
+        self, asset: Asset, key: CustomerKey, context: Mapping[str, str], *, finishing: bool = False
+    ) -> bool:
         """Look at what the tenant has taken back once more, by the newest view, before the use takes its place.
 
         The record of a revocation's effect comes after the view that knows of it: so no use stands after that record.
         """
         newest = self._directory.last_known(asset.tenant)
-        if newest is not None:
-            require_not_revoked(newest, asset, key, self._clock(), context)
+        return newest is not None and require_not_revoked(
+            newest, asset, key, self._clock(), context, finishing=finishing
+        )
 
     def _lease_of(self, loan: Loan | None) -> timedelta:
         """How long a data key may be used: in an outage that a grace bridges, no longer than that."""

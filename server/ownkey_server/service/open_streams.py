@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
 from ownkey_server.domain.assets import Asset
 from ownkey_server.domain.clock import Clock
@@ -15,6 +16,17 @@ from ownkey_server.domain.revocations import Ending, Revocation
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.access import revocation_of
 from ownkey_server.service.directory import Directory
+
+
+class Lease(Protocol):
+    """A stream's permission to go on: :class:`~ownkey_server.service.media.StreamLease`."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has run out."""
+
+    async def require(self) -> None:
+        """Return when it holds, or is given anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +38,7 @@ class OpenStream:
         context: To which that is bound.
         writes: Whether it is being encrypted.
         end: Ends it with an error.
+        lease: Its permission to go on.
     """
 
     asset: Asset
@@ -33,6 +46,7 @@ class OpenStream:
     context: Mapping[str, str]
     writes: bool
     end: Callable[[OwnkeyError], None]
+    lease: Lease
 
 
 class OpenStreams:

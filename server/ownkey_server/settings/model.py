@@ -173,6 +173,8 @@ class KeySettings(_Section):
     branch_lease_seconds: float = Field(default=60.0, ge=1, le=900)
     branch_max_age_days: float = Field(default=30.0, gt=0, le=3650)
     branch_keys_per_tenant: int = Field(default=8, ge=1, le=1000)
+    stream_check_seconds: float = Field(default=10.0, gt=0, le=300)
+    stream_check_mib: int = Field(default=256, ge=1, le=1_048_576)
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     probe_interval_seconds: float = Field(default=10.0, gt=0)
     evidence_max_age_seconds: float = Field(default=60.0, gt=0)
