@@ -8,10 +8,10 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
 
 from ownkey_server.composition.core import open_core
 from ownkey_server.composition.first_start import first_view
+from ownkey_server.composition.probing import open_probes
 from ownkey_server.composition.upkeep import cancel, fed, looked_after
 from ownkey_server.composition.use_cases import admin_services, gates, server_options, services
 from ownkey_server.domain.audit import SERVER
@@ -19,7 +19,6 @@ from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.rpc.server import Server
 from ownkey_server.service.administration.desk import Act
 from ownkey_server.service.authorization import Authorizer
-from ownkey_server.service.probes import Probes
 from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.store_checks import warn_of_unusable
 from ownkey_server.settings import Settings, require_known_callers
@@ -57,9 +56,7 @@ async def running_server(
         revision = await first_view(core, views)
         await core.retention().settle(START)
         await stack.enter_async_context(fed(core, revision))
-        probes = Probes(
-            core.directory, core.ring, core.board, clock, timedelta(seconds=settings.keys.probe_interval_seconds)
-        )
+        probes = open_probes(core)
         stack.push_async_callback(probes.close)
         await stack.enter_async_context(looked_after(core))
         authorizer = Authorizer(core.roster)
@@ -75,6 +72,8 @@ async def running_server(
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         looking = asyncio.create_task(warn_of_unusable(core.stores), name="key-stores")
         stack.push_async_callback(cancel, looking)
+        sharing = asyncio.create_task(core.shared_states.run(), name="shared-states")
+        stack.push_async_callback(cancel, sharing)
         probing = asyncio.create_task(probes.run(), name="probes")
         stack.push_async_callback(cancel, probing)
         leases = asyncio.create_task(core.branches.run(), name="branch-keys")

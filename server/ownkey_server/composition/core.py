@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from ownkey_server.composition.shared_states import open_shared_states
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.revocations import Revocation
@@ -34,6 +35,7 @@ from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.open_streams import OpenStreams
 from ownkey_server.service.revocation_effects import KnownRevision, RevocationEffects
 from ownkey_server.service.roster import Roster
+from ownkey_server.service.shared_states import SharedStates
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.service.stream_checks import StreamCheckOptions, StreamChecks
 from ownkey_server.settings import Settings, key_store_options
@@ -68,6 +70,7 @@ class Core:
     open_streams: OpenStreams
     stream_checks: StreamChecks
     revocation_effects: RevocationEffects
+    shared_states: SharedStates
 
     @property
     def kinds(self) -> Mapping[str, str]:
@@ -156,7 +159,10 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         audit = AuditLog(uses, AuditWriter(trail, signer, clock, "changes"), clock)
         await audit.start()
         stack.push_async_callback(audit.close)
-        board = StatusBoard(timedelta(seconds=settings.keys.evidence_max_age_seconds))
+        board = StatusBoard(
+            timedelta(seconds=settings.keys.evidence_max_age_seconds),
+            timedelta(seconds=settings.keys.recovery_seconds),
+        )
         directory = Directory(
             TenantViews(database),
             executor,
@@ -202,6 +208,7 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         )
         second_person = SecondPerson(frozenset(access.second_person), timedelta(hours=access.approval_hours))
         desk = Desk(registry, audit, directory, clock, offices, second_person, roster)
+        shared = open_shared_states(settings, board, directory, clock, database, notes)
         yield Core(
             settings,
             clock,
@@ -220,6 +227,7 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             open_streams,
             checks,
             effects,
+            shared,
         )
 
 

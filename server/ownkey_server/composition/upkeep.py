@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from ownkey_server.composition.core import Core
+from ownkey_server.composition.shared_states import StateFeed
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.service.audit_setup import open_keeper
@@ -41,7 +42,8 @@ async def fed(core: Core, revision: int) -> AsyncIterator[None]:
             told.cancel()
             raise DatabaseUnavailable("the event loop is too busy to hear of changes") from None
 
-    feed = ChangeFeed(core.database, tell)
+    states = StateFeed(core.shared_states, loop, core.clock, core.board.max_age)
+    feed = ChangeFeed(core.database, tell, states.ask)
     feed.start(revision)
     try:
         yield

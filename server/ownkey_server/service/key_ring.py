@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound, KeyStoreError, StoreMisconfigured
+from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
@@ -30,6 +31,8 @@ from ownkey_server.service.key_store_calls import Begin, KeyStoreCalls, noted, u
 from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
 from ownkey_server.service.status_board import StatusBoard
 
+# Between the two looks that a probe takes before it tells of an outage.
+CONFIRM_SECONDS = 0.5
 NO_STORE = "this server's settings have no such key store"
 
 
@@ -42,6 +45,7 @@ class KeyRing:
         timeout: How long a key store may take for one call.
         budgets: How often each key may wrap; None counts nothing.
         hedge: Whether a key with several places is opened in the next one early, when the first is late.
+        pause: Waits for so many seconds, between the two looks of a probe.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class KeyRing:
         budgets: KeyBudgets | None = None,
         *,
         hedge: bool = False,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._pause = pause
         self._budgets = budgets
         self._stores = stores
         self._scoped = {name: store for name, store in stores.items() if isinstance(store, TenantScoped)}
@@ -254,23 +260,31 @@ class KeyRing:
         counted = self._budgets is not None and self._is_counted((place,))
         if counted and self._budgets is not None and not await self._budgets.take_probe(key):
             return
+        await self._look(key, place, background=background)
+        if self._board.doubts(key.name, place.name):
+            # One failure is no outage. The second look is apart in time, so that both have not met the same moment.
+            await self._pause(CONFIRM_SECONDS)
+            await self._look(key, place, background=background, again=True)
+
+    async def _look(self, key: CustomerKey, place: Replica, *, background: bool, again: bool = False) -> None:
         moment = self._board.moment
         try:
             description = await self.describe(key.tenant, place, background=background)
         except KeyMisconfigured as error:
-            self._board.saw_error(key.name, error, self._clock())
+            self._board.saw_error(key.name, error, self._clock(), EvidenceKind.PROBE)
             return
         self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
-            now = self._clock()
             self._board.saw(
                 key.name,
                 place.name,
                 description.state,
                 description.cause,
-                now,
+                self._clock(),
                 began=moment,
                 ours=description.ours,
+                kind=EvidenceKind.PROBE,
+                confirmed=again,
             )
             self._board.saw_note(key.name, place.name, description.note)
 

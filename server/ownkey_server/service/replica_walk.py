@@ -297,6 +297,8 @@ class ReplicaWalk:
         except KeyUnreachable as error:
             told = True
             self._board.saw_error(key.name, error, self._clock())
+            if self._board.doubts(key.name, place.name):
+                self._inquiries.begin(key, place)  # nobody is told of an outage by one failed call
             if self._watched(key, place):
                 self._breakers.was_out(key.name, place.name, admission, alone=len(key.replicas) == 1)
             raise

@@ -178,6 +178,9 @@ class KeySettings(_Section):
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     probe_interval_seconds: float = Field(default=10.0, gt=0)
     evidence_max_age_seconds: float = Field(default=60.0, gt=0)
+    recovery_seconds: float = Field(default=3.0, ge=0, le=300)
+    probes_per_second: float = Field(default=20.0, gt=0, le=10_000)
+    history_days: float = Field(default=400.0, gt=0, le=36_500)
     hedge: bool = False
 
 

@@ -34,13 +34,21 @@ class ChangeFeed:
         tell: Called on the thread with the monotonic time at which the question began, and the changes. It is called
             after every question, for no news is news too; when it raises :class:`DatabaseUnavailable`, the same changes
             come again.
+        also: Called on the thread after that, with the database, for whoever hears of more than of tenants; what it
+            raises counts as this feed's own failure.
     """
 
-    def __init__(self, database: Database, tell: Callable[[float, Changes], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tell: Callable[[float, Changes], None],
+        also: Callable[[Database], None] = lambda _: None,
+    ) -> None:
         # Connections of its own, one to listen and one to ask: whoever loads tenants must not keep it waiting.
         self._database = Database(database.url.render_as_string(hide_password=False), connections=2)
         self._views = TenantViews(self._database)
         self._tell = tell
+        self._also = also
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="change-feed", daemon=True)
         self._listening: Connection | None = None
@@ -64,6 +72,7 @@ class ChangeFeed:
                 changes = self._views.changes_since(self._revision)
                 self._tell(began, changes)
                 self._revision = changes.revision
+                self._also(self._database)
                 if self._away:
                     _log.warning("the database answers again")
                     self._away = False

@@ -87,10 +87,22 @@ def of_place(connection: Connection, key: str, replica: str) -> PlaceState | Non
     return _state(row) if row else None
 
 
-def changed_since(connection: Connection, number: int, limit: int) -> list[PlaceState]:
-    """What was written after that number, in order, at most so many."""
+def changed_since(
+    connection: Connection, number: int, limit: int, seen_since: datetime | None = None
+) -> list[PlaceState]:
+    """What was written after that number, in order, at most so many.
+
+    Args:
+        connection: In a transaction.
+        number: Of the last that is known.
+        limit: At most so many.
+        seen_since: Only what was seen since then, or is taken away.
+    """
     table = KEY_STATES
     query = sa.select(table).where(table.c.number > number).order_by(table.c.number).limit(limit)
+    if seen_since is not None:
+        taken = sa.or_(table.c.revoked_at.is_not(None), table.c.state == KeyState.REVOKED.value)
+        query = query.where(sa.or_(table.c.observed_at >= microseconds(seen_since), taken))
     return [_state(row) for row in connection.execute(query)]
 
 

@@ -94,6 +94,12 @@ class Places:
         return evidence.state if evidence else None
 
 
+async def looked_into() -> None:
+    """What one failed call has shown is asked about meanwhile."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 # Time
 
 
@@ -266,11 +272,12 @@ async def test_a_revocation_then_an_outage_there_is_no_way_around_it() -> None:
     places.does["one"], places.states["one"] = errors.KeyRevoked, KeyState.REVOKED
     await places.fail(errors.KeyRevoked)
     assert places.state() is KeyState.REVOKED
-    places.does["one"] = errors.KeyUnreachable
+    places.does["one"], places.states["one"] = errors.KeyUnreachable, KeyState.UNREACHABLE
     places.names()
     error = await places.fail(errors.KeyUnreachable)
     assert places.names() == ["one"]
     assert error.cause == f"as the test says; {REVOKED_BEFORE}"
+    await looked_into()
     evidence = places.board.of(KEY, NOW)
     assert evidence is not None
     assert (evidence.state, evidence.revoked_at) == (KeyState.UNREACHABLE, NOW)
@@ -316,8 +323,9 @@ async def test_what_may_be_a_revocation_or_a_fault_of_ours_is_not_gone_around() 
     for _ in range(3):
         assert MAYBE_REVOKED in (await places.fail(errors.KeyMisconfigured)).cause
     assert set(places.names()) == {"one"}
-    places.does["one"] = errors.KeyUnreachable
+    places.does["one"], places.states["one"] = errors.KeyUnreachable, KeyState.UNREACHABLE
     await places.fail(errors.KeyUnreachable)
+    await looked_into()
     assert places.state() is KeyState.UNREACHABLE
     places.does["one"] = WORKS
     assert await places.use() == "one"
@@ -474,7 +482,7 @@ async def test_what_the_late_place_shows_is_kept_as_evidence() -> None:
     await known_to_be_quick(places)
     answer = places.does["one"] = asyncio.Event()
     assert await places.use() == "two"
-    places.does["one"] = errors.KeyUnreachable
+    places.does["one"], places.states["one"] = errors.KeyUnreachable, KeyState.UNREACHABLE
     answer.set()
     await until(lambda: places.state() is KeyState.DEGRADED)
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ownkey_server.domain import errors
+from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import STATE_OF_ERROR, KeyEvidence, KeyState
 from ownkey_server.domain.tenants import CustomerKey, Replica
 from ownkey_server.service.status_board import StatusBoard
@@ -48,7 +49,8 @@ def test_an_outage_is_never_told_as_a_revocation_nor_the_reverse(
     error: type[errors.KeyStoreError], state: KeyState
 ) -> None:
     board = StatusBoard(timedelta(seconds=60))
-    board.saw_error("key", error("store", "key", "because"), NOW)
+    for kind in EvidenceKind.TRAFFIC, EvidenceKind.PROBE:  # an outage needs two
+        board.saw_error("key", error("store", "key", "because"), NOW, kind)
     assert board.of(KEY, NOW) == KeyEvidence(state, "because", NOW, ours=error is errors.StoreMisconfigured)
 
 
