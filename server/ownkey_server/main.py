@@ -63,13 +63,17 @@ async def running_server(
         refusals = Refusals(core.audit, clock)
         refusals.start()
         stack.push_async_callback(refusals.close)
+        plane = services(core, probes)
         server = await Server.start(
             server_options(settings, share_port),
             gates(core, authorizer, refusals),
-            services(core, probes),
+            plane,
             admin_services(core, authorizer),
         )
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
+        stack.callback(plane.key_watches.close)
+        watching = asyncio.create_task(plane.key_watches.run(), name="key-watches")
+        stack.push_async_callback(cancel, watching)
         looking = asyncio.create_task(warn_of_unusable(core.stores), name="key-stores")
         stack.push_async_callback(cancel, looking)
         sharing = asyncio.create_task(core.shared_states.run(), name="shared-states")

@@ -178,7 +178,8 @@ def require_serving(channel: grpc.Channel) -> None:
     stub.AuthorizeCall(pb.AuthorizeCallRequest(tenant="acme", call_id="1", callee="112"), timeout=DEADLINE)
 
 
-UNARY = [method for method in METHODS if not method.client_streaming]
+UNARY = [method for method in METHODS if not method.server_streaming]
+WATCHES = [method for method in METHODS if method.server_streaming and not method.client_streaming]
 STREAMS = [method for method in METHODS if method.client_streaming]
 
 
@@ -203,6 +204,28 @@ def test_a_unary_method_answers_whatever_comes(method: Any, kind: str, channel: 
             require_documented(error)
         else:
             GetMessageClass(method.output_type).FromString(answer)
+
+    run()
+    require_serving(channel)
+
+
+@pytest.mark.parametrize("method", WATCHES, ids=lambda method: method.name)
+def test_a_watch_begins_or_is_refused_whatever_comes(method: Any, kind: str, channel: grpc.Channel) -> None:
+    call: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+        f"/{method.containing_service.full_name}/{method.name}"
+    )
+    valid = request(method.name, "acme").SerializeToString()  # type: ignore[attr-defined]
+
+    @bounded(kind)
+    @given(raw(method.input_type, valid))
+    def run(data: bytes) -> None:
+        answers = call(data, timeout=DEADLINE)
+        try:
+            GetMessageClass(method.output_type).FromString(next(iter(answers)))
+        except grpc.RpcError as error:
+            require_documented(error)
+        finally:
+            answers.cancel()
 
     run()
     require_serving(channel)

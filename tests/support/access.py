@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import grpc
 
-from ownkey.v1 import admin_service_pb2, admin_service_pb2_grpc, key_service_pb2, key_service_pb2_grpc, role_pb2
+from ownkey.v1 import admin_service_pb2_grpc, key_service_pb2_grpc, role_pb2
 from support import server
 from support.pki import Authority, Issued, TokenIssuer
+from support.requests import request_class
 from support.rpc import Failure
 
 DOMAIN = "spiffe://example.org"
@@ -39,6 +40,10 @@ second_person = [{second_person}]
 """
 
 
+# Their answers have no end: the first says what is asked here.
+WATCHES = frozenset({"WatchKeyStatus"})
+
+
 class Caller:
     """Calls by one identity, with the failures of calls as values."""
 
@@ -48,8 +53,7 @@ class Caller:
 
     def __call__(self, method: str, **fields: Any) -> Any:
         """The answer to a unary call, or its failure."""
-        module = key_service_pb2 if hasattr(key_service_pb2, f"{method}Request") else admin_service_pb2
-        return self.send(method, getattr(module, f"{method}Request")(**fields))
+        return self.send(method, request_class(method)(**fields))
 
     def send(self, method: str, request: Any) -> Any:
         """The same for a request as it is, and for a stream that is this one request long."""
@@ -57,7 +61,12 @@ class Caller:
             return self.send_all(method, iter([request]))
         stub = next(stub for stub in self._stubs if hasattr(stub, method))
         try:
-            return getattr(stub, method)(request, timeout=20, metadata=self._metadata)
+            answer = getattr(stub, method)(request, timeout=20, metadata=self._metadata)
+            if method in WATCHES:
+                first = next(answer)
+                answer.cancel()
+                return first
+            return answer  # noqa: TRY300 - as short as it can be
         except grpc.RpcError as error:
             return Failure.of(error)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
 
 from ownkey.v1 import admin_service_pb2 as admin
 from ownkey.v1 import asset_pb2, customer_key_pb2, key_service_pb2, policy_pb2, revocation_pb2, role_pb2, tenant_pb2
@@ -21,6 +24,8 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "DecryptMedia": (OPEN, "tenant"),
     "Rewrap": ("data", "tenant"),
     "KeyStatus": (ALL, "tenant"),
+    "WatchKeyStatus": (ALL, "tenant"),
+    "ListKeyStateChanges": (ALL, "tenant"),
     "CheckPolicy": (ALL, "tenant"),
     "AuthorizeCall": ("call_gate", "tenant"),
     "CreateTenant": (RUN, "service"),
@@ -75,6 +80,11 @@ METHODS = [
 ]
 
 
+def request_class(method: str) -> Any:
+    """The stub's class of a method's requests."""
+    return GetMessageClass(next(one for one in METHODS if one.name == method).input_type)
+
+
 def request(method: str, tenant: str) -> object:
     """A request that keeps every rule of the contract, about a tenant, and changes nothing where it is allowed."""
     asset = asset_pb2.Asset(
@@ -88,7 +98,7 @@ def request(method: str, tenant: str) -> object:
         "tenant": tenant,
         "id": tenant if method == "CreateTenant" else "spiffe://example.org/admin-of-" + tenant,
         "tenants": [tenant],
-        "key": "" if method == "KeyStatus" else "no-such-key",
+        "key": "" if method in ("KeyStatus", "WatchKeyStatus", "ListKeyStateChanges") else "no-such-key",
         "group": "" if method == "AuthorizeCall" else "no-such-group",
         "from_key": "no-such-key",
         "to_key": "no-such-key",
@@ -114,7 +124,6 @@ def request(method: str, tenant: str) -> object:
     if method in ("EncryptMedia", "DecryptMedia"):
         start = getattr(key_service_pb2, f"{method}Start")(asset=asset)
         return getattr(key_service_pb2, f"{method}Request")(start=start)
-    module = key_service_pb2 if hasattr(key_service_pb2, f"{method}Request") else admin
-    kind = getattr(module, f"{method}Request")
+    kind = request_class(method)
     names = [name for name in known if name in kind.DESCRIPTOR.fields_by_name]
     return kind(**{name: known[name] for name in names})

@@ -25,12 +25,14 @@ from ownkey.models import (
     CallAuthorization,
     CustomerKeyStatus,
     DataKey,
+    KeyStateChange,
+    KeyStateChanges,
     MediaInfo,
     PolicyCheck,
     ReplicaStatus,
     RewrappedKey,
 )
-from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
+from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2, key_status_pb2
 
 T = TypeVar("T")
 
@@ -54,7 +56,15 @@ CHANNEL_OPTIONS = (
         '{"methodConfig": [{"name": ['
         + ", ".join(
             f'{{"service": "ownkey.v1.KeyService", "method": "{method}"}}'
-            for method in ("GenerateDataKey", "Unwrap", "Rewrap", "KeyStatus", "CheckPolicy", "AuthorizeCall")
+            for method in (
+                "GenerateDataKey",
+                "Unwrap",
+                "Rewrap",
+                "KeyStatus",
+                "ListKeyStateChanges",
+                "CheckPolicy",
+                "AuthorizeCall",
+            )
         )
         + '], "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",'
         ' "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}',
@@ -242,21 +252,70 @@ def key_status(tenant: str, key: str, request_id: str) -> Exchange[list[Customer
     request = key_service_pb2.KeyStatusRequest(tenant=tenant, key=key, request_id=request_id)
 
     def parse(answer: key_service_pb2.KeyStatusResponse) -> list[CustomerKeyStatus]:
-        return [
-            CustomerKeyStatus(
-                one.key,
-                _state_name(one.state),
-                one.cause,
-                _age(one, one.evidence_age),
-                tuple(
-                    ReplicaStatus(r.replica, _state_name(r.state), r.cause, _age(r, r.evidence_age), r.note)
-                    for r in one.replicas
-                ),
-            )
-            for one in answer.keys
-        ]
+        return [customer_key_status(one) for one in answer.keys]
 
     return Exchange("KeyStatus", request, parse)
+
+
+def customer_key_status(one: key_state_pb2.CustomerKeyStatus) -> CustomerKeyStatus:
+    """The state of a key out of its message."""
+    return CustomerKeyStatus(
+        one.key,
+        _state_name(one.state),
+        one.cause,
+        _age(one, one.evidence_age),
+        tuple(
+            ReplicaStatus(
+                r.replica,
+                _state_name(r.state),
+                r.cause,
+                _age(r, r.evidence_age),
+                r.note,
+                _time_if_any(r, "since"),
+                _evidence_name(r.evidence),
+                r.recovering,
+            )
+            for r in one.replicas
+        ),
+        _time_if_any(one, "since"),
+        _evidence_name(one.evidence),
+        one.recovering,
+    )
+
+
+def key_state_change(one: key_status_pb2.KeyStateChange) -> KeyStateChange:
+    """A change of a key's state out of its message."""
+    return KeyStateChange(
+        one.sequence,
+        one.key,
+        one.replica,
+        _state_name(one.before) if one.before else "",
+        _state_name(one.state),
+        one.cause,
+        _evidence_name(one.evidence),
+        one.time.ToDatetime(UTC),
+    )
+
+
+@sendable()
+def key_state_changes(tenant: str, key: str, page_size: int, page_token: str) -> Exchange[KeyStateChanges]:
+    """ListKeyStateChanges."""
+    request = key_status_pb2.ListKeyStateChangesRequest(
+        tenant=tenant, key=key, page_size=page_size, page_token=page_token
+    )
+
+    def parse(answer: key_status_pb2.ListKeyStateChangesResponse) -> KeyStateChanges:
+        return KeyStateChanges(tuple(key_state_change(one) for one in answer.changes), answer.next_page_token)
+
+    return Exchange("ListKeyStateChanges", request, parse)
+
+
+def _evidence_name(evidence: key_state_pb2.EvidenceKind.ValueType) -> str:
+    return key_state_pb2.EvidenceKind.Name(evidence).removeprefix("EVIDENCE_KIND_").lower() if evidence else ""
+
+
+def _time_if_any(message: Any, field: str) -> datetime | None:
+    return getattr(message, field).ToDatetime(UTC) if message.HasField(field) else None
 
 
 def check_policy(asset: Asset, request_id: str) -> Exchange[PolicyCheck]:

@@ -18,9 +18,20 @@ import grpc
 from ownkey import _exchange, _stream, emergency, errors
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
+from ownkey._watching import Watching
 from ownkey.client import EMERGENCY_TIMEOUT, LOCAL_EMERGENCY
 from ownkey.container import Buffer
-from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, MediaInfo, PolicyCheck, RewrappedKey
+from ownkey.key_watch import AsyncKeyWatch
+from ownkey.models import (
+    Asset,
+    CallAuthorization,
+    CustomerKeyStatus,
+    DataKey,
+    KeyStateChanges,
+    MediaInfo,
+    PolicyCheck,
+    RewrappedKey,
+)
 from ownkey.v1 import key_service_pb2_grpc
 
 T = TypeVar("T")
@@ -171,6 +182,18 @@ class AsyncClient:
     async def key_status(self, tenant: str, key: str = "", *, request_id: str = "") -> list[CustomerKeyStatus]:
         """The state of one of the tenant's keys, or of all."""
         return await self._run(_exchange.key_status(tenant, key, request_id))
+
+    def watch_key_status(
+        self, tenant: str, key: str = "", *, resume_token: str = "", request_id: str = ""
+    ) -> AsyncKeyWatch:
+        """As :meth:`ownkey.client.Client.watch_key_status`."""
+        return AsyncKeyWatch(self._stub.WatchKeyStatus, Watching(tenant, key, resume_token, request_id))
+
+    async def key_state_changes(
+        self, tenant: str, key: str = "", *, page_size: int = 0, page_token: str = ""
+    ) -> KeyStateChanges:
+        """As :meth:`ownkey.client.Client.key_state_changes`."""
+        return await self._run(_exchange.key_state_changes(tenant, key, page_size, page_token))
 
     async def check_policy(self, asset: Asset, *, request_id: str = "") -> PolicyCheck:
         """Which key would protect an asset, which rule decides, and why."""

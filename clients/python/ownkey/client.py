@@ -19,9 +19,19 @@ import grpc
 from ownkey import _exchange, _stream, emergency, errors
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
+from ownkey._watching import Watching
 from ownkey.container import Buffer
+from ownkey.key_watch import KeyWatch
 from ownkey.media_stream import MediaStream
-from ownkey.models import Asset, CallAuthorization, CustomerKeyStatus, DataKey, PolicyCheck, RewrappedKey
+from ownkey.models import (
+    Asset,
+    CallAuthorization,
+    CustomerKeyStatus,
+    DataKey,
+    KeyStateChanges,
+    PolicyCheck,
+    RewrappedKey,
+)
 from ownkey.v1 import key_service_pb2_grpc
 
 T = TypeVar("T")
@@ -113,6 +123,33 @@ class Client:
             OwnkeyError: See :mod:`ownkey.errors`.
         """
         return self._run(_exchange.key_status(tenant, key, request_id))
+
+    def watch_key_status(self, tenant: str, key: str = "", *, resume_token: str = "", request_id: str = "") -> KeyWatch:
+        """Be told of the states of one of the tenant's keys, or of all: the present ones, and then every change.
+
+        It goes on by itself when the connection is lost, and misses no change that the service keeps. Each watch takes
+        one of the calls that a connection may have at once (``server.max_concurrent_streams``).
+
+        Args:
+            tenant: Id of the tenant.
+            key: Id of one of its keys; empty for all of them.
+            resume_token: Of an earlier watch's last event: the changes since then come first.
+            request_id: For audit and tracing.
+
+        Raises:
+            OwnkeyError: While iterating. See :mod:`ownkey.errors`.
+        """
+        return KeyWatch(self._stub.WatchKeyStatus, Watching(tenant, key, resume_token, request_id))
+
+    def key_state_changes(
+        self, tenant: str, key: str = "", *, page_size: int = 0, page_token: str = ""
+    ) -> KeyStateChanges:
+        """What became of one of the tenant's keys, or of all, the newest first, a page at a time.
+
+        Raises:
+            OwnkeyError: See :mod:`ownkey.errors`.
+        """
+        return self._run(_exchange.key_state_changes(tenant, key, page_size, page_token))
 
     def check_policy(self, asset: Asset, *, request_id: str = "") -> PolicyCheck:
         """Which key would protect an asset, which rule decides, and why.

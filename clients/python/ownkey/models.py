@@ -85,6 +85,9 @@ class ReplicaStatus:
 
     Attributes:
         note: What its holder should know of it although it works; may be empty.
+        since: Since when the state is told; None without evidence.
+        evidence: How it is known: ``traffic``, ``probe``, or ``shared`` by another instance; empty without evidence.
+        recovering: Whether it works again, and is told ``unreachable`` until that has lasted: calls are served.
     """
 
     replica: str
@@ -92,17 +95,84 @@ class ReplicaStatus:
     cause: str
     evidence_age: timedelta | None
     note: str = ""
+    since: datetime | None = None
+    evidence: str = ""
+    recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CustomerKeyStatus:
-    """The state of a customer key, its cause, and how old the evidence is (None: there is none)."""
+    """The state of a customer key, its cause, and how old the evidence is (None: there is none).
+
+    Attributes:
+        since: As for :class:`ReplicaStatus`, and so are ``evidence`` and ``recovering``.
+    """
 
     key: str
     state: str
     cause: str
     evidence_age: timedelta | None
     replicas: tuple[ReplicaStatus, ...]
+    since: datetime | None = None
+    evidence: str = ""
+    recovering: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStateChange:
+    """A change of a key's state.
+
+    Attributes:
+        sequence: Its place among all changes: later ones have higher numbers.
+        key: Name of the key.
+        replica: The place; empty for the key as a whole.
+        before: The state until then; empty when nothing was known.
+        state: The state from then on.
+        cause: Why it is not available; else empty.
+        evidence: How it was seen: ``traffic`` or ``probe``.
+        time: When it was seen.
+    """
+
+    sequence: int
+    key: str
+    replica: str
+    before: str
+    state: str
+    cause: str
+    evidence: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStateChanges:
+    """A page of changes, the newest first; ``next_page_token`` is empty at the end."""
+
+    changes: tuple[KeyStateChange, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWatchEvent:
+    """What a watch of keys tells.
+
+    Attributes:
+        kind: ``snapshot``: the present states, of all keys that are watched. ``status``: the present state of one key,
+            which is other than it was told last. ``change``: a line of the history, each once and in order.
+            ``heartbeat``: nothing has happened. ``disconnected``: the service cannot be reached; what is known grows
+            old, and the watch goes on by itself when it can.
+        resume_token: Where a later watch goes on.
+        keys: The states, of a snapshot or a status.
+        change: The change.
+        changes_missed: Of a snapshot: not every change until then was told.
+        cause: Why it was disconnected.
+    """
+
+    kind: str
+    resume_token: str
+    keys: tuple[CustomerKeyStatus, ...] = ()
+    change: KeyStateChange | None = None
+    changes_missed: bool = False
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

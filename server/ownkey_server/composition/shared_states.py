@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import DatabaseUnavailable
-from ownkey_server.domain.key_history import PlaceState, Sighting
+from ownkey_server.domain.key_history import KeyTransition, PlaceState, Sighting
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.shared_states import SharedStates
 from ownkey_server.service.status_board import StatusBoard
@@ -76,9 +76,11 @@ class StateFeed:
                     self._number = newest
                     return
                 states = key_states.changed_since(connection, number, MOST_AT_ONCE, since)
-            whole = len(states) < MOST_AT_ONCE
-            reached = newest if whole else states[-1].number
-            self._tell(states, reached)
+                whole = len(states) < MOST_AT_ONCE
+                reached = newest if whole else states[-1].number
+                # At the start nobody watches yet.
+                changes = [] if since else key_states.transitions_between(connection, number, reached)
+            self._tell(states, changes, reached)
             self._number = reached
             if whole:
                 return
@@ -86,9 +88,9 @@ class StateFeed:
     def _tell_anew(self) -> None:
         self._loop.call_soon_threadsafe(self._shared.begin_anew)
 
-    def _tell(self, states: list[PlaceState], number: int) -> None:
+    def _tell(self, states: list[PlaceState], changes: list[KeyTransition], number: int) -> None:
         async def hear() -> None:
-            self._shared.heard(states, number)
+            self._shared.heard(states, changes, number)
 
         told = asyncio.run_coroutine_threadsafe(hear(), self._loop)
         try:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from ownkey_server.composition.core import Core
+from ownkey_server.composition.watching import open_watches
 from ownkey_server.rpc.admin_service import AdminServices
 from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.key_service import Services
 from ownkey_server.rpc.server import ServerOptions
-from ownkey_server.rpc.stream_guard import Streams, stream_limits
+from ownkey_server.rpc.stream_guard import Streams, stream_limits, watch_limits
 from ownkey_server.rpc.transport import transport_limits
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
@@ -47,13 +48,18 @@ def services(core: Core, probes: Probes) -> Services:
     directory, board, clock, settings = core.directory, core.board, core.clock, core.settings
     lease = timedelta(seconds=settings.keys.lease_seconds)
     data_keys = DataKeys(directory, core.ring, core.branches, core.audit, clock, lease)
+    key_status = KeyStatus(directory, board, probes, clock)
+    watches, changes = open_watches(core, key_status)
     answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
     return Services(
         data_keys=data_keys,
         rewraps=Rewraps(directory, core.ring, core.branches, core.audit, clock),
         media=Media(data_keys, core.stream_checks, clock),
         policy_checks=PolicyChecks(directory, board, clock),
-        key_status=KeyStatus(directory, board, probes, clock),
+        key_status=key_status,
+        key_watches=watches,
+        key_changes=changes,
+        watch_heartbeat=settings.keys.watch_heartbeat_seconds,
         open_streams=core.open_streams,
         call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
     )
@@ -102,6 +108,7 @@ def gates(core: Core, authorizer: Authorizer, refusals: Refusals) -> Gates:
         admission=Admission(_admission_limits(settings.limits), time.monotonic),
         refusals=refusals,
         streams=Streams(stream_limits(settings.limits)),
+        watches=Streams(watch_limits(settings.limits)),
         strangers=Strangers(Budget(), time.monotonic),
         turned_away=Strangers(Budget(), time.monotonic),
     )

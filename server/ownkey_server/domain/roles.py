@@ -98,6 +98,8 @@ ACCESS: Mapping[str, Access] = {
     "Unwrap": Access(Scope.TENANT, _OPENS),
     "Rewrap": Access(Scope.TENANT, _MAKES & _OPENS),
     "KeyStatus": Access(Scope.TENANT, _STATUS),
+    "WatchKeyStatus": Access(Scope.TENANT, _STATUS),
+    "ListKeyStateChanges": Access(Scope.TENANT, _STATUS),
     "CheckPolicy": Access(Scope.TENANT, _STATUS),
     "AuthorizeCall": Access(Scope.TENANT, frozenset({Role.CALL_GATE})),
     "EncryptMedia": Access(Scope.TENANT, _MAKES),

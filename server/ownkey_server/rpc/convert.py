@@ -10,6 +10,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
 from ownkey_server.domain.errors import InvalidRequest
+from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import CallDirection
@@ -34,6 +35,7 @@ CALL_DIRECTIONS = {
     key_service_pb2.CALL_DIRECTION_INTERNAL: CallDirection.INTERNAL,
 }
 KEY_STATES = {state: key_state_pb2.KeyState.Value(f"KEY_STATE_{state.name}") for state in KeyState}
+EVIDENCE_KINDS = {kind: key_state_pb2.EvidenceKind.Value(f"EVIDENCE_KIND_{kind.name}") for kind in EvidenceKind}
 POLICY_DECISIONS = {effect: key_service_pb2.PolicyDecision.Value(f"POLICY_DECISION_{effect.name}") for effect in Effect}
 CALL_DECISIONS = {
     decision: key_service_pb2.CallDecision.Value(f"CALL_DECISION_{decision.name}") for decision in CallDecision
@@ -101,10 +103,24 @@ def key_report(report: KeyReport) -> key_state_pb2.CustomerKeyStatus:
     """The state of a key, and of each place where it can be used."""
     state, cause, age = _finding(report.whole)
     status = key_state_pb2.CustomerKeyStatus(key=report.key.name, state=state, cause=cause, evidence_age=age)
+    _add_history(status, report.whole)
     for replica, finding in report.replicas:
         state, cause, age = _finding(finding)
-        status.replicas.add(replica=replica, state=state, cause=cause, evidence_age=age, note=finding.note)
+        told = status.replicas.add(replica=replica, state=state, cause=cause, evidence_age=age, note=finding.note)
+        _add_history(told, finding)
     return status
+
+
+def _add_history(status: key_state_pb2.CustomerKeyStatus | key_state_pb2.ReplicaStatus, finding: Finding) -> None:
+    if finding.since is not None:
+        status.since.CopyFrom(timestamp(finding.since))
+    status.evidence = evidence_kind(finding.kind)
+    status.recovering = finding.recovering
+
+
+def evidence_kind(kind: EvidenceKind | None) -> key_state_pb2.EvidenceKind.ValueType:
+    """How something is known, as the contract has it; unspecified for None."""
+    return EVIDENCE_KINDS[kind] if kind else key_state_pb2.EVIDENCE_KIND_UNSPECIFIED
 
 
 def _finding(finding: Finding) -> tuple[key_state_pb2.KeyState.ValueType, str, duration_pb2.Duration | None]:

@@ -29,7 +29,7 @@ from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, Request
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
-from ownkey_server.rpc.stream_guard import StreamLimitReached, Streams
+from ownkey_server.rpc.stream_guard import StreamGuard, StreamLimitReached, Streams
 from ownkey_server.rpc.wire import Peek
 from ownkey_server.service.admission import Admission, Priority
 from ownkey_server.service.authorization import Authorizer
@@ -40,6 +40,7 @@ from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.strangers import Strangers
 
 UnaryMethod: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
+WatchMethod: TypeAlias = "Callable[[Any, Watch, Call], Awaitable[None]]"
 StreamMethod: TypeAlias = Callable[[Any, Any, Call], Awaitable[None]]
 Emergency: TypeAlias = Callable[[str, str, Standing], Awaitable[Message | None]]
 
@@ -59,6 +60,7 @@ class Gates:
     """What every call has to pass.
 
     Attributes:
+        watches: Where calls are counted whose answers go on for as long as somebody listens.
         strangers: Where answers about emergency calls wait for their turn, of callers that nobody knows.
         turned_away: The same for their refusals.
     """
@@ -69,8 +71,25 @@ class Gates:
     admission: Admission
     refusals: Refusals
     streams: Streams
+    watches: Streams
     strangers: Strangers
     turned_away: Strangers
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a watch's method writes to.
+
+    Attributes:
+        still_may: Makes sure that the caller is who it was, and may still do this; raises otherwise.
+    """
+
+    guard: StreamGuard
+    still_may: Callable[[], Awaitable[None]]
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; errors as of the guard's."""
+        await self.guard.write(message)
 
 
 @dataclass(slots=True)
@@ -160,6 +179,31 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():
                     return  # the client has left, and writing to it failed: that is its right, and no defect
+                await self._refuse(method, context, error, about)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def watch(self, method: Method, work: WatchMethod) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler of a method with one request, whose answers go on for as long as somebody listens.
+
+        It takes no place among calls or media streams: it is quiet nearly always. How many there are is bounded, and
+        who does not take what is written.
+        """
+        parser = self._parser(method)
+
+        async def handle(_requests: object, context: Context) -> None:
+            about = _About()
+            try:
+                principal = await self._known(context, about, or_wait=True)
+                request = parser.parse(await self._gates.streams.only_request(context), method.request)
+                facts = about.facts = method.facts(request)
+                call = await self._let_in(method, principal, facts, context, method.urgency(request))
+                async with self._gates.watches.guard(context, principal) as guard:
+                    watch = Watch(guard, lambda: self._still_may(method, principal, facts, context))
+                    await work(request, watch, call)
+            except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
+                if context.done():
+                    return  # the client has left: that is its right, and no defect
                 await self._refuse(method, context, error, about)
 
         return grpc.stream_stream_rpc_method_handler(handle)

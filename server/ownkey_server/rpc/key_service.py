@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from ownkey.v1 import key_service_pb2
+from ownkey.v1 import key_service_pb2, key_status_pb2
 from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.rpc import convert
+from ownkey_server.rpc import convert, key_watch, page_tokens
 from ownkey_server.rpc.calls import Call
 from ownkey_server.service.call_gate import CallGateKeeper, Standing
 from ownkey_server.service.data_keys import DataKeys
+from ownkey_server.service.key_changes import KeyChanges
 from ownkey_server.service.key_status import KeyStatus
+from ownkey_server.service.key_watch import KeyWatches
 from ownkey_server.service.media import Media
 from ownkey_server.service.open_streams import OpenStreams
 from ownkey_server.service.policy_checks import PolicyChecks
@@ -31,6 +33,9 @@ class Services:
     key_status: KeyStatus
     call_gate: CallGateKeeper
     open_streams: OpenStreams
+    key_watches: KeyWatches
+    key_changes: KeyChanges
+    watch_heartbeat: float = 10.0
 
 
 class KeyServicer:
@@ -106,6 +111,15 @@ class KeyServicer:
         reports = await self._services.key_status.report(request.tenant, request.key)
         keys = [convert.key_report(report) for report in reports]
         return key_service_pb2.KeyStatusResponse(keys=keys)
+
+    async def ListKeyStateChanges(self, request: key_status_pb2.ListKeyStateChangesRequest, _call: Call) -> Message:
+        """Tell what became of a tenant's keys."""
+        before = page_tokens.decode(request, int, 0) or None
+        size = page_tokens.page_size(request)
+        found = await self._services.key_changes.listed(request.tenant, request.key, before, size + 1)
+        more = page_tokens.encode(request, found[size - 1].sequence) if len(found) > size else ""
+        changes = [key_watch.change_message(one) for one in found[:size]]
+        return key_status_pb2.ListKeyStateChangesResponse(changes=changes, next_page_token=more)
 
     async def CheckPolicy(self, request: key_service_pb2.CheckPolicyRequest, _call: Call) -> Message:
         """Tell what policy says of an asset."""

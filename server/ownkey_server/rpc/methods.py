@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from ownkey.v1 import admin_service_pb2, asset_pb2, key_service_pb2
@@ -27,6 +28,7 @@ class Method:
         facts: What a request is about, for authorization.
         access: Who may call it.
         priority: How urgent it is, unless the request says that nobody waits.
+        watches: Whether one request has a stream of answers, which lasts for as long as its caller listens.
         streams: Whether requests and answers are streams; the first request says what the stream is about.
     """
 
@@ -37,6 +39,7 @@ class Method:
     access: Access
     priority: Priority
     streams: bool
+    watches: bool = False
 
     def urgency(self, request: Any) -> Priority:
         """How urgent a request, or the stream that it starts, is."""
@@ -90,6 +93,8 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "Unwrap": (_of_asset, Priority.PLAYBACK),
     "Rewrap": (_of_asset, Priority.BACKGROUND),
     "KeyStatus": (_of_tenant, Priority.LIVE),
+    "WatchKeyStatus": (_of_tenant, Priority.LIVE),
+    "ListKeyStateChanges": (_of_tenant, Priority.READ),
     "CheckPolicy": (_of_asset, Priority.LIVE),
     "AuthorizeCall": (_of_call, Priority.GATE),
     "EncryptMedia": (_of_start, Priority.LIVE),
@@ -128,12 +133,11 @@ def all_methods() -> Mapping[str, Method]:
             found[method.name] = Method(
                 service_name,
                 method.name,
-                getattr(
-                    key_service_pb2 if file is key_service_pb2.DESCRIPTOR else admin_service_pb2, method.input_type.name
-                ),
+                message_factory.GetMessageClass(method.input_type),
                 facts,
                 ACCESS[method.name],
                 priority,
                 method.client_streaming,
+                method.server_streaming and not method.client_streaming,
             )
     return found

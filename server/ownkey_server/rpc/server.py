@@ -20,6 +20,7 @@ from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
 from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME, load_contract
 from ownkey_server.rpc.dispatch import Dispatcher, Gates
 from ownkey_server.rpc.key_service import KeyServicer, Services
+from ownkey_server.rpc.key_watch import WatchServicer
 from ownkey_server.rpc.media_streams import MediaServicer
 from ownkey_server.rpc.methods import all_methods
 from ownkey_server.rpc.tls import server_credentials
@@ -177,15 +178,18 @@ def _private_sockets() -> Iterator[None]:
 def _handlers(
     dispatcher: Dispatcher, services: Services, admin: AdminServices
 ) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
-    keys, media, administration = (
+    keys, watches, media, administration = (
         KeyServicer(services),
+        WatchServicer(services.key_watches, services.watch_heartbeat),
         MediaServicer(services.media, services.open_streams),
         AdminServicer(admin),
     )
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {name: {} for name in SERVICE_NAMES}
     # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
     for name, method in all_methods().items():
-        if method.streams:
+        if method.watches:
+            handler = dispatcher.watch(method, getattr(watches, name))
+        elif method.streams:
             handler = dispatcher.stream(method, getattr(media, name))
         elif method.service == ADMIN_SERVICE_NAME:
             handler = dispatcher.unary(method, getattr(administration, name))

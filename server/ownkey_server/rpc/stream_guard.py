@@ -8,8 +8,9 @@ slowly), in size, and in number. A stream that breaks a limit ends with a status
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -84,6 +85,7 @@ class StreamLimits:
         stream_messages_per_mib: Messages that a MiB may come in. With it come ``stream_messages_per_second`` for live
             media, whose messages are small and seldom, and ``stream_messages_burst`` for every stream.
         buffered_bytes: What all streams together may hold: a frame each, and the messages in hand.
+        prefix: By what name the counts of watches begin, which are other settings than those of media streams.
     """
 
     request_seconds: float = 30.0
@@ -99,11 +101,25 @@ class StreamLimits:
     stream_messages_per_second: float = 100.0
     stream_messages_burst: int = 10_000
     buffered_bytes: int = 512 * MIB
+    prefix: str = ""
 
 
 def stream_limits(settings: LimitSettings) -> StreamLimits:
     """The limits of the settings."""
-    return StreamLimits(**{field.name: getattr(settings, field.name) for field in fields(StreamLimits)})
+    names = [field.name for field in fields(StreamLimits) if field.name != "prefix"]
+    return StreamLimits(**{name: getattr(settings, name) for name in names})
+
+
+def watch_limits(settings: LimitSettings) -> StreamLimits:
+    """The limits of watches: they last for as long as somebody listens, and are counted by themselves."""
+    return replace(
+        stream_limits(settings),
+        streams=settings.watches,
+        streams_per_caller=settings.watches_per_caller,
+        stream_seconds=math.inf,
+        buffered_bytes=settings.watch_buffered_bytes,
+        prefix="watch",
+    )
 
 
 class Transport(Protocol):
@@ -130,6 +146,7 @@ class Streams:
         self.limits = limits
         self.buffered = 0
         self.releaser = CallReleaser()
+        self._what = "watches" if limits.prefix else "streams"
         self._of: Counter[str] = Counter()
         self._count = 0
 
@@ -167,10 +184,11 @@ class Streams:
         limits = self.limits
         if self._of[caller] >= limits.streams_per_caller:
             raise StreamsBusy(
-                "streams_per_caller", f"{caller!r} has {limits.streams_per_caller} streams here, and may have no more"
+                f"{self._what}_per_caller",
+                f"{caller!r} has {limits.streams_per_caller} {self._what} here, and may have no more",
             )
         if self._count >= limits.streams:
-            raise StreamsBusy("streams", f"this server has {limits.streams} streams, and takes no more")
+            raise StreamsBusy(self._what, f"this server has {limits.streams} {self._what}, and takes no more")
         self._of[caller] += 1
         self._count += 1
 
@@ -189,7 +207,8 @@ class Streams:
         """
         most = self.limits.buffered_bytes
         if self.buffered + size > most:
-            raise StreamsBusy("buffered_bytes", f"the streams of this server hold {self.buffered} of {most} bytes")
+            setting = f"{self.limits.prefix}_buffered_bytes" if self.limits.prefix else "buffered_bytes"
+            raise StreamsBusy(setting, f"the {self._what} of this server hold {self.buffered} of {most} bytes")
         self.buffered += size
 
     def let_go(self, size: int) -> None:

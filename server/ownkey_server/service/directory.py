@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 
 from ownkey_server.domain.errors import TenantNotFound
@@ -41,6 +41,7 @@ class Directory:
         self._monotonic = monotonic
         self._tenants = ViewCache(views.load, executor, capacity=capacity, max_age=max_age, monotonic=monotonic)
         self._provider_key: CustomerKey | None = None
+        self._on_change: list[Callable[[Collection[str] | None], None]] = []
 
     @property
     def provider_key(self) -> CustomerKey:
@@ -115,6 +116,13 @@ class Directory:
         if changes.tenants is None or PROVIDER in changes.tenants:
             self._provider_key = await self._tenants.on_thread(self._source.provider_key) or self._provider_key
         self._tenants.whole(began)
+        if changes.tenants is None or changes.tenants:
+            for tell in self._on_change:
+                tell(changes.tenants)
+
+    def on_change(self, tell: Callable[[Collection[str] | None], None]) -> None:
+        """Have ``tell`` called with those tenants that changed, when that is taken note of; None when it may be any."""
+        self._on_change.append(tell)
 
     def forget(self, tenant_id: str) -> None:
         """Load the tenant anew when it is asked for next. Until then, its last view serves emergency calls alone."""

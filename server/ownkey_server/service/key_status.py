@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyNotFound
+from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import KeyEvidence, KeyState
 from ownkey_server.domain.revocations import of_whole_key
 from ownkey_server.domain.tenants import CustomerKey, Tenant
@@ -22,11 +23,17 @@ class Finding:
     Attributes:
         evidence_age: None exactly when there is no evidence.
         note: What its holder should know of a replica although it works; may be empty.
+        since: Since when the state is told; None without evidence.
+        kind: How it is known; None without evidence.
+        recovering: Whether it works again after an outage, though that is not told before it has lasted.
     """
 
     evidence: KeyEvidence | None
     evidence_age: timedelta | None
     note: str = ""
+    since: datetime | None = None
+    kind: EvidenceKind | None = None
+    recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +68,40 @@ class KeyStatus:
         keys = [tenant.keys[one] for one in ([key_id] if key_id else sorted(tenant.keys))]
         await self._probes.first_evidence(keys)
         now = self._clock()
-        return [self._report(tenant, key, now) for key in keys]
+        return [self.of_key(tenant, key, now) for key in keys]
 
-    def _report(self, tenant: Tenant, key: CustomerKey, now: datetime) -> KeyReport:
+    def of_key(self, tenant: Tenant, key: CustomerKey, now: datetime) -> KeyReport:
+        """What is known of one of the tenant's keys."""
         alone = len(key.replicas) == 1
         replicas = tuple((one.name, self._of_replica(key.name, one.name, now, alone=alone)) for one in key.replicas)
         taken_back = of_whole_key(tenant.revocations, key.id)
-        whole = self._board.of(key, now)
         if taken_back is not None:
-            whole = KeyEvidence(KeyState.REVOKED, taken_back.told, now, taken_back.create_time)
-        return KeyReport(key, _finding(whole, now), replicas)
+            evidence = KeyEvidence(KeyState.REVOKED, taken_back.told, now, taken_back.create_time)
+            return KeyReport(key, Finding(evidence, timedelta(0), since=taken_back.create_time), replicas)
+        whole = self._board.of(key, now, told=True)
+        if whole is None:
+            return KeyReport(key, Finding(None, None), replicas)
+        known = [one for _, one in replicas if one.evidence is not None]
+        so_now = self._board.of(key, now)
+        return KeyReport(
+            key,
+            Finding(
+                whole,
+                now - whole.observed_at,
+                since=max((one.since for one in known if one.since is not None), default=None),
+                kind=next((one.kind for one in known if one.evidence and one.evidence.state is whole.state), None)
+                or next((one.kind for one in known), None),
+                recovering=so_now is not None and so_now.state.usable and not whole.state.usable,
+            ),
+            replicas,
+        )
 
     def _of_replica(self, key_name: str, replica: str, now: datetime, *, alone: bool) -> Finding:
-        evidence = self._board.of_replica(key_name, replica, now, alone=alone)
-        return _finding(evidence, now, self._board.note_of(key_name, replica))
-
-
-def _finding(evidence: KeyEvidence | None, now: datetime, note: str = "") -> Finding:
-    return Finding(evidence, now - evidence.observed_at if evidence else None, note)
+        evidence = self._board.of_replica(key_name, replica, now, alone=alone, told=True)
+        note = self._board.note_of(key_name, replica)
+        judged = self._board.judged(key_name, replica)
+        if evidence is None or judged is None:
+            return Finding(evidence, now - evidence.observed_at if evidence else None, note)
+        return Finding(
+            evidence, now - evidence.observed_at, note, judged.since, judged.kind, recovering=judged.recovering
+        )

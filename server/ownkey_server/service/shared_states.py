@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import DatabaseUnavailable
-from ownkey_server.domain.key_history import EvidenceKind, PlaceState, Sighting
+from ownkey_server.domain.key_history import EvidenceKind, KeyTransition, PlaceState, Sighting
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, tenant_of
 from ownkey_server.service.directory import Directory
@@ -69,6 +69,7 @@ class SharedStates:
         self._mine: dict[Place, Sighting] = {}
         self._wake = asyncio.Event()
         self._away = False
+        self._on_transitions: list[Callable[[Sequence[KeyTransition], int], None]] = []
         board.on_sight(self._seen)
 
     @property
@@ -106,7 +107,11 @@ class SharedStates:
                     self._unwritten.setdefault(place, known)
                 return
 
-    def heard(self, states: Iterable[PlaceState], number: int) -> None:
+    def on_transitions(self, tell: Callable[[Sequence[KeyTransition], int], None]) -> None:
+        """Have ``tell`` called with the changes of state that are new, and up to which number they go."""
+        self._on_transitions.append(tell)
+
+    def heard(self, states: Iterable[PlaceState], transitions: Sequence[KeyTransition], number: int) -> None:
         """Take note of what was written since, up to that number."""
         now = self._clock()
         for state in states:
@@ -116,6 +121,8 @@ class SharedStates:
             own = mine is not None and (mine.state, mine.observed_at) == (state.state, state.observed_at)
             self._board.apply(state, now, own=own)
         self._board.knows(number)
+        for tell in self._on_transitions:
+            tell(transitions, number)
         if len(self._held) > MANY:
             self._held.clear()
             self._mine.clear()

@@ -40,3 +40,6 @@ class LimitSettings(BaseModel):
     stream_messages_per_second: float = Field(default=100.0, ge=0)
     stream_messages_burst: int = Field(default=10_000, ge=1)
     buffered_bytes: int = Field(default=512 * MIB, ge=16 * MIB)
+    watches: int = Field(default=10_000, ge=1)
+    watches_per_caller: int = Field(default=5_000, ge=1)
+    watch_buffered_bytes: int = Field(default=64 * MIB, ge=MIB)

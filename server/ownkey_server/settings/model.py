@@ -180,6 +180,7 @@ class KeySettings(_Section):
     evidence_max_age_seconds: float = Field(default=60.0, gt=0)
     recovery_seconds: float = Field(default=3.0, ge=0, le=300)
     probes_per_second: float = Field(default=20.0, gt=0, le=10_000)
+    watch_heartbeat_seconds: float = Field(default=10.0, ge=0.1, le=300)
     history_days: float = Field(default=400.0, gt=0, le=36_500)
     hedge: bool = False
 

@@ -22,6 +22,9 @@ from sqlalchemy.engine import Connection, Row
 from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.domain.key_history import WHOLE, EvidenceKind, KeyTransition, PlaceState, Sighting
 from ownkey_server.domain.key_state import KeyEvidence, KeyState, combine
+from ownkey_server.domain.revocations import of_whole_key
+from ownkey_server.domain.tenants import tenant_of
+from ownkey_server.storage import revocations
 from ownkey_server.storage.registry import CHANNEL
 from ownkey_server.storage.schema import KEY_STATE_NUMBER, KEY_STATES, KEY_TRANSITIONS
 
@@ -42,15 +45,46 @@ def record(connection: Connection, sightings: Iterable[Sighting], listeners: Seq
             continue
         number += 1
         _write(connection, before, _place(sighting, before, number), listeners)
-        whole = _whole(connection, sighting, number + 1)
+        whole = _whole(connection, sighting.key, sighting.replicas, number + 1, sighting.since, sighting.kind)
         if whole is not None:
             number += 1
             _write(connection, of_place(connection, sighting.key, WHOLE), whole, listeners)
-    if number != before_all:
+    _told(connection, before_all, number)
+    return number
+
+
+def settle(
+    connection: Connection, keys: Iterable[tuple[str, Sequence[str]]], now: datetime, listeners: Sequence[Listener] = ()
+) -> None:
+    """Find out anew what is so of keys as a whole, when what their tenant takes back here has changed.
+
+    Args:
+        connection: In the transaction of that change.
+        keys: Their names, and their places in order of preference.
+        now: The present time (UTC).
+        listeners: As for :func:`record`.
+    """
+    number = before_all = _take_number(connection)
+    for key, replicas in keys:
+        before = of_place(connection, key, WHOLE)
+        whole = _whole(connection, key, replicas, number + 1, now, EvidenceKind.TRAFFIC)
+        if whole is None and before is not None:
+            cause = "it was not seen since it was given back"
+            whole = PlaceState(
+                key, WHOLE, KeyState.UNKNOWN, cause, EvidenceKind.TRAFFIC, now, now, number + 1, number + 1
+            )
+        if whole is not None and (before is None or (before.state, before.cause) != (whole.state, whole.cause)):
+            number += 1
+            _write(connection, before, whole, listeners)
+    _told(connection, before_all, number)
+
+
+def _told(connection: Connection, before: int, number: int) -> None:
+    """Keep the number, and tell the other instances, once a transaction."""
+    if number != before:
         connection.execute(sa.update(KEY_STATE_NUMBER).values(number=number))
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_notify(CHANNEL, f"keys {number}")))
-    return number
 
 
 def _write(connection: Connection, before: PlaceState | None, after: PlaceState, listeners: Sequence[Listener]) -> None:
@@ -148,10 +182,10 @@ def transitions(
     return [_kept(row) for row in connection.execute(query)]
 
 
-def transitions_since(connection: Connection, number: int, limit: int) -> list[KeyTransition]:
-    """Changes of all keys after that number, in order, at most so many."""
+def transitions_between(connection: Connection, after: int, last: int) -> list[KeyTransition]:
+    """Changes of all keys after a number, up to another, in order."""
     table = KEY_TRANSITIONS
-    query = sa.select(table).where(table.c.sequence > number).order_by(table.c.sequence).limit(limit)
+    query = sa.select(table).where(table.c.sequence > after, table.c.sequence <= last).order_by(table.c.sequence)
     return [_kept(row) for row in connection.execute(query)]
 
 
@@ -202,21 +236,30 @@ def _place(sighting: Sighting, before: PlaceState | None, number: int) -> PlaceS
     )
 
 
-def _whole(connection: Connection, sighting: Sighting, number: int) -> PlaceState | None:
-    """What the states of its places say of the key as a whole."""
+def _whole(
+    connection: Connection, key: str, replicas: Sequence[str], number: int, since: datetime, kind: EvidenceKind
+) -> PlaceState | None:
+    """What the states of its places say of the key as a whole; what its tenant has taken back here is revoked."""
+    tenant = tenant_of(key)
+    taken = of_whole_key(revocations.in_force(connection, tenant), key.rpartition("/")[2]) if tenant else None
+    if taken is not None:
+        at = taken.create_time
+        return PlaceState(
+            key, WHOLE, KeyState.REVOKED, taken.told, EvidenceKind.TRAFFIC, at, at, number, number, revoked_at=at
+        )
     table = KEY_STATES
-    rows = connection.execute(sa.select(table).where(table.c.key == sighting.key, table.c.replica != WHOLE))
+    rows = connection.execute(sa.select(table).where(table.c.key == key, table.c.replica != WHOLE))
     places = {row.replica: _state(row) for row in rows}
-    evidence = combine([(name, _evidence(places.get(name))) for name in sighting.replicas])
+    evidence = combine([(name, _evidence(places.get(name))) for name in replicas])
     if evidence is None:
         return None
     return PlaceState(
-        key=sighting.key,
+        key=key,
         replica=WHOLE,
         state=evidence.state,
         cause=evidence.cause,
-        kind=sighting.kind,
-        since=sighting.since,
+        kind=kind,
+        since=since,
         observed_at=evidence.observed_at,
         number=number,
         revision=number,

@@ -10,6 +10,7 @@ from collections import Counter
 import grpc
 import pytest
 
+from ownkey.v1 import key_status_pb2
 from support.rpc import Failure, Rpc, asset, pb
 
 MIB = 1024 * 1024
@@ -18,6 +19,7 @@ UNARY = {
     "Unwrap": pb.UnwrapRequest,
     "Rewrap": pb.RewrapRequest,
     "KeyStatus": pb.KeyStatusRequest,
+    "ListKeyStateChanges": key_status_pb2.ListKeyStateChangesRequest,
     "CheckPolicy": pb.CheckPolicyRequest,
     "AuthorizeCall": pb.AuthorizeCallRequest,
 }
@@ -32,7 +34,8 @@ async def still_serves(rpc: Rpc) -> None:
 async def test_an_empty_request_names_every_missing_field(rpc: Rpc, method: str) -> None:
     failure = await rpc.fail(method, UNARY[method]())
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
-    wanted = {"KeyStatus": {"tenant"}, "AuthorizeCall": {"tenant", "call_id", "callee"}}.get(method, {"asset"})
+    of_tenant = {"KeyStatus": {"tenant"}, "ListKeyStateChanges": {"tenant"}}
+    wanted = {**of_tenant, "AuthorizeCall": {"tenant", "call_id", "callee"}}.get(method, {"asset"})
     assert wanted <= set(failure.fields)
 
 

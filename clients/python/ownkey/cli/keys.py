@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ownkey.cli.key_history import tell_history, watch_keys
 from ownkey.cli.main import Shared, shared_options
 from ownkey.cli.options import asset_of, asset_options, context_option, parse_pairs, tenant_option
 from ownkey.cli.output import DENIED, MISCONFIGURED, OK, REVOKED, UNAVAILABLE, ago, coloured, moment, plain
@@ -139,13 +140,24 @@ def _whole_context(given: str) -> dict[str, str]:
     metavar="SECONDS",
     help="Ask again for so long, until the service answers and every key is available, revoked or misconfigured.",
 )
+@click.option("--watch", is_flag=True, help="Go on telling every change, until interrupted; with --json a line each.")
+@click.option("--history", is_flag=True, help="Tell the changes of the past instead, the oldest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="With --history: how many."
+)
 @shared_options
 @click.pass_obj
-def status(shared: Shared, tenant: str, key: str, wait: float) -> int:
-    """Tell the state of a tenant's keys, and how old the evidence is.
+def status(shared: Shared, tenant: str, key: str, wait: float, *, watch: bool, history: bool, limit: int) -> int:
+    """Tell the state of a tenant's keys, since when, and how old the evidence is.
 
     The exit code is 0 when all are available; else that of the worst: 4 revoked, 9 misconfigured, 5 otherwise.
     """
+    if watch and (history or wait):
+        raise click.UsageError("--watch goes with neither --history nor --wait")
+    if watch:
+        return watch_keys(shared, tenant, key)
+    if history:
+        return tell_history(shared, tenant, key, limit)
     end = time.monotonic() + wait
     while True:
         try:
@@ -174,7 +186,11 @@ def _worst(keys: Iterable[CustomerKeyStatus]) -> int:
 
 def _shown(one: CustomerKeyStatus | ReplicaStatus, note: str) -> str:
     told = "; ".join(filter(None, (one.cause, note)))
-    return f"{coloured(one.state)}, {ago(one.evidence_age)}" + (f": {told}" if told else "")
+    if one.recovering:
+        told = "; ".join(filter(None, ("it works again, and is told so when that has lasted", told)))
+    known = ", ".join(filter(None, (ago(one.evidence_age), f"by {one.evidence}" if one.evidence else "")))
+    since = f", since {one.since:%Y-%m-%d %H:%M:%S} UTC" if one.since else ""
+    return f"{coloured(one.state)}, {known}{since}" + (f": {told}" if told else "")
 
 
 @click.command()

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from ownkey.v1 import key_service_pb2 as ownkey_dot_v1_dot_key__service__pb2
+from ownkey.v1 import key_status_pb2 as ownkey_dot_v1_dot_key__status__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -54,6 +55,16 @@ class KeyServiceStub:
                 '/ownkey.v1.KeyService/KeyStatus',
                 request_serializer=ownkey_dot_v1_dot_key__service__pb2.KeyStatusRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_key__service__pb2.KeyStatusResponse.FromString,
+                _registered_method=True)
+        self.WatchKeyStatus = channel.unary_stream(
+                '/ownkey.v1.KeyService/WatchKeyStatus',
+                request_serializer=ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusResponse.FromString,
+                _registered_method=True)
+        self.ListKeyStateChanges = channel.unary_unary(
+                '/ownkey.v1.KeyService/ListKeyStateChanges',
+                request_serializer=ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesResponse.FromString,
                 _registered_method=True)
         self.CheckPolicy = channel.unary_unary(
                 '/ownkey.v1.KeyService/CheckPolicy',
@@ -119,6 +130,28 @@ class KeyServiceServicer:
     def KeyStatus(self, request, context):
         """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
         only about a key of which nothing is known yet.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchKeyStatus(self, request, context):
+        """Tells the present state of one of the tenant's keys, or of all, and then every change, whichever instance sees it,
+        within a second; heartbeats come while nothing changes. After a reconnect, the resume token of the last message has
+        the changes told that were missed.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE, STREAM_LIMIT.
+        Retriable: yes, with the resume token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeyStateChanges(self, request, context):
+        """Lists the changes of the states of one of the tenant's keys, or of all, the newest first, as far as they are kept.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.
@@ -200,6 +233,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.KeyStatus,
                     request_deserializer=ownkey_dot_v1_dot_key__service__pb2.KeyStatusRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_key__service__pb2.KeyStatusResponse.SerializeToString,
+            ),
+            'WatchKeyStatus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchKeyStatus,
+                    request_deserializer=ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusResponse.SerializeToString,
+            ),
+            'ListKeyStateChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyStateChanges,
+                    request_deserializer=ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesResponse.SerializeToString,
             ),
             'CheckPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPolicy,
@@ -331,6 +374,60 @@ class KeyService:
             '/ownkey.v1.KeyService/KeyStatus',
             ownkey_dot_v1_dot_key__service__pb2.KeyStatusRequest.SerializeToString,
             ownkey_dot_v1_dot_key__service__pb2.KeyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchKeyStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ownkey.v1.KeyService/WatchKeyStatus',
+            ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusRequest.SerializeToString,
+            ownkey_dot_v1_dot_key__status__pb2.WatchKeyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyStateChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.KeyService/ListKeyStateChanges',
+            ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesRequest.SerializeToString,
+            ownkey_dot_v1_dot_key__status__pb2.ListKeyStateChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

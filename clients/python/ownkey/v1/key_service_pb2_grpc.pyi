@@ -6,6 +6,7 @@ The data plane: what phone and meeting services call for every recording, voicem
 from collections import abc as _abc
 from grpc import aio as _aio
 from ownkey.v1 import key_service_pb2 as _key_service_pb2
+from ownkey.v1 import key_status_pb2 as _key_status_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -59,6 +60,20 @@ class KeyServiceStub:
     KeyStatus: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
     only about a key of which nothing is known yet.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
+    Retriable: yes.
+    """
+    WatchKeyStatus: _grpc.UnaryStreamMultiCallable[_key_status_pb2.WatchKeyStatusRequest, _key_status_pb2.WatchKeyStatusResponse]
+    """Tells the present state of one of the tenant's keys, or of all, and then every change, whichever instance sees it,
+    within a second; heartbeats come while nothing changes. After a reconnect, the resume token of the last message has
+    the changes told that were missed.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE, STREAM_LIMIT.
+    Retriable: yes, with the resume token.
+    """
+    ListKeyStateChanges: _grpc.UnaryUnaryMultiCallable[_key_status_pb2.ListKeyStateChangesRequest, _key_status_pb2.ListKeyStateChangesResponse]
+    """Lists the changes of the states of one of the tenant's keys, or of all, the newest first, as far as they are kept.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
@@ -130,6 +145,20 @@ class KeyServiceAsyncStub(KeyServiceStub):
     KeyStatus: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyStatusRequest, _key_service_pb2.KeyStatusResponse]  # type: ignore[assignment]
     """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
     only about a key of which nothing is known yet.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
+    Retriable: yes.
+    """
+    WatchKeyStatus: _aio.UnaryStreamMultiCallable[_key_status_pb2.WatchKeyStatusRequest, _key_status_pb2.WatchKeyStatusResponse]  # type: ignore[assignment]
+    """Tells the present state of one of the tenant's keys, or of all, and then every change, whichever instance sees it,
+    within a second; heartbeats come while nothing changes. After a reconnect, the resume token of the last message has
+    the changes told that were missed.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE, STREAM_LIMIT.
+    Retriable: yes, with the resume token.
+    """
+    ListKeyStateChanges: _aio.UnaryUnaryMultiCallable[_key_status_pb2.ListKeyStateChangesRequest, _key_status_pb2.ListKeyStateChangesResponse]  # type: ignore[assignment]
+    """Lists the changes of the states of one of the tenant's keys, or of all, the newest first, as far as they are kept.
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
@@ -222,6 +251,32 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_service_pb2.KeyStatusResponse, _abc.Awaitable[_key_service_pb2.KeyStatusResponse]]:
         """Tells the state of one of the tenant's keys, or of all, from what was last seen. It asks a key store
         only about a key of which nothing is known yet.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchKeyStatus(
+        self,
+        request: _key_status_pb2.WatchKeyStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_key_status_pb2.WatchKeyStatusResponse], _abc.AsyncIterator[_key_status_pb2.WatchKeyStatusResponse]]:
+        """Tells the present state of one of the tenant's keys, or of all, and then every change, whichever instance sees it,
+        within a second; heartbeats come while nothing changes. After a reconnect, the resume token of the last message has
+        the changes told that were missed.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE, STREAM_LIMIT.
+        Retriable: yes, with the resume token.
+        """
+
+    @_abc_1.abstractmethod
+    def ListKeyStateChanges(
+        self,
+        request: _key_status_pb2.ListKeyStateChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_status_pb2.ListKeyStateChangesResponse, _abc.Awaitable[_key_status_pb2.ListKeyStateChangesResponse]]:
+        """Lists the changes of the states of one of the tenant's keys, or of all, the newest first, as far as they are kept.
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, KEY_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
         Retriable: yes.

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ownkey/v1/key_state.proto\x12\townkey.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x01\n\rReplicaStatus\x12\x1a\n\x07replica\x18\x01 \x01(\tB\x00R\x07replica\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x05state\x12\x16\n\x05\x63\x61use\x18\x03 \x01(\tB\x00R\x05\x63\x61use\x12>\n\x0c\x65vidence_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x00R\x0b\x65videnceAge\x12\x14\n\x04note\x18\x05 \x01(\tB\x00R\x04note:\x00\"\xe6\x01\n\x11\x43ustomerKeyStatus\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x05state\x12\x16\n\x05\x63\x61use\x18\x03 \x01(\tB\x00R\x05\x63\x61use\x12>\n\x0c\x65vidence_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x00R\x0b\x65videnceAge\x12\x36\n\x08replicas\x18\x05 \x03(\x0b\x32\x18.ownkey.v1.ReplicaStatusB\x00R\x08replicas:\x00*\xbc\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_STATE_AVAILABLE\x10\x01\x12\x19\n\x15KEY_STATE_UNREACHABLE\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x12\x1b\n\x17KEY_STATE_MISCONFIGURED\x10\x04\x12\x15\n\x11KEY_STATE_UNKNOWN\x10\x05\x12\x16\n\x12KEY_STATE_DEGRADED\x10\x06\x42W\n\x0cio.ownkey.v1B\rKeyStateProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ownkey/v1/key_state.proto\x12\townkey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x02\n\rReplicaStatus\x12\x1a\n\x07replica\x18\x01 \x01(\tB\x00R\x07replica\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x05state\x12\x16\n\x05\x63\x61use\x18\x03 \x01(\tB\x00R\x05\x63\x61use\x12>\n\x0c\x65vidence_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x00R\x0b\x65videnceAge\x12\x14\n\x04note\x18\x05 \x01(\tB\x00R\x04note\x12\x32\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x05since\x12\x35\n\x08\x65vidence\x18\x07 \x01(\x0e\x32\x17.ownkey.v1.EvidenceKindB\x00R\x08\x65vidence\x12 \n\nrecovering\x18\x08 \x01(\x08\x42\x00R\nrecovering:\x00\"\xf3\x02\n\x11\x43ustomerKeyStatus\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x05state\x12\x16\n\x05\x63\x61use\x18\x03 \x01(\tB\x00R\x05\x63\x61use\x12>\n\x0c\x65vidence_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x00R\x0b\x65videnceAge\x12\x36\n\x08replicas\x18\x05 \x03(\x0b\x32\x18.ownkey.v1.ReplicaStatusB\x00R\x08replicas\x12\x32\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x05since\x12\x35\n\x08\x65vidence\x18\x07 \x01(\x0e\x32\x17.ownkey.v1.EvidenceKindB\x00R\x08\x65vidence\x12 \n\nrecovering\x18\x08 \x01(\x08\x42\x00R\nrecovering:\x00*\xbc\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_STATE_AVAILABLE\x10\x01\x12\x19\n\x15KEY_STATE_UNREACHABLE\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x12\x1b\n\x17KEY_STATE_MISCONFIGURED\x10\x04\x12\x15\n\x11KEY_STATE_UNKNOWN\x10\x05\x12\x16\n\x12KEY_STATE_DEGRADED\x10\x06*{\n\x0c\x45videnceKind\x12\x1d\n\x19\x45VIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VIDENCE_KIND_TRAFFIC\x10\x01\x12\x17\n\x13\x45VIDENCE_KIND_PROBE\x10\x02\x12\x18\n\x14\x45VIDENCE_KIND_SHARED\x10\x03\x42W\n\x0cio.ownkey.v1B\rKeyStateProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +34,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ownkey.v1.key_state_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014io.ownkey.v1B\rKeyStateProtoP\001Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1'
-  _globals['_KEYSTATE']._serialized_start=509
-  _globals['_KEYSTATE']._serialized_end=697
-  _globals['_REPLICASTATUS']._serialized_start=73
-  _globals['_REPLICASTATUS']._serialized_end=273
-  _globals['_CUSTOMERKEYSTATUS']._serialized_start=276
-  _globals['_CUSTOMERKEYSTATUS']._serialized_end=506
+  _globals['_KEYSTATE']._serialized_start=824
+  _globals['_KEYSTATE']._serialized_end=1012
+  _globals['_EVIDENCEKIND']._serialized_start=1014
+  _globals['_EVIDENCEKIND']._serialized_end=1137
+  _globals['_REPLICASTATUS']._serialized_start=106
+  _globals['_REPLICASTATUS']._serialized_end=447
+  _globals['_CUSTOMERKEYSTATUS']._serialized_start=450
+  _globals['_CUSTOMERKEYSTATUS']._serialized_end=821
 # @@protoc_insertion_point(module_scope)

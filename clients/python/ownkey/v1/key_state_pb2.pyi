@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -60,6 +61,34 @@ KEY_STATE_DEGRADED: KeyState.ValueType  # 6
 """The key works, though not in every replica."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
+class _EvidenceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvidenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvidenceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVIDENCE_KIND_UNSPECIFIED: _EvidenceKind.ValueType  # 0
+    """There is no evidence."""
+    EVIDENCE_KIND_TRAFFIC: _EvidenceKind.ValueType  # 1
+    """By a use of the key that somebody asked for."""
+    EVIDENCE_KIND_PROBE: _EvidenceKind.ValueType  # 2
+    """By a probe: throw-away bytes were wrapped and opened."""
+    EVIDENCE_KIND_SHARED: _EvidenceKind.ValueType  # 3
+    """By another instance of the service, which saw it."""
+
+class EvidenceKind(_EvidenceKind, metaclass=_EvidenceKindEnumTypeWrapper):
+    """How a state is known."""
+
+EVIDENCE_KIND_UNSPECIFIED: EvidenceKind.ValueType  # 0
+"""There is no evidence."""
+EVIDENCE_KIND_TRAFFIC: EvidenceKind.ValueType  # 1
+"""By a use of the key that somebody asked for."""
+EVIDENCE_KIND_PROBE: EvidenceKind.ValueType  # 2
+"""By a probe: throw-away bytes were wrapped and opened."""
+EVIDENCE_KIND_SHARED: EvidenceKind.ValueType  # 3
+"""By another instance of the service, which saw it."""
+Global___EvidenceKind: _TypeAlias = EvidenceKind  # noqa: Y015
+
 @_typing.final
 class ReplicaStatus(_message.Message):
     """The state of a key in one place where it can be used."""
@@ -71,6 +100,9 @@ class ReplicaStatus(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     EVIDENCE_AGE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the key store, as in the server's settings."""
     state: Global___KeyState.ValueType
@@ -79,9 +111,17 @@ class ReplicaStatus(_message.Message):
     """Why it is not available, in a few words; empty when it is."""
     note: _builtins.str
     """What its holder should know of it although it works, such as the day on which imported key material ends; may be empty."""
+    evidence: Global___EvidenceKind.ValueType
+    """How it is known."""
+    recovering: _builtins.bool
+    """Whether it works again, and is told UNREACHABLE until that has lasted: calls are served meanwhile."""
     @_builtins.property
     def evidence_age(self) -> _duration_pb2.Duration:
         """How old the evidence is; unset when there is none."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when the state is told; unset when there is no evidence."""
 
     def __init__(
         self,
@@ -91,10 +131,13 @@ class ReplicaStatus(_message.Message):
         cause: _builtins.str = ...,
         evidence_age: _duration_pb2.Duration | None = ...,
         note: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        evidence: Global___EvidenceKind.ValueType = ...,
+        recovering: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence_age", b"evidence_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence_age", b"evidence_age", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence_age", b"evidence_age", "note", b"note", "replica", b"replica", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "evidence_age", b"evidence_age", "note", b"note", "recovering", b"recovering", "replica", b"replica", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,12 +154,19 @@ class CustomerKeyStatus(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     EVIDENCE_AGE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Name of the key: `tenants/{tenant}/keys/{key}`, or `provider/keys/{key}`."""
     state: Global___KeyState.ValueType
     """The state of the key as a whole."""
     cause: _builtins.str
     """Why it is not available, in a few words; empty when it is."""
+    evidence: Global___EvidenceKind.ValueType
+    """How it is known."""
+    recovering: _builtins.bool
+    """Whether it works again, and is told UNREACHABLE until that has lasted: calls are served meanwhile."""
     @_builtins.property
     def evidence_age(self) -> _duration_pb2.Duration:
         """How old the evidence is; unset when there is none."""
@@ -124,6 +174,10 @@ class CustomerKeyStatus(_message.Message):
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
         """Each place where the key can be used, in order of preference."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when the state is told; unset when there is no evidence."""
 
     def __init__(
         self,
@@ -133,10 +187,13 @@ class CustomerKeyStatus(_message.Message):
         cause: _builtins.str = ...,
         evidence_age: _duration_pb2.Duration | None = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        evidence: Global___EvidenceKind.ValueType = ...,
+        recovering: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence_age", b"evidence_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence_age", b"evidence_age", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence_age", b"evidence_age", "key", b"key", "replicas", b"replicas", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evidence", b"evidence", "evidence_age", b"evidence_age", "key", b"key", "recovering", b"recovering", "replicas", b"replicas", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

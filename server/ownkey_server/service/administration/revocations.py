@@ -7,8 +7,10 @@ from datetime import datetime
 
 from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
 from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Ending, Revocation, Scope
+from ownkey_server.domain.tenants import KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.storage import key_states
 from ownkey_server.storage import revocations as kept
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -71,6 +73,7 @@ class Revocations:
             _require_known(change, tenant, scope)
             change.touch(tenant)
             kept.add(change.connection, made, change.number)
+            _settle(change, tenant, self._desk.clock())
             return Done(made, {"after": {"scope": kept.scope_json(scope), "ending": ending.value}})
 
         await self._desk.change(act, "revoke", tenant, name(tenant, made.id), work)
@@ -89,11 +92,18 @@ class Revocations:
             if not kept.restore(change.connection, revocation, self._desk.clock(), change.number):
                 raise ResourceInUse(name(tenant, revocation), "it was restored already")
             change.touch(tenant)
+            _settle(change, tenant, self._desk.clock())
             now = kept.find(change.connection, tenant, revocation)
             return Done(now, {"before": {"scope": kept.scope_json(before.scope)}})
 
         ended: Revocation = await self._desk.change(act, "restore", tenant, name(tenant, revocation), work)
         return ended
+
+
+def _settle(change: Change, tenant: str, now: datetime) -> None:
+    """Have the states of keys say what is taken back as a whole, for those who watch them, and are notified."""
+    keys = [key for key in change.keys(tenant) if key.lifecycle is not KeyLifecycle.REMOVED]
+    key_states.settle(change.connection, [(key.name, [one.place.name for one in key.replicas]) for key in keys], now)
 
 
 def _require_known(reader: Reader, tenant: str, scope: Scope) -> None:
