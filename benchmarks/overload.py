@@ -22,7 +22,7 @@ import grpc
 from client import ASSET, SERVICE
 from harness import CLIENT_CORE, Peer, Result, ownkey_server, peer, ratio
 
-from ownkey.v1 import asset_pb2, key_service_pb2
+from ownkey.v1 import asset_pb2, call_pb2, key_service_pb2
 
 FACTOR = 3
 DEADLINES = {"live": 1.0, "playback": 2.0, "background": 5.0}
@@ -62,7 +62,7 @@ class Requests:
         self.unwrap = unwrap.SerializeToString()
         unwrap.priority = key_service_pb2.PRIORITY_BACKGROUND
         self.background = unwrap.SerializeToString()
-        self.call = key_service_pb2.AuthorizeCallRequest(
+        self.call = call_pb2.AuthorizeCallRequest(
             tenant=ASSET.tenant,
             call_id="benchmark-1",
             callee="+4915112345678",

@@ -16,7 +16,8 @@ from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.main import prepare
 from ownkey_server.storage import schema
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable
+from ownkey_server.storage.documents import PolicyTable, RuleTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change
 
 METHOD = "/ownkey.v1.KeyService/GenerateDataKey"

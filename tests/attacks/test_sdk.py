@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from ownkey import Asset, AsyncClient, Client, errors, local
-from ownkey.v1 import key_service_pb2, key_service_pb2_grpc
+from ownkey.v1 import call_pb2, key_service_pb2, key_service_pb2_grpc
 from support.server import OWNKEY, ServerProcess
 
 ASSET = Asset("acme", "phone_recording", "call-1")
@@ -128,13 +128,13 @@ def test_a_data_key_that_cannot_be_one_is_the_service_s_failure(change: dict[str
         local.LocalEncryption(client, [b"x"], ASSET)
 
 
-REFUSAL = key_service_pb2.AuthorizeCallResponse(decision=key_service_pb2.CALL_DECISION_REFUSE, sip_status=503)
-NONSENSE = key_service_pb2.AuthorizeCallResponse(decision=99)  # type: ignore[arg-type]
+REFUSAL = call_pb2.AuthorizeCallResponse(decision=call_pb2.CALL_DECISION_REFUSE, sip_status=503)
+NONSENSE = call_pb2.AuthorizeCallResponse(decision=99)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("answer", [REFUSAL, NONSENSE])
 def test_no_answer_of_a_service_keeps_an_emergency_call_from_connecting(
-    answer: key_service_pb2.AuthorizeCallResponse,
+    answer: call_pb2.AuthorizeCallResponse,
 ) -> None:
     with hostile(lambda _: answer) as client:
         assert client.authorize_call("acme", "c", "911").allowed

@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ownkey.v1 import error_reason_pb2, key_service_pb2_grpc, role_pb2
+from ownkey.v1 import call_pb2, error_reason_pb2, key_service_pb2_grpc, role_pb2
 from support import server
 from support.access import DOMAIN, Caller, Lab
 from support.requests import METHODS, request
@@ -175,7 +175,7 @@ def require_serving(channel: grpc.Channel) -> None:
     """An honest caller is served."""
     stub = key_service_pb2_grpc.KeyServiceStub(channel)
     # Whatever was done to the tenant by then, an answer comes.
-    stub.AuthorizeCall(pb.AuthorizeCallRequest(tenant="acme", call_id="1", callee="112"), timeout=DEADLINE)
+    stub.AuthorizeCall(call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee="112"), timeout=DEADLINE)
 
 
 UNARY = [method for method in METHODS if not method.server_streaming]

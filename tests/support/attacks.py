@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import hpack
 
-from ownkey.v1 import key_service_pb2_grpc
+from ownkey.v1 import call_pb2, key_service_pb2_grpc
 from support.http2 import Connection
 from support.rpc import asset, pb
 
@@ -115,7 +115,7 @@ def honest_calls(address: str, credentials: grpc.ChannelCredentials | None = Non
         ) as channel:
             stub = key_service_pb2_grpc.KeyServiceStub(channel)
             generate = pb.GenerateDataKeyRequest(asset=asset())
-            emergency = pb.AuthorizeCallRequest(tenant="acme", call_id="1", callee="911")
+            emergency = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee="911")
             while not stop.wait(0.01):
                 try:
                     key = timed(lambda: stub.GenerateDataKey(generate, timeout=DEADLINE_SECONDS))

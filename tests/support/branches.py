@@ -37,7 +37,7 @@ from ownkey_server.service.directory import Directory
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change
 from support.services import KnownTenants, ListWriter, directory_of
 

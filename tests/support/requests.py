@@ -8,7 +8,15 @@ from typing import Any
 from google.protobuf.message_factory import GetMessageClass
 
 from ownkey.v1 import admin_service_pb2 as admin
-from ownkey.v1 import asset_pb2, customer_key_pb2, key_service_pb2, policy_pb2, revocation_pb2, role_pb2, tenant_pb2
+from ownkey.v1 import (
+    asset_pb2,
+    call_pb2,
+    customer_key_pb2,
+    key_service_pb2,
+    policy_pb2,
+    revocation_pb2,
+    role_pb2,
+)
 
 ROLES = [name.removeprefix("ROLE_").lower() for name, number in role_pb2.Role.items() if number]
 MAKE, OPEN = "recorder data", "player data"
@@ -113,7 +121,7 @@ def request(method: str, tenant: str) -> object:
         "approval": "0123",
         "revocation": "0" * 32,
         "scope": revocation_pb2.RevocationScope(users=["nobody"]),
-        "call_gate": tenant_pb2.CallGate(),
+        "call_gate": call_pb2.CallGate(),
         "assets": [asset],
         "asset": asset,
         "wrapped_key": b"no wrapped key",

@@ -13,7 +13,7 @@ import grpc
 
 from ownkey import credentials, errors
 from ownkey.models import ASSET_CLASSES
-from ownkey.v1 import key_service_pb2, key_service_pb2_grpc
+from ownkey.v1 import call_pb2, key_service_pb2_grpc
 from ownkey_kamailio.facts import Facts
 from ownkey_kamailio.settings import Service, SettingsError
 
@@ -100,12 +100,12 @@ class Asking:
         Raises:
             OwnkeyError: See :mod:`ownkey.errors`.
         """
-        request = key_service_pb2.AuthorizeCallRequest(
+        request = call_pb2.AuthorizeCallRequest(
             tenant=facts.tenant,
             call_id=facts.call_id,
             callee=facts.callee,
             caller=facts.caller,
-            direction=key_service_pb2.CallDirection.Value(f"CALL_DIRECTION_{facts.direction.upper() or 'UNSPECIFIED'}"),
+            direction=call_pb2.CallDirection.Value(f"CALL_DIRECTION_{facts.direction.upper() or 'UNSPECIFIED'}"),
             user=facts.user,
             group=facts.group,
             stores=[ASSET_CLASSES[name] for name in facts.stores],
@@ -115,10 +115,10 @@ class Asking:
             answer = self._stub.AuthorizeCall(request, timeout=timeout)
         except grpc.RpcError as error:
             raise errors.from_rpc_error(error) from None
-        decision = key_service_pb2.CallDecision.Name(answer.decision).removeprefix("CALL_DECISION_").lower()
+        decision = call_pb2.CallDecision.Name(answer.decision).removeprefix("CALL_DECISION_").lower()
         return Answer(
             decision=decision if decision in ("allow", "allow_no_recording") else "refuse",
-            reason=key_service_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
+            reason=call_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
             status=403 if answer.sip_status == 403 else 503,
             valid_until=answer.valid_until.ToMilliseconds() / 1000,
         )

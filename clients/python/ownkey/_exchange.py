@@ -32,7 +32,7 @@ from ownkey.models import (
     ReplicaStatus,
     RewrappedKey,
 )
-from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2, key_status_pb2
+from ownkey.v1 import asset_pb2, call_pb2, key_service_pb2, key_state_pb2, key_status_pb2
 
 T = TypeVar("T")
 
@@ -345,6 +345,8 @@ def authorize_call(
     user: str,
     group: str,
     stores: tuple[str, ...],
+    site: str,
+    queue: str,
     request_id: str,
 ) -> Exchange[CallAuthorization]:
     """AuthorizeCall.
@@ -352,36 +354,38 @@ def authorize_call(
     Raises:
         InvalidRequest: A direction or class does not exist.
     """
-    directions = {
-        name.removeprefix("CALL_DIRECTION_").lower(): n for name, n in key_service_pb2.CallDirection.items() if n
-    }
+    directions = {name.removeprefix("CALL_DIRECTION_").lower(): n for name, n in call_pb2.CallDirection.items() if n}
     if direction and direction not in directions:
         raise InvalidRequest(f"there is no call direction {direction!r}; there are: {', '.join(directions)}")
     for name in stores:
         if name not in ASSET_CLASSES:
             raise InvalidRequest(f"there is no asset class {name!r}; there are: {', '.join(ASSET_CLASSES)}")
-    request = key_service_pb2.AuthorizeCallRequest(
+    request = call_pb2.AuthorizeCallRequest(
         tenant=tenant,
         call_id=call_id,
         callee=callee,
         caller=caller,
-        direction=directions.get(direction, key_service_pb2.CALL_DIRECTION_UNSPECIFIED),
+        direction=directions.get(direction, call_pb2.CALL_DIRECTION_UNSPECIFIED),
         user=user,
         group=group,
         stores=[ASSET_CLASSES[name] for name in stores],
+        site=site,
+        queue=queue,
         request_id=request_id,
     )
 
-    def parse(answer: key_service_pb2.AuthorizeCallResponse) -> CallAuthorization:
+    def parse(answer: call_pb2.AuthorizeCallResponse) -> CallAuthorization:
         return CallAuthorization(
-            decision=key_service_pb2.CallDecision.Name(answer.decision).removeprefix("CALL_DECISION_").lower(),
-            reason=key_service_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
+            decision=call_pb2.CallDecision.Name(answer.decision).removeprefix("CALL_DECISION_").lower(),
+            reason=call_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
             explanation=answer.explanation,
             sip_status=answer.sip_status,
             key=answer.key,
             evidence_age=_age(answer, answer.evidence_age),
             valid_until=_time(answer.valid_until),
             emergency=answer.emergency,
+            rule=answer.rule,
+            retry_after=answer.retry_after.ToTimedelta() if answer.HasField("retry_after") else None,
         )
 
     return Exchange("AuthorizeCall", request, parse)

@@ -210,6 +210,8 @@ class AsyncClient:
         user: str = "",
         group: str = "",
         stores: tuple[str, ...] = (),
+        site: str = "",
+        queue: str = "",
         request_id: str = "",
     ) -> CallAuthorization:
         """Whether a call may be set up. An emergency call always may, within half a second."""
@@ -224,6 +226,8 @@ class AsyncClient:
                 user=user,
                 group=group,
                 stores=stores,
+                site=site,
+                queue=queue,
                 request_id=request_id,
             )
             answer = await self._run(exchange, min(self._timeout, EMERGENCY_TIMEOUT) if urgent else None)

@@ -170,6 +170,8 @@ class Client:
         user: str = "",
         group: str = "",
         stores: tuple[str, ...] = (),
+        site: str = "",
+        queue: str = "",
         request_id: str = "",
     ) -> CallAuthorization:
         """Whether a call may be set up. An emergency call always may, and waits half a second for the service at most.
@@ -188,6 +190,8 @@ class Client:
                 user=user,
                 group=group,
                 stores=stores,
+                site=site,
+                queue=queue,
                 request_id=request_id,
             )
             answer = self._run(exchange, min(self._timeout, EMERGENCY_TIMEOUT) if urgent else None)

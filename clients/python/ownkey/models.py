@@ -202,6 +202,8 @@ class CallAuthorization:
         sip_status: For ``refuse``, what to answer with; else 0.
         valid_until: Until when this holds for calls with the same facts; None for an answer given without the service.
         emergency: Whether the call goes to an emergency service.
+        rule: Name of the call gate's rule that decided; empty when the gate was not asked.
+        retry_after: For ``sip_status`` 503: when to try again, as in its ``Retry-After``.
     """
 
     decision: str
@@ -212,6 +214,8 @@ class CallAuthorization:
     evidence_age: timedelta | None = None
     valid_until: datetime | None = None
     emergency: bool = False
+    rule: str = ""
+    retry_after: timedelta | None = None
 
     @property
     def allowed(self) -> bool:

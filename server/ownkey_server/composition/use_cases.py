@@ -51,6 +51,7 @@ def services(core: Core, probes: Probes) -> Services:
     key_status = KeyStatus(directory, board, probes, clock)
     watches, changes = open_watches(core, key_status)
     answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
+    retry_after = timedelta(seconds=settings.call_gate.retry_after_seconds)
     return Services(
         data_keys=data_keys,
         rewraps=Rewraps(directory, core.ring, core.branches, core.audit, clock),
@@ -61,7 +62,7 @@ def services(core: Core, probes: Probes) -> Services:
         key_changes=changes,
         watch_heartbeat=settings.keys.watch_heartbeat_seconds,
         open_streams=core.open_streams,
-        call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid),
+        call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid, retry_after),
     )
 
 

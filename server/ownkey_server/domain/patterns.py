@@ -32,6 +32,9 @@ WORDS: Mapping[str, str] = {
     r"^[A-Z][A-Za-z]{1,63}$": "must be the name of a call, such as Unwrap",
     r"^[A-Z]{2}$": "must be the ISO 3166 code of a country, such as US",
     r"^[0-9]{1,15}$": _DIGITS,
+    r"^([+]?[0-9]{1,15}|[+]?[0-9]{1,15}-[+]?[0-9]{1,15})$": (
+        "must be a number range: +4930, 7001, 7000-7999 or +49301000-+49301999"
+    ),
     r"^[a-zA-Z0-9_+=,.@/-]{1,512}$": "must be the role's name, with its path if it has one, and not its ARN",
     r"^[a-zA-Z0-9_+=,.@:/-]{2,128}$": "must be 2 to 128 letters, digits and . _ + = , @ : / -",
     r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[a-zA-Z0-9_+=,.@/-]{1,512}$": (

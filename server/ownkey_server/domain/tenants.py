@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from ownkey_server.domain.call_gates import NOT_GATED, CallGate
 from ownkey_server.domain.policy import Policy
 from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Revocation
 
@@ -101,41 +102,6 @@ def place_name(store: str, reference: str) -> str:
     return f"{store}/{parts[3]}" if parts[0] == "arn" and len(parts) == 5 else store
 
 
-class GateMode(StrEnum):
-    """What happens to a call whose recording could not be protected."""
-
-    OFF = "off"
-    REFUSE = "refuse"
-    ALLOW_NO_RECORDING = "allow_no_recording"
-
-
-class CallDirection(StrEnum):
-    """Which way a call goes, seen from the tenant."""
-
-    INBOUND = "inbound"
-    OUTBOUND = "outbound"
-    INTERNAL = "internal"
-
-
-@dataclass(frozen=True, slots=True)
-class CallGate:
-    """How a tenant's calls are gated.
-
-    Attributes:
-        mode: What to do while a key that is needed is not usable.
-        directions: The calls that are gated; others are as with mode ``off``.
-        countries: ISO 3166 codes of where the tenant's phones are: whose emergency numbers count.
-        emergency_numbers: The tenant's own, such as an internal security desk.
-        outside_line_prefixes: Digits dialled to get an outside line, such as ``9``.
-    """
-
-    mode: GateMode = GateMode.OFF
-    directions: frozenset[CallDirection] = frozenset(CallDirection)
-    countries: tuple[str, ...] = ()
-    emergency_numbers: frozenset[str] = frozenset()
-    outside_line_prefixes: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A customer organization.
@@ -155,7 +121,7 @@ class Tenant:
     policy: Policy
     groups: frozenset[str] = frozenset()
     groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    call_gate: CallGate = CallGate()
+    call_gate: CallGate = NOT_GATED
     policy_version: int = 0
     revision: int = 0
     revocations: tuple[Revocation, ...] = ()

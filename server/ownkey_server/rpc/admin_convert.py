@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from ownkey.v1 import (
     admin_service_pb2,
     approval_pb2,
@@ -16,7 +14,6 @@ from ownkey.v1 import (
     audit_record_pb2,
     branch_key_pb2,
     customer_key_pb2,
-    key_service_pb2,
     policy_pb2,
     role_pb2,
     tenant_pb2,
@@ -27,14 +24,14 @@ from ownkey_server.domain.branch_keys import BranchKey, BranchKeyState
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.policy import Wrapping
 from ownkey_server.domain.roles import Grant, Role
-from ownkey_server.domain.tenants import CallDirection, GateMode, KeyLifecycle, Replica
-from ownkey_server.rpc import convert
-from ownkey_server.rpc.errors import InvalidRequests
+from ownkey_server.domain.tenants import KeyLifecycle, Replica
+from ownkey_server.rpc import convert, gate_convert
+from ownkey_server.rpc.tables import table
 from ownkey_server.service.administration.audit_trail import AuditRow
 from ownkey_server.service.administration.edits import Step, StepKind
 from ownkey_server.service.administration.retention import Kept
 from ownkey_server.service.administration.simulation import SimulationReport
-from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable, Table, describe
+from ownkey_server.storage.documents import PolicyTable, RuleTable
 from ownkey_server.storage.grants import GrantTable
 from ownkey_server.storage.records import (
     ApprovalRecord,
@@ -45,15 +42,10 @@ from ownkey_server.storage.records import (
     Stamp,
     TenantRecord,
 )
+from ownkey_server.storage.tables import Table
 
 T = TypeVar("T", bound=Table)
 
-GATE_MODES = {
-    tenant_pb2.CALL_GATE_MODE_UNSPECIFIED: GateMode.OFF,
-    **{tenant_pb2.CallGateMode.Value(f"CALL_GATE_MODE_{mode.name}"): mode for mode in GateMode},
-}
-GATE_MODE_NUMBERS = {mode: tenant_pb2.CallGateMode.Value(f"CALL_GATE_MODE_{mode.name}") for mode in GateMode}
-DIRECTION_NUMBERS = {one: key_service_pb2.CallDirection.Value(f"CALL_DIRECTION_{one.name}") for one in CallDirection}
 LIFECYCLES = {one: customer_key_pb2.KeyLifecycle.Value(f"KEY_LIFECYCLE_{one.name}") for one in KeyLifecycle}
 BRANCH_KEY_STATES = {one: branch_key_pb2.BranchKeyState.Value(f"BRANCH_KEY_STATE_{one.name}") for one in BranchKeyState}
 STEP_KINDS = {
@@ -87,22 +79,6 @@ def place(message: customer_key_pb2.KeyPlace) -> Replica:
     return Replica(message.key_store, message.reference)
 
 
-def call_gate(message: tenant_pb2.CallGate) -> CallGateTable:
-    """How calls are gated.
-
-    Raises:
-        InvalidRequests: It is not as a call gate must be.
-    """
-    fields = {
-        "mode": GATE_MODES[message.mode],
-        "directions": [convert.CALL_DIRECTIONS[one] for one in message.directions] or list(CallDirection),
-        "countries": list(message.countries),
-        "emergency_numbers": list(message.emergency_numbers),
-        "outside_line_prefixes": list(message.outside_line_prefixes),
-    }
-    return _table(CallGateTable, fields, "call_gate")
-
-
 def policy(message: policy_pb2.Policy) -> PolicyTable:
     """A policy.
 
@@ -132,31 +108,16 @@ def policy(message: policy_pb2.Policy) -> PolicyTable:
         "wrapping": wrapping,
         "outage_grace_seconds": message.outage_grace_seconds,
     }
-    return _table(PolicyTable, whole, "policy")
-
-
-def _table(kind: type[T], fields: Mapping[str, Any], at: str) -> T:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        violations = [InvalidRequest(f"{at}.{where}" if where else at, what) for where, what in describe(error, kind)]
-        raise InvalidRequests(violations) from None
+    return table(PolicyTable, whole, "policy")
 
 
 def tenant(record: TenantRecord) -> tenant_pb2.Tenant:
     """A tenant."""
-    gate = record.call_gate
     return tenant_pb2.Tenant(
         id=record.id,
         display_name=record.display_name,
         enrolled_at=convert.timestamp(record.enrolled_at),
-        call_gate=tenant_pb2.CallGate(
-            mode=GATE_MODE_NUMBERS[gate.mode],
-            directions=[DIRECTION_NUMBERS[one] for one in gate.directions],
-            countries=gate.countries,
-            emergency_numbers=gate.emergency_numbers,
-            outside_line_prefixes=gate.outside_line_prefixes,
-        ),
+        call_gate=gate_convert.message(record.call_gate),
         policy_version=record.policy_version,
         **_stamp(record.stamp),
     )
@@ -224,7 +185,7 @@ def grants(messages: Sequence[role_pb2.RoleGrant]) -> list[Grant]:
             "asset_classes": [convert.ASSET_CLASSES[number] for number in one.asset_classes],
             "methods": list(one.methods),
         }
-        tables.append(_table(GrantTable, fields, f"grants[{index}]"))
+        tables.append(table(GrantTable, fields, f"grants[{index}]"))
     return [table.to_domain() for table in tables]
 
 

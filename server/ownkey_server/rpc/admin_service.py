@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from ownkey.v1 import admin_service_pb2 as pb
 from ownkey_server.domain.audit import from_microseconds, microseconds
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.rpc import admin_convert, convert, page_tokens, pages, revocation_messages
+from ownkey_server.rpc import admin_convert, convert, gate_convert, page_tokens, pages, revocation_messages
 from ownkey_server.rpc.calls import Call
 from ownkey_server.service.administration.approvals import Approvals
 from ownkey_server.service.administration.audit_trail import AuditTrail
@@ -25,7 +25,7 @@ from ownkey_server.service.administration.retention import AuditRetention
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 
 HISTORY = timedelta(days=7)
 """How far back a simulation looks when the request does not say."""
@@ -60,7 +60,7 @@ class AdminServicer:
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, call: Call) -> Message:
         """Add a tenant."""
-        gate = admin_convert.call_gate(request.call_gate) if request.HasField("call_gate") else CallGateTable()
+        gate = gate_convert.call_gate(request.call_gate) if request.HasField("call_gate") else CallGateTable()
         made = await self._services.tenants.create(
             call.act(request),
             request.id,
@@ -91,7 +91,7 @@ class AdminServicer:
             request.tenant,
             request.etag,
             request.display_name if request.HasField("display_name") else None,
-            admin_convert.call_gate(request.call_gate) if request.HasField("call_gate") else None,
+            gate_convert.call_gate(request.call_gate) if request.HasField("call_gate") else None,
         )
         return pb.UpdateTenantResponse(tenant=admin_convert.tenant(changed))
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from ownkey.v1 import asset_pb2, key_service_pb2, key_state_pb2
+from ownkey.v1 import asset_pb2, call_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import Asset, AssetClass, AssetOrigin
+from ownkey_server.domain.call_gates import CallDirection
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect
-from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.service.call_gate import Call, CallAnswer, CallDecision, CallReason
 from ownkey_server.service.key_status import Finding, KeyReport
 
@@ -30,17 +30,15 @@ ASSET_ORIGINS = {
     asset_pb2.ASSET_ORIGIN_UPLOADED: AssetOrigin.UPLOADED,
 }
 CALL_DIRECTIONS = {
-    key_service_pb2.CALL_DIRECTION_INBOUND: CallDirection.INBOUND,
-    key_service_pb2.CALL_DIRECTION_OUTBOUND: CallDirection.OUTBOUND,
-    key_service_pb2.CALL_DIRECTION_INTERNAL: CallDirection.INTERNAL,
+    call_pb2.CALL_DIRECTION_INBOUND: CallDirection.INBOUND,
+    call_pb2.CALL_DIRECTION_OUTBOUND: CallDirection.OUTBOUND,
+    call_pb2.CALL_DIRECTION_INTERNAL: CallDirection.INTERNAL,
 }
 KEY_STATES = {state: key_state_pb2.KeyState.Value(f"KEY_STATE_{state.name}") for state in KeyState}
 EVIDENCE_KINDS = {kind: key_state_pb2.EvidenceKind.Value(f"EVIDENCE_KIND_{kind.name}") for kind in EvidenceKind}
 POLICY_DECISIONS = {effect: key_service_pb2.PolicyDecision.Value(f"POLICY_DECISION_{effect.name}") for effect in Effect}
-CALL_DECISIONS = {
-    decision: key_service_pb2.CallDecision.Value(f"CALL_DECISION_{decision.name}") for decision in CallDecision
-}
-CALL_REASONS = {reason: key_service_pb2.CallReason.Value(f"CALL_REASON_{reason.name}") for reason in CallReason}
+CALL_DECISIONS = {decision: call_pb2.CallDecision.Value(f"CALL_DECISION_{decision.name}") for decision in CallDecision}
+CALL_REASONS = {reason: call_pb2.CallReason.Value(f"CALL_REASON_{reason.name}") for reason in CallReason}
 
 
 def asset(message: asset_pb2.Asset) -> Asset:
@@ -71,7 +69,7 @@ def pairs(message: Mapping[str, str]) -> Mapping[str, str]:
     return dict(message) if message else NO_PAIRS
 
 
-def call(message: key_service_pb2.AuthorizeCallRequest) -> Call:
+def call(message: call_pb2.AuthorizeCallRequest) -> Call:
     """The facts about a call, from a message that keeps the contract's rules."""
     return Call(
         tenant=message.tenant,
@@ -82,12 +80,14 @@ def call(message: key_service_pb2.AuthorizeCallRequest) -> Call:
         group=message.group,
         stores=tuple(ASSET_CLASSES[number] for number in message.stores),
         queue=message.queue,
+        caller=message.caller,
+        site=message.site,
     )
 
 
-def call_response(answer: CallAnswer) -> key_service_pb2.AuthorizeCallResponse:
+def call_response(answer: CallAnswer) -> call_pb2.AuthorizeCallResponse:
     """The answer about a call."""
-    return key_service_pb2.AuthorizeCallResponse(
+    return call_pb2.AuthorizeCallResponse(
         decision=CALL_DECISIONS[answer.decision],
         reason=CALL_REASONS[answer.reason],
         explanation=answer.explanation,
@@ -96,6 +96,8 @@ def call_response(answer: CallAnswer) -> key_service_pb2.AuthorizeCallResponse:
         evidence_age=duration(answer.evidence_age),
         valid_until=timestamp(answer.valid_until),
         emergency=answer.emergency,
+        rule=answer.rule,
+        retry_after=duration(answer.retry_after),
     )
 
 

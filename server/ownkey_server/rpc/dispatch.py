@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-from ownkey.v1 import key_service_pb2
+from ownkey.v1 import call_pb2
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, TooMuch, Unauthenticated
 from ownkey_server.domain.roles import Facts, Permit
@@ -46,8 +46,8 @@ Emergency: TypeAlias = Callable[[str, str, Standing], Awaitable[Message | None]]
 
 # An emergency call waits no longer for what is known of its caller.
 EMERGENCY_SECONDS = 0.25
-_TENANT = key_service_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
-_CALLEE = key_service_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
+_TENANT = call_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
+_CALLEE = call_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
 
 # Before a principal where others have a tenant's id: no tenant has an id like that.
 _OWN = "@"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from ownkey.v1 import key_service_pb2, key_status_pb2
+from ownkey.v1 import call_pb2, key_service_pb2, key_status_pb2
 from ownkey.wrapped_key import WrappedKey, WrappedKeyInvalid
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.rpc import convert, key_watch, page_tokens
@@ -132,7 +132,7 @@ class KeyServicer:
             key_state=convert.key_state(check.key_state),
         )
 
-    async def AuthorizeCall(self, request: key_service_pb2.AuthorizeCallRequest, call: Call) -> Message:
+    async def AuthorizeCall(self, request: call_pb2.AuthorizeCallRequest, call: Call) -> Message:
         """Decide about a call."""
         answer = await self._services.call_gate.authorize(convert.call(request), call.caller(request.request_id))
         return convert.call_response(answer)

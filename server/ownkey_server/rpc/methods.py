@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from ownkey.v1 import admin_service_pb2, asset_pb2, key_service_pb2
+from ownkey.v1 import admin_service_pb2, asset_pb2, call_pb2, key_service_pb2
 from ownkey_server.domain.roles import ACCESS, Access, Facts
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME
@@ -63,7 +63,7 @@ def _of_start(request: Any) -> Facts:
     return _asset(request.start.asset)
 
 
-def _of_call(request: key_service_pb2.AuthorizeCallRequest) -> Facts:
+def _of_call(request: call_pb2.AuthorizeCallRequest) -> Facts:
     return Facts((request.tenant,), tuple(convert.ASSET_CLASSES[one] for one in request.stores))
 
 

@@ -11,23 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 
-from ownkey import emergency
+from ownkey import emergency, gate
+from ownkey.gate.rules import SIP_SERVICE_UNAVAILABLE
 from ownkey_server.domain.assets import Asset, AssetClass
 from ownkey_server.domain.audit import Action, AuditRecord, Caller, Result
+from ownkey_server.domain.call_gates import CallDirection, CallGate
 from ownkey_server.domain.clock import Clock
-from ownkey_server.domain.errors import OwnkeyError
+from ownkey_server.domain.errors import DatabaseUnavailable, OwnkeyError, ServiceImpaired
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Tenant
-from ownkey_server.service.access import revocation_of, rule_on
+from ownkey_server.domain.tenants import CustomerKey, Tenant
+from ownkey_server.service.access import NO_GROUPS, revocation_of, rule_on
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.cancelled import by_the_caller
 from ownkey_server.service.directory import Directory
+from ownkey_server.service.gates import compiled
 from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
-
-# RFC 3261: 403 tells the caller's side that the server understood and will not, 503 that trying again may help.
-SIP_FORBIDDEN = 403
-SIP_SERVICE_UNAVAILABLE = 503
 
 
 class CallDecision(StrEnum):
@@ -63,27 +62,15 @@ class CallReason(StrEnum):
     KEY_UNREACHABLE = "key_unreachable"
     KEY_MISCONFIGURED = "key_misconfigured"
     KEY_UNKNOWN = "key_unknown"
+    GRACE = "grace"
+    VIEW_STALE = "view_stale"
 
 
-REASON_OF_STATE = {
-    KeyState.AVAILABLE: CallReason.KEY_AVAILABLE,
-    KeyState.DEGRADED: CallReason.KEY_AVAILABLE,
-    KeyState.REVOKED: CallReason.KEY_REVOKED,
-    KeyState.UNREACHABLE: CallReason.KEY_UNREACHABLE,
-    KeyState.MISCONFIGURED: CallReason.KEY_MISCONFIGURED,
-    KeyState.UNKNOWN: CallReason.KEY_UNKNOWN,
-}
-# When several keys are needed, the one in the worst state decides; a revocation is the customer's word and comes first.
-WORST_FIRST = (
-    KeyState.REVOKED,
-    KeyState.MISCONFIGURED,
-    KeyState.UNREACHABLE,
-    KeyState.UNKNOWN,
-    KeyState.DEGRADED,
-    KeyState.AVAILABLE,
-)
 # An emergency call waits no longer for the tenant's own numbers.
 EMERGENCY_SECONDS = 0.25
+# A call waits no longer for a tenant that was known and has changed, and for one that was never asked for.
+KNOWN_SECONDS = 0.25
+FIRST_SECONDS = 1.0
 # Of a tenant that cannot be looked up: every country's numbers, also behind the digits that mostly get an outside line.
 UNKNOWN_GATE = CallGate(outside_line_prefixes=("0", "8", "9"))
 
@@ -98,6 +85,8 @@ class Call:
         callee: Who is called, in any way of writing.
         stores: What will be stored of it; empty means nothing.
         queue: The call queue, or empty.
+        caller: Who calls, in any way of writing, or empty.
+        site: The site, or empty.
     """
 
     tenant: str
@@ -108,6 +97,8 @@ class Call:
     group: str = ""
     stores: tuple[AssetClass, ...] = ()
     queue: str = ""
+    caller: str = ""
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +109,8 @@ class CallAnswer:
         sip_status: For ``REFUSE``; else 0.
         key: The key that decided, if one did.
         evidence_age: Of that key; None when there is no evidence.
+        rule: Name of the rule of the gate that decided; empty when the gate was not asked.
+        retry_after: For 503: when to try again.
     """
 
     decision: CallDecision
@@ -127,6 +120,8 @@ class CallAnswer:
     sip_status: int = 0
     key: CustomerKey | None = None
     evidence_age: timedelta | None = None
+    rule: str = ""
+    retry_after: timedelta | None = None
 
     @property
     def emergency(self) -> bool:
@@ -135,11 +130,11 @@ class CallAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class _NeededKey:
+class _Needed:
+    """A key that a call needs, and what is known of it."""
+
     key: CustomerKey
-    state: KeyState
-    cause: str
-    age: timedelta | None
+    sight: gate.KeySight
 
 
 class CallGateKeeper:
@@ -147,6 +142,7 @@ class CallGateKeeper:
 
     Args:
         answer_valid: How long an answer may be used for calls with the same facts.
+        retry_after: When a caller who was refused for an outage may try again.
     """
 
     def __init__(
@@ -157,6 +153,7 @@ class CallGateKeeper:
         audit: AuditLog,
         clock: Clock,
         answer_valid: timedelta,
+        retry_after: timedelta = timedelta(seconds=30),
     ) -> None:
         self._directory = directory
         self._board = board
@@ -164,6 +161,8 @@ class CallGateKeeper:
         self._audit = audit
         self._clock = clock
         self._answer_valid = answer_valid
+        self._retry_after = retry_after
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def emergency_answer(
         self, tenant_id: str, callee: str, standing: Standing = Standing.KNOWN
@@ -173,9 +172,9 @@ class CallGateKeeper:
         A tenant that nobody knows, or that cannot be looked up at once, gets the emergency numbers of every country.
         Nothing makes this fail.
         """
-        gate = None if standing is Standing.UNKNOWN else await self._emergency_gate(tenant_id)
-        gates = [gate] if gate is not None else []
-        if gate is None or standing is Standing.IN_DOUBT:
+        own = None if standing is Standing.UNKNOWN else await self._emergency_gate(tenant_id)
+        gates = [own] if own is not None else []
+        if own is None or standing is Standing.IN_DOUBT:
             gates.append(UNKNOWN_GATE)
         if not any(_is_emergency(callee, one) for one in gates):
             return None
@@ -192,18 +191,34 @@ class CallGateKeeper:
         answer = await self.emergency_answer(call.tenant, call.callee)
         if answer is not None:
             return answer
-        tenant = await self._directory.tenant(call.tenant)
-        if not call.stores:
-            return self._answer(CallDecision.ALLOW, CallReason.NOTHING_STORED, "nothing of the call will be stored")
-        needed = await self._needed_keys(tenant, call)
-        if isinstance(needed, CallAnswer):
-            answer = needed
-        else:
-            worst = min(needed, key=lambda one: WORST_FIRST.index(one.state))
-            answer = self._gated(tenant.call_gate, call, worst)
+        answer = await self.decide(call)
         if answer.decision is not CallDecision.ALLOW:
             self._note(call, caller, answer)
         return answer
+
+    async def decide(self, call: Call) -> CallAnswer:
+        """Decide about a call that is no emergency, and say nothing of it in the trail; raises as :meth:`authorize`."""
+        tenant, doubt = await self._tenant(call.tenant)
+        if not call.stores:
+            return self._answer(CallDecision.ALLOW, CallReason.NOTHING_STORED, "nothing of the call will be stored")
+        needed = await self._needed_keys(tenant, call, doubt)
+        return needed if isinstance(needed, CallAnswer) else self._gated(tenant, call, needed)
+
+    async def _tenant(self, tenant_id: str) -> tuple[Tenant, str]:
+        """The tenant, and why it is not known for certain; empty when it is.
+
+        A tenant that was known is decided about as it was, and its keys count as unknown.
+        """
+        known = self._directory.last_known(tenant_id)
+        try:
+            async with asyncio.timeout(KNOWN_SECONDS if known else FIRST_SECONDS):
+                return await self._directory.tenant(tenant_id), ""
+        except (ServiceImpaired, TimeoutError) as error:
+            if known is None:
+                if isinstance(error, TimeoutError):
+                    raise DatabaseUnavailable(f"no answer within {FIRST_SECONDS:g} s") from None
+                raise
+            return known, "the database does not tell whether it was taken back"
 
     async def _emergency_gate(self, tenant_id: str) -> CallGate | None:
         """The tenant's gate; None when it cannot be looked up at once, or there is no such tenant."""
@@ -232,24 +247,38 @@ class CallGateKeeper:
                 tenant=call.tenant,
                 key=answer.key.name if answer.key else "",
                 decision=answer.decision.value,
+                rule=answer.rule,
                 detail={"call_id": call.call_id, "stores": [one.value for one in call.stores]},
             )
         )
 
-    def _gated(self, gate: CallGate, call: Call, worst: _NeededKey) -> CallAnswer:
-        if worst.state.usable:
-            return self._about(worst, CallDecision.ALLOW, CallReason.KEY_AVAILABLE)
-        if gate.mode is GateMode.OFF or (call.direction is not None and call.direction not in gate.directions):
-            return self._about(worst, CallDecision.ALLOW, CallReason.GATING_OFF)
-        reason = REASON_OF_STATE[worst.state]
-        if gate.mode is GateMode.ALLOW_NO_RECORDING:
-            return self._about(worst, CallDecision.ALLOW_NO_RECORDING, reason)
-        sip_status = SIP_FORBIDDEN if worst.state is KeyState.REVOKED else SIP_SERVICE_UNAVAILABLE
-        return self._about(worst, CallDecision.REFUSE, reason, sip_status)
+    def _gated(self, tenant: Tenant, call: Call, needed: list[_Needed]) -> CallAnswer:
+        groups = tenant.groups_of.get(call.user, NO_GROUPS)
+        facts = gate.Facts(
+            caller=call.caller,
+            callee=call.callee,
+            direction=call.direction.value if call.direction else "",
+            site=call.site,
+            queue=call.queue,
+            groups=groups | {call.group} if call.group else groups,
+            stores=tuple(one.value for one in call.stores),
+        )
+        verdict = gate.decide(compiled(tenant.call_gate).rule_for(facts), [one.sight for one in needed])
+        sight = verdict.key
+        return self._answer(
+            CallDecision(verdict.decision),
+            CallReason(verdict.reason),
+            verdict.explanation,
+            verdict.sip_status,
+            next(one.key for one in needed if one.sight is sight),
+            None if sight.age is None else timedelta(seconds=sight.age),
+            verdict.rule,
+            verdict.grace_left,
+        )
 
-    async def _needed_keys(self, tenant: Tenant, call: Call) -> list[_NeededKey] | CallAnswer:
+    async def _needed_keys(self, tenant: Tenant, call: Call, doubt: str) -> list[_Needed] | CallAnswer:
         """The keys for all that will be stored, or an answer when policy forbids to store any of it."""
-        keys, now = [], self._clock()
+        found, keys, now = [], [], self._clock()
         for asset_class in call.stores:
             asset = Asset(call.tenant, asset_class, call.call_id, user=call.user, group=call.group)
             ruling = rule_on(tenant, self._directory.provider_key, asset, now)
@@ -259,22 +288,45 @@ class CallGateKeeper:
                 return self._answer(CallDecision.ALLOW_NO_RECORDING, CallReason.POLICY_DENIED, explanation)
             taken_back = revocation_of(tenant, asset, ruling.key, now, queue=call.queue)
             if taken_back is not None:
-                return [_NeededKey(ruling.key, KeyState.REVOKED, taken_back.told, timedelta())]
-            keys.append(ruling.key)
-        await self._probes.first_evidence(keys)
-        return [self._needed(key, self._clock()) for key in keys]
+                sight = gate.KeySight(ruling.key.name, KeyState.REVOKED.value, taken_back.told, 0.0)
+                found.append(_Needed(ruling.key, sight))
+            else:
+                keys.append(ruling.key)
+        if keys and not doubt:
+            await self._look_first(keys)
+        return [*found, *(_Needed(key, self.sight(key, self._clock(), doubt)) for key in keys)]
 
-    def _needed(self, key: CustomerKey, now: datetime) -> _NeededKey:
+    async def _look_first(self, keys: list[CustomerKey]) -> None:
+        """Have keys asked after of which nothing fresh is known; who asks first of a key waits a moment for that."""
+        now = self._clock()
+        seen = [self._board.of(key, now) for key in keys]
+        if not any(one is None or one.state is KeyState.UNKNOWN for one in seen):
+            return
+        look = asyncio.get_running_loop().create_task(self._look(keys))
+        self._looking.add(look)
+        look.add_done_callback(self._looking.discard)
+        if None in seen:
+            await asyncio.wait({look}, timeout=FIRST_SECONDS)
+
+    async def _look(self, keys: list[CustomerKey]) -> None:
+        try:
+            await self._probes.first_evidence(keys)
+        except Exception:  # noqa: BLE001 - logged whole; the call is decided by what is known
+            _log.exception("keys could not be asked after")
+
+    def sight(self, key: CustomerKey, now: datetime, doubt: str = "") -> gate.KeySight:
+        """What is known of a key."""
         evidence = self._board.of(key, now)
+        worked_at = self._board.last_worked(key)
+        worked = None if worked_at is None else max((now - worked_at).total_seconds(), 0.0)
         if evidence is None:
-            return _NeededKey(key, KeyState.UNKNOWN, "it was not asked yet", None)
-        return _NeededKey(key, evidence.state, evidence.cause, now - evidence.observed_at)
-
-    def _about(self, needed: _NeededKey, decision: CallDecision, reason: CallReason, sip_status: int = 0) -> CallAnswer:
-        explanation = f"key {needed.key.name} is {needed.state}" + (f": {needed.cause}" if needed.cause else "")
-        if reason is CallReason.GATING_OFF:
-            explanation += "; the tenant does not gate this call"
-        return self._answer(decision, reason, explanation, sip_status, needed.key, needed.age)
+            return gate.KeySight(key.name, KeyState.UNKNOWN.value, doubt or "it was not asked yet", None, worked)
+        state, cause = evidence.state, evidence.cause
+        if doubt and state.usable:
+            state, cause = KeyState.UNKNOWN, doubt
+        age = max((now - evidence.observed_at).total_seconds(), 0.0)
+        taken = evidence.revoked_at is not None
+        return gate.KeySight(key.name, state.value, cause, age, worked, taken)
 
     def _answer(
         self,
@@ -284,19 +336,23 @@ class CallGateKeeper:
         sip_status: int = 0,
         key: CustomerKey | None = None,
         evidence_age: timedelta | None = None,
+        rule: str = "",
+        grace_left: float | None = None,
     ) -> CallAnswer:
-        valid_until = self._clock() + self._answer_valid
-        return CallAnswer(decision, reason, explanation, valid_until, sip_status, key, evidence_age)
+        valid = self._answer_valid if grace_left is None else min(self._answer_valid, timedelta(seconds=grace_left))
+        retry_after = self._retry_after if sip_status == SIP_SERVICE_UNAVAILABLE else None
+        valid_until = self._clock() + valid
+        return CallAnswer(decision, reason, explanation, valid_until, sip_status, key, evidence_age, rule, retry_after)
 
 
-def _is_emergency(callee: str, gate: CallGate) -> bool:
+def _is_emergency(callee: str, told: CallGate) -> bool:
     try:
         return emergency.is_emergency(
             callee,
-            gate.countries,
-            own_numbers=gate.emergency_numbers,
-            outside_line_prefixes=gate.outside_line_prefixes,
+            told.countries,
+            own_numbers=told.emergency_numbers,
+            outside_line_prefixes=told.outside_line_prefixes,
         )
     except Exception:  # noqa: BLE001 - a gate that cannot be used holds up no emergency call
         _log.exception("a call gate cannot be used to tell emergency calls")
-        return gate is not UNKNOWN_GATE and _is_emergency(callee, UNKNOWN_GATE)
+        return told is not UNKNOWN_GATE and _is_emergency(callee, UNKNOWN_GATE)

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from ownkey_server.domain.errors import TenantNotFound
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.view_cache import ViewCache
-from ownkey_server.storage.documents import ID_PATTERN
+from ownkey_server.storage.tables import ID_PATTERN
 from ownkey_server.storage.views import PROVIDER, Changes, TenantViews
 
 MAX_SHOWN = 64

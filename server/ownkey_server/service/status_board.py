@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from ownkey_server.domain.call_gates import MAX_GRACE
 from ownkey_server.domain.errors import KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_history import WHOLE, EvidenceKind, PlaceState
 from ownkey_server.domain.key_judgement import Judgement, Seen, judge
@@ -17,6 +18,7 @@ from ownkey_server.domain.tenants import CustomerKey
 _log = logging.getLogger(__name__)
 
 MANY = 10_000
+GRACE_AT_MOST = timedelta(seconds=MAX_GRACE)
 # Places whose revocation is remembered at once; who was found so the longest ago goes first.
 MAX_REVOKED = 100_000
 REVOKED_BEFORE = "it had been taken away when it last answered, and an outage does not give it back"
@@ -57,6 +59,8 @@ class StatusBoard:
         # The number of the last shared change that was taken note of here.
         self._known = 0
         self._notes: dict[tuple[str, str], str] = {}
+        # When a place was last seen working, for the grace of call gates.
+        self._worked: dict[tuple[str, str], datetime] = {}
         # Only a place's working again ends that it counts as taken away, neither outage nor time.
         self._revoked: OrderedDict[tuple[str, str], _Denial] = OrderedDict()
         self._denials = 0
@@ -183,6 +187,8 @@ class StatusBoard:
     def _hold(self, key_name: str, replica: str, judged: Judgement, now: datetime) -> None:
         before = self._judged.get((key_name, replica))
         self._judged[key_name, replica] = judged
+        if judged.now.state is KeyState.AVAILABLE:
+            self._worked[key_name, replica] = judged.now.observed_at
         state, cause = judged.now.state, judged.now.cause
         was = before.now.state if before else None
         if state is KeyState.REVOKED:
@@ -265,6 +271,7 @@ class StatusBoard:
             self._judged = {
                 place: judged for place, judged in self._judged.items() if now - judged.now.observed_at <= self._max_age
             }
+            self._worked = {place: at for place, at in self._worked.items() if now - at <= GRACE_AT_MOST}
             self._notes = {place: note for place, note in self._notes.items() if place in self._judged}
 
     def of_replica(
@@ -304,3 +311,7 @@ class StatusBoard:
         return combine(
             [(one.name, self.of_replica(key.name, one.name, now, alone=alone, told=told)) for one in key.replicas]
         )
+
+    def last_worked(self, key: CustomerKey) -> datetime | None:
+        """When the key was last seen working, in whatever place (UTC); None when it never was."""
+        return max(filter(None, (self._worked.get((key.name, one.name)) for one in key.replicas)), default=None)

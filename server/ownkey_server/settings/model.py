@@ -186,9 +186,10 @@ class KeySettings(_Section):
 
 
 class CallGateSettings(_Section):
-    """How long an answer about a call may be used."""
+    """How long an answer about a call may be used, and when to ask again after an outage."""
 
     answer_valid_seconds: float = Field(default=5.0, gt=0, le=60)
+    retry_after_seconds: float = Field(default=30.0, ge=1, le=3600)
 
 
 class EmbeddedSettings(_Section):

@@ -1,4 +1,4 @@
-"""How tenants, keys, groups, call gates and policies are written: in the tenants file, and in the database as JSON.
+"""How tenants, keys, groups and policies are written: in the tenants file, and in the database as JSON.
 
 Each table checks what it can see alone; what takes more than one table to see is checked in ``tenants_file.py`` and in
 ``service/administration``.
@@ -6,36 +6,26 @@ Each table checks what it can see alone; what takes more than one table to see i
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     StringConstraints,
     ValidationError,
-    model_validator,
 )
 
-from ownkey.emergency import COUNTRIES
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
 from ownkey_server.domain.policy import DEFAULT_RULE, MAX_OUTAGE_GRACE, Effect, Outcome, Policy, Rule, Wrapping
-from ownkey_server.domain.tenants import CallDirection, CallGate, GateMode
 from ownkey_server.mistakes import told
+from ownkey_server.storage.gate_documents import CallGateTable
+from ownkey_server.storage.tables import Id, Table, repeated
 
-ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 KEY_PREFIX = "key:"
 ENROLMENT = "enrolment"
-
-
-def _require_country(code: str) -> str:
-    if code not in COUNTRIES:
-        raise ValueError(f"{code!r} is no ISO 3166 country code with known emergency numbers")
-    return code
 
 
 def _require_zone(time: datetime) -> datetime:
@@ -59,20 +49,11 @@ def _require_bound(value: object) -> datetime | str | None:
     return _require_zone(time)
 
 
-Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 User = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
-Country = Annotated[str, AfterValidator(_require_country)]
 Time = Annotated[datetime, AfterValidator(_require_zone)]
 Bound = Annotated[datetime | str | None, PlainValidator(_require_bound)]
 Use = Annotated[str, StringConstraints(pattern=r"^(deny|provider_key|key:[a-z0-9-]{1,63})$")]
 DisplayName = Annotated[str, StringConstraints(max_length=256)]
-
-
-class Table(BaseModel):
-    """A table of the file: what it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeyPlace(Table):
@@ -147,50 +128,6 @@ class PolicyTable(Table):
         return found + repeated("rules", [rule.name for rule in self.rules])
 
 
-class CallGateTable(Table):
-    """How calls are gated."""
-
-    mode: GateMode = GateMode.OFF
-    directions: list[CallDirection] = list(CallDirection)
-    countries: list[Country] = []
-    emergency_numbers: list[Digits] = []
-    outside_line_prefixes: list[Digits] = []
-
-    @model_validator(mode="after")
-    def _know_the_emergency_numbers(self) -> Self:
-        if self.mode is not GateMode.OFF and not self.countries:
-            raise ValueError("name the countries whose emergency numbers must always connect, before calls are gated")
-        return self
-
-    def to_domain(self) -> CallGate:
-        """The gate as it decides."""
-        return CallGate(
-            mode=self.mode,
-            directions=frozenset(self.directions),
-            countries=tuple(self.countries),
-            emergency_numbers=frozenset(self.emergency_numbers),
-            outside_line_prefixes=tuple(self.outside_line_prefixes),
-        )
-
-    def gates_less_than(self, before: CallGateTable) -> bool:
-        """Whether some call that was gated before is not, or is gated less."""
-        if before.mode is GateMode.OFF:
-            return False
-        if self.mode is GateMode.OFF or (before.mode is GateMode.REFUSE and self.mode is not GateMode.REFUSE):
-            return True
-        # What always connects is not gated: more of it is less gating.
-        more = (
-            set(self.countries) - set(before.countries)
-            or set(self.emergency_numbers) - set(before.emergency_numbers)
-            or set(self.outside_line_prefixes) - set(before.outside_line_prefixes)
-        )
-        return bool(more) or not set(before.directions) <= set(self.directions)
-
-    def to_json(self) -> str:
-        """The gate as the database keeps it."""
-        return self.model_dump_json(exclude_defaults=True)
-
-
 class TenantTable(Table):
     """A tenant, whole."""
 
@@ -213,11 +150,6 @@ class TenantsDocument(Table):
 def describe(error: ValidationError, document: type[BaseModel]) -> list[tuple[str, str]]:
     """Each mistake, as its place and what is wrong with what should be such a document."""
     return [(_place(one["loc"]), told(one, document)) for one in error.errors()]
-
-
-def repeated(what: str, names: list[str]) -> list[str]:
-    """A complaint for each name that stands more than once."""
-    return [f"{what}: {name!r} stands more than once" for name, count in sorted(Counter(names).items()) if count > 1]
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -249,8 +181,3 @@ def _outcome(use: str) -> Outcome:
     if use == "provider_key":
         return Outcome(Effect.PROVIDER_KEY)
     return Outcome(Effect.ALLOW, use.removeprefix(KEY_PREFIX))
-
-
-def plain(table: Table) -> dict[str, Any]:
-    """The table as TOML or JSON has it, without what says nothing."""
-    return table.model_dump(mode="json", exclude_defaults=True)

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
 from ownkey_server.domain.assets import AssetClass
 from ownkey_server.domain.roles import ACCESS, EVERYWHERE, Grant, Role
-from ownkey_server.storage.documents import ID_PATTERN, Table
+from ownkey_server.storage.tables import ID_PATTERN, Table
 
 MAX_GRANTS = 64
 # Roles whose methods are about assets: for the others, a grant for some asset classes would say what does not count.

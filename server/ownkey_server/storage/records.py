@@ -7,7 +7,8 @@ from datetime import datetime
 
 from ownkey_server.domain.roles import Grant
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
-from ownkey_server.storage.documents import CallGateTable, PolicyTable
+from ownkey_server.storage.documents import PolicyTable
+from ownkey_server.storage.gate_documents import CallGateTable
 
 ANY_ETAG = "*"
 """The etag of whoever wants to write over whatever there is."""

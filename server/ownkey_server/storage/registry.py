@@ -19,7 +19,8 @@ from ownkey_server.domain.errors import EtagMismatch, ResourceNotFound
 from ownkey_server.domain.roles import Grant, principal_name
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
 from ownkey_server.storage import key_usage
-from ownkey_server.storage.documents import CallGateTable, PolicyTable
+from ownkey_server.storage.documents import PolicyTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.grants import grants_json, grants_of
 from ownkey_server.storage.records import (
     ANY_ETAG,

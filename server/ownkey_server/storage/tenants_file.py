@@ -15,7 +15,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from ownkey_server.domain.tenants import place_name
-from ownkey_server.storage.documents import KeyPlace, TenantsDocument, TenantTable, describe, repeated
+from ownkey_server.storage.documents import KeyPlace, TenantsDocument, TenantTable, describe
+from ownkey_server.storage.tables import repeated
 
 # The parser's memory grows with the square of a name's length in parts; ours have three.
 MAX_PARTS = 10
@@ -108,6 +109,7 @@ def _mistakes(file: TenantsDocument, key_stores: Mapping[str, str]) -> list[str]
         found += repeated(f"{at}: groups", [group.id for group in tenant.groups])
         keys, groups = {key.id for key in tenant.keys}, {group.id for group in tenant.groups}
         found += [f"{at}: policy: {mistake}" for mistake in tenant.policy.mistakes(keys, groups)]
+        found += [f"{at}: call_gate: {mistake}" for mistake in tenant.call_gate.mistakes(groups)]
         retired, named = {key.id for key in tenant.keys if key.retired}, tenant.policy.keys()
         found += [
             f"{at}: policy: {named[key]}: key {key!r} is retired in this file, and wraps nothing: name another"

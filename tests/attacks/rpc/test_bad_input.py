@@ -10,7 +10,7 @@ from collections import Counter
 import grpc
 import pytest
 
-from ownkey.v1 import key_status_pb2
+from ownkey.v1 import call_pb2, key_status_pb2
 from support.rpc import Failure, Rpc, asset, pb
 
 MIB = 1024 * 1024
@@ -21,7 +21,7 @@ UNARY = {
     "KeyStatus": pb.KeyStatusRequest,
     "ListKeyStateChanges": key_status_pb2.ListKeyStateChangesRequest,
     "CheckPolicy": pb.CheckPolicyRequest,
-    "AuthorizeCall": pb.AuthorizeCallRequest,
+    "AuthorizeCall": call_pb2.AuthorizeCallRequest,
 }
 LONG = "a" * (10 * MIB)
 
@@ -48,7 +48,7 @@ async def test_an_empty_request_names_every_missing_field(rpc: Rpc, method: str)
         ("Unwrap", pb.UnwrapRequest(asset=asset(), wrapped_key=LONG.encode()), "wrapped_key"),
         ("KeyStatus", pb.KeyStatusRequest(tenant=LONG), "tenant"),
         ("CheckPolicy", pb.CheckPolicyRequest(asset=asset(group=LONG)), "asset.group"),
-        ("AuthorizeCall", pb.AuthorizeCallRequest(tenant="acme", call_id="c", callee=LONG), "callee"),
+        ("AuthorizeCall", call_pb2.AuthorizeCallRequest(tenant="acme", call_id="c", callee=LONG), "callee"),
     ],
 )
 async def test_ten_mebibytes_in_a_field_are_too_long(rpc: Rpc, method: str, request_: object, field: str) -> None:
@@ -126,13 +126,13 @@ async def test_bytes_that_are_no_wrapped_key_are_named(rpc: Rpc, raw: bytes) -> 
 @pytest.mark.parametrize(
     "request_",
     [
-        pb.AuthorizeCallRequest(callee="911"),
-        pb.AuthorizeCallRequest(tenant="NOBODY " * 50, call_id="\n", callee="tel:112", stores=[99, 0]),
-        pb.AuthorizeCallRequest(tenant="acme", callee="urn:service:sos.police", user="u" * 3000, group="?"),
+        call_pb2.AuthorizeCallRequest(callee="911"),
+        call_pb2.AuthorizeCallRequest(tenant="NOBODY " * 50, call_id="\n", callee="tel:112", stores=[99, 0]),
+        call_pb2.AuthorizeCallRequest(tenant="acme", callee="urn:service:sos.police", user="u" * 3000, group="?"),
     ],
 )
 async def test_an_emergency_call_connects_even_when_its_request_is_broken(
-    rpc: Rpc, request_: pb.AuthorizeCallRequest
+    rpc: Rpc, request_: call_pb2.AuthorizeCallRequest
 ) -> None:
     answer = await rpc.stub.AuthorizeCall(request_)
     assert (answer.decision, answer.reason, answer.emergency) == (1, 1, True)

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from ownkey.container import EncryptedDataKey, Encryptor
+from ownkey.v1 import call_pb2
 from support import server
 from support.rpc import Rpc, asset, connected, pb
 
@@ -20,7 +21,7 @@ MIB = 1024 * 1024
 
 async def answer_time(rpc: Rpc) -> float:
     started = time.perf_counter()
-    answer = await rpc.stub.AuthorizeCall(pb.AuthorizeCallRequest(tenant="acme", call_id="c", callee="911"))
+    answer = await rpc.stub.AuthorizeCall(call_pb2.AuthorizeCallRequest(tenant="acme", call_id="c", callee="911"))
     assert answer.emergency
     return time.perf_counter() - started
 
@@ -28,7 +29,7 @@ async def answer_time(rpc: Rpc) -> float:
 @pytest.mark.parametrize("count", [65, 10_000, 1_000_000])
 @pytest.mark.parametrize("item", [0, 5])
 async def test_a_list_of_very_many_entries_is_refused_at_once(rpc: Rpc, count: int, item: int) -> None:
-    request = pb.AuthorizeCallRequest(tenant="acme", call_id="c", callee="1", stores=[item] * count)  # type: ignore[list-item]
+    request = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="c", callee="1", stores=[item] * count)  # type: ignore[list-item]
     failure, waited = await asyncio.gather(rpc.fail("AuthorizeCall", request), answer_time(rpc))
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert "stores" in failure.fields or "stores[0]" in failure.fields
@@ -72,12 +73,12 @@ async def test_frames_larger_than_the_server_holds_are_refused(rpc: Rpc) -> None
 )
 async def test_an_emergency_call_connects_from_bytes_that_are_no_message(rpc: Rpc, raw: bytes) -> None:
     answer = await rpc.channel.unary_unary("/ownkey.v1.KeyService/AuthorizeCall")(raw, timeout=10)
-    assert pb.AuthorizeCallResponse.FromString(answer).emergency
+    assert call_pb2.AuthorizeCallResponse.FromString(answer).emergency
 
 
 async def test_an_emergency_call_connects_after_a_display_name_of_any_length(rpc: Rpc) -> None:
     callee = '"' + "x" * 100_000 + '" <sip:911@x>'
-    assert (await rpc.stub.AuthorizeCall(pb.AuthorizeCallRequest(callee=callee))).emergency
+    assert (await rpc.stub.AuthorizeCall(call_pb2.AuthorizeCallRequest(callee=callee))).emergency
 
 
 @pytest.mark.parametrize("method", ["EncryptMedia", "DecryptMedia"])

@@ -12,7 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ownkey.v1 import admin_service_pb2, admin_service_pb2_grpc, key_service_pb2, key_service_pb2_grpc, role_pb2
+from ownkey.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    call_pb2,
+    key_service_pb2,
+    key_service_pb2_grpc,
+    role_pb2,
+)
 from support.access import DOMAIN, Lab
 from support.attacks import MIB, eventually, honest_calls
 from support.pki import Issued
@@ -20,7 +27,7 @@ from support.rpc import Failure
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 AUTHORIZE = "/ownkey.v1.KeyService/AuthorizeCall"
-EMERGENCY = key_service_pb2.AuthorizeCallRequest(tenant="x", call_id="1", callee="911")
+EMERGENCY = call_pb2.AuthorizeCallRequest(tenant="x", call_id="1", callee="911")
 # Fewer than a connection may have: at its limit the transport refuses some before the server sees them.
 CONNECTIONS, AT_ONCE = 8, 48
 

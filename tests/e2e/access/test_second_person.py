@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from ownkey.v1 import admin_service_pb2 as admin
-from ownkey.v1 import policy_pb2, role_pb2, tenant_pb2
+from ownkey.v1 import call_pb2, policy_pb2, role_pb2
 from support.access import Caller, Lab
 from support.rpc import Failure
 from support.server import OWNKEY
 
 ALL_DANGERS = '"remove_key", "gate_off", "grant_role", "retention", "move_branch_keys"'
-GATED = tenant_pb2.CallGate(
-    mode=tenant_pb2.CALL_GATE_MODE_REFUSE,
+GATED = call_pb2.CallGate(
+    mode=call_pb2.CALL_GATE_MODE_REFUSE,
     countries=["US", "DE"],
     emergency_numbers=["7777"],
     outside_line_prefixes=["9"],
 )
-OFF = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_OFF)
+OFF = call_pb2.CallGate(mode=call_pb2.CALL_GATE_MODE_ALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,10 @@ def test_taking_a_role_away_and_renaming_need_nobody(first: Caller, second: Call
 def test_a_key_is_removed_and_gating_is_switched_off_by_two(first: Caller, second: Caller) -> None:
     assert not isinstance(made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED), Failure)
     approval = asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=OFF)
-    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == call_pb2.CALL_GATE_MODE_REFUSE
     second("ApproveChange", approval=approval)
     done = made(first, "UpdateTenant", approval, tenant="acme", etag="*", call_gate=OFF)
-    assert done.tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_OFF
+    assert done.tenant.call_gate.mode == call_pb2.CALL_GATE_MODE_ALLOW
     tenant = first("GetTenant", tenant="acme").tenant
     keys = [one.name.rpartition("/")[2] for one in first("ListKeys", tenant="acme").keys]
     policy = policy_pb2.Policy(default_use="deny")
@@ -130,7 +130,7 @@ def test_a_key_is_removed_and_gating_is_switched_off_by_two(first: Caller, secon
 def test_more_numbers_that_always_connect_are_less_gating(first: Caller) -> None:
     assert not isinstance(made(first, "UpdateTenant", tenant="acme", etag="*", call_gate=GATED), Failure)
     for field, entry in (("countries", "GB"), ("emergency_numbers", "5551234"), ("outside_line_prefixes", "555")):
-        more = tenant_pb2.CallGate()
+        more = call_pb2.CallGate()
         more.CopyFrom(GATED)
         getattr(more, field).append(entry)
         assert asked(first, "UpdateTenant", tenant="acme", etag="*", call_gate=more), field
@@ -142,7 +142,7 @@ def test_a_document_does_not_get_around_it(first: Caller) -> None:
     weaker = document.replace('mode = "refuse"', 'mode = "off"')
     assert weaker != document
     assert asked(first, "ApplyTenants", document=weaker)
-    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    assert first("GetTenant", tenant="acme").tenant.call_gate.mode == call_pb2.CALL_GATE_MODE_REFUSE
     assert first("ApplyTenants", document=weaker, dry_run=True).steps
 
 
@@ -188,7 +188,7 @@ def test_what_a_document_does_may_not_change_between_approval_and_application(fi
     assert not isinstance(made(second, "UpdateTenant", tenant="initech", etag="*", call_gate=GATED), Failure)
     answer = made(first, "ApplyTenants", approval, document=document)
     assert (answer.reason, "has changed since" in answer.message) == ("APPROVAL_REQUIRED", True)
-    assert first("GetTenant", tenant="initech").tenant.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    assert first("GetTenant", tenant="initech").tenant.call_gate.mode == call_pb2.CALL_GATE_MODE_REFUSE
     fresh = answer.metadata["approval"]
     assert fresh != approval
     told = json.loads(second("GetApproval", approval=fresh).approval.change)["effects"]

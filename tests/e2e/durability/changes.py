@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import grpc
 
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable
+from ownkey_server.storage.documents import PolicyTable, RuleTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change, required
 from support.rpc import Failure, Rpc, asset, pb
 

@@ -14,7 +14,7 @@ from e2e.durability.instances import until
 from e2e.durability.test_kill import seeded
 from ownkey_server.storage.audit.signing import load_or_make_signer
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change, Reader
 
 GROUPS = ("one", "two", "three")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ownkey.v1 import asset_pb2
+from ownkey.v1 import asset_pb2, call_pb2
 from support.rpc import Failure, Rpc, asset, connected, pb
 
 RECORDING = asset_pb2.ASSET_CLASS_PHONE_RECORDING
@@ -107,7 +107,7 @@ async def emergency_call_of_a_stranger(rpc: Rpc) -> None:
 
 async def other_call(rpc: Rpc) -> None:
     """Whatever is decided."""
-    request = pb.AuthorizeCallRequest(tenant="acme", call_id="1", callee="+15551234567", stores=[RECORDING])
+    request = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee="+15551234567", stores=[RECORDING])
     await rpc.stub.AuthorizeCall(request, timeout=10)
 
 
@@ -119,7 +119,7 @@ async def health(rpc: Rpc) -> None:
 
 
 async def _allowed(rpc: Rpc, tenant: str) -> None:
-    request = pb.AuthorizeCallRequest(tenant=tenant, call_id="1", callee="911", stores=[RECORDING])
+    request = call_pb2.AuthorizeCallRequest(tenant=tenant, call_id="1", callee="911", stores=[RECORDING])
     answer = await rpc.stub.AuthorizeCall(request, timeout=10)
-    assert answer.decision == pb.CALL_DECISION_ALLOW
+    assert answer.decision == call_pb2.CALL_DECISION_ALLOW
     assert answer.emergency

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import admin_service_pb2_grpc, customer_key_pb2, key_service_pb2, policy_pb2, tenant_pb2
+from ownkey.v1 import admin_service_pb2_grpc, call_pb2, customer_key_pb2, key_service_pb2, policy_pb2
 from ownkey_server.rpc import page_tokens
 from support import server
 from support.rpc import Failure, asset
@@ -98,7 +98,7 @@ async def test_a_tenant_from_nothing_to_its_first_data_key_and_away_again(admin:
     (tmp_path / "keys" / "beta-main.key").write_bytes((tmp_path / "keys" / "acme-main.key").read_bytes()[::-1])
     (tmp_path / "keys" / "beta-main.key").chmod(0o600)
     made = (await admin("CreateTenant", id="beta", display_name="Beta", note=NOTE)).tenant
-    assert (made.display_name, made.policy_version, made.call_gate.mode) == ("Beta", 0, tenant_pb2.CALL_GATE_MODE_OFF)
+    assert (made.display_name, made.policy_version, made.call_gate.mode) == ("Beta", 0, call_pb2.CALL_GATE_MODE_ALLOW)
     place = customer_key_pb2.KeyPlace(key_store="embedded", reference="beta-main")
     key = (await admin("EnrolKey", tenant="beta", key="main", primary=place, note=NOTE)).key
     assert (key.name, key.lifecycle) == ("tenants/beta/keys/main", customer_key_pb2.KEY_LIFECYCLE_ACTIVE)
@@ -168,10 +168,10 @@ async def test_of_two_administrators_at_once_one_gets_aborted_and_nothing_is_los
 
 async def test_an_update_leaves_alone_what_it_leaves_out(admin: Admin) -> None:
     before = (await admin("GetTenant", tenant="acme")).tenant
-    assert before.call_gate.mode == tenant_pb2.CALL_GATE_MODE_REFUSE
+    assert before.call_gate.mode == call_pb2.CALL_GATE_MODE_REFUSE
     after = (await admin("UpdateTenant", tenant="acme", etag=before.etag, display_name="New")).tenant
     assert (after.display_name, after.call_gate) == ("New", before.call_gate)
-    gate = tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_REFUSE)
+    gate = call_pb2.CallGate(mode=call_pb2.CALL_GATE_MODE_REFUSE)
     failure = await admin.fail("UpdateTenant", tenant="acme", etag="*", call_gate=gate)
     assert "emergency numbers must always connect" in failure.fields["call_gate"]
 

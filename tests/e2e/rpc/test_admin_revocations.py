@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ownkey.v1 import asset_pb2, revocation_pb2
+from ownkey.v1 import asset_pb2, call_pb2, revocation_pb2
 from ownkey.v1 import key_service_pb2 as pb
 from support.admin import Admin
 from support.rpc import Failure, Rpc, asset
@@ -161,22 +161,22 @@ async def test_streams_that_are_under_way_end_although_nothing_flows(rpc: Rpc, a
 
 async def test_the_call_gate_policy_and_status_say_so_too(rpc: Rpc, admin: Admin) -> None:
     call = {"tenant": "acme", "call_id": "1", "callee": "+15550100", "stores": [RECORDING]}
-    recorded = pb.AuthorizeCallRequest(**call)
-    supported = pb.AuthorizeCallRequest(**call, queue="support")
-    assert (await rpc.stub.AuthorizeCall(supported)).decision == pb.CALL_DECISION_ALLOW
+    recorded = call_pb2.AuthorizeCallRequest(**call)
+    supported = call_pb2.AuthorizeCallRequest(**call, queue="support")
+    assert (await rpc.stub.AuthorizeCall(supported)).decision == call_pb2.CALL_DECISION_ALLOW
 
     by_queue = await admin("Revoke", tenant="acme", scope=revocation_pb2.RevocationScope(queues=["support"]))
     end = time.monotonic() + BOUND_SECONDS
-    while (answer := await rpc.stub.AuthorizeCall(supported)).decision == pb.CALL_DECISION_ALLOW:
+    while (answer := await rpc.stub.AuthorizeCall(supported)).decision == call_pb2.CALL_DECISION_ALLOW:
         assert time.monotonic() < end
     assert (answer.decision, answer.reason, answer.sip_status) == (
-        pb.CALL_DECISION_REFUSE,
-        pb.CALL_REASON_KEY_REVOKED,
+        call_pb2.CALL_DECISION_REFUSE,
+        call_pb2.CALL_REASON_KEY_REVOKED,
         403,
     )
     assert by_queue.revocation.id in answer.explanation
-    assert (await rpc.stub.AuthorizeCall(recorded)).decision == pb.CALL_DECISION_ALLOW
-    emergency = pb.AuthorizeCallRequest(**call | {"callee": "911"}, queue="support")
+    assert (await rpc.stub.AuthorizeCall(recorded)).decision == call_pb2.CALL_DECISION_ALLOW
+    emergency = call_pb2.AuthorizeCallRequest(**call | {"callee": "911"}, queue="support")
     assert (await rpc.stub.AuthorizeCall(emergency)).emergency
     assert (await rpc.stub.KeyStatus(pb.KeyStatusRequest(tenant="acme", key="main"))).keys[0].state == 1
 
@@ -187,7 +187,7 @@ async def test_the_call_gate_policy_and_status_say_so_too(rpc: Rpc, admin: Admin
     check = await rpc.stub.CheckPolicy(pb.CheckPolicyRequest(asset=asset()))
     assert check.key_state == 3
     assert whole.revocation.id in check.explanation
-    assert (await rpc.stub.AuthorizeCall(recorded)).decision == pb.CALL_DECISION_REFUSE
+    assert (await rpc.stub.AuthorizeCall(recorded)).decision == call_pb2.CALL_DECISION_REFUSE
 
 
 async def test_no_use_stands_in_the_trail_after_the_revocation_took_effect(rpc: Rpc, admin: Admin) -> None:

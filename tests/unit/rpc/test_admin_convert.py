@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from google.protobuf import timestamp_pb2
 
-from ownkey.v1 import admin_service_pb2, asset_pb2, customer_key_pb2, key_service_pb2, policy_pb2, tenant_pb2
+from ownkey.v1 import admin_service_pb2, asset_pb2, call_pb2, customer_key_pb2, policy_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
+from ownkey_server.domain.call_gates import GateMode
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.domain.tenants import GateMode, KeyLifecycle
-from ownkey_server.rpc import admin_convert
+from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.rpc import admin_convert, gate_convert
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.service.administration.audit_trail import AuditRow
 from ownkey_server.service.administration.edits import StepKind
@@ -25,7 +26,7 @@ STAMP = Stamp("7", NOW, NOW)
 @pytest.mark.parametrize(
     ("theirs", "prefix", "ours"),
     [
-        (tenant_pb2.CallGateMode, "CALL_GATE_MODE_", GateMode),
+        (call_pb2.CallGateMode, "CALL_GATE_MODE_", GateMode),
         (customer_key_pb2.KeyLifecycle, "KEY_LIFECYCLE_", KeyLifecycle),
         (admin_service_pb2.ConfigurationStepKind, "CONFIGURATION_STEP_KIND_", StepKind),
     ],
@@ -36,10 +37,10 @@ def test_an_enum_of_the_contract_and_ours_have_the_same_members(theirs: object, 
 
 
 def test_every_enum_member_is_converted() -> None:
-    assert set(admin_convert.GATE_MODES) == set(tenant_pb2.CallGateMode.values())
+    assert set(gate_convert.MODES) | {0} == set(call_pb2.CallGateMode.values())
     assert set(admin_convert.CLASS_NUMBERS.values()) == {n for n in asset_pb2.AssetClass.values() if n}
     assert set(admin_convert.ORIGIN_NUMBERS.values()) == {n for n in asset_pb2.AssetOrigin.values() if n}
-    assert set(admin_convert.DIRECTION_NUMBERS.values()) == {n for n in key_service_pb2.CallDirection.values() if n}
+    assert set(gate_convert.DIRECTION_NUMBERS.values()) == {n for n in call_pb2.CallDirection.values() if n}
 
 
 def test_a_policy_comes_back_as_it_was_sent() -> None:
@@ -72,14 +73,14 @@ def test_a_policy_without_a_default_denies_and_another_zone_is_told_in_utc() -> 
 
 
 def test_a_call_gate_comes_back_as_it_was_sent() -> None:
-    sent = tenant_pb2.CallGate(
-        mode=tenant_pb2.CALL_GATE_MODE_REFUSE,
-        directions=[key_service_pb2.CALL_DIRECTION_INBOUND],
+    sent = call_pb2.CallGate(
+        mode=call_pb2.CALL_GATE_MODE_REFUSE,
+        directions=[call_pb2.CALL_DIRECTION_INBOUND],
         countries=["DE", "US"],
         emergency_numbers=["4711"],
         outside_line_prefixes=["9"],
     )
-    record = TenantRecord("acme", "Acme", NOW, admin_convert.call_gate(sent), 3, STAMP)
+    record = TenantRecord("acme", "Acme", NOW, gate_convert.call_gate(sent), 3, STAMP)
     message = admin_convert.tenant(record)
     assert message.call_gate == sent
     assert message.update_time.ToDatetime(UTC) == NOW
@@ -88,13 +89,13 @@ def test_a_call_gate_comes_back_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     ("gate", "place"),
     [
-        (tenant_pb2.CallGate(mode=tenant_pb2.CALL_GATE_MODE_REFUSE), "call_gate"),
-        (tenant_pb2.CallGate(countries=["ZZ"]), "call_gate.countries[0]"),
+        (call_pb2.CallGate(mode=call_pb2.CALL_GATE_MODE_REFUSE), "call_gate"),
+        (call_pb2.CallGate(countries=["ZZ"]), "call_gate.countries[0]"),
     ],
 )
-def test_a_call_gate_with_a_mistake_is_told_by_its_place(gate: tenant_pb2.CallGate, place: str) -> None:
+def test_a_call_gate_with_a_mistake_is_told_by_its_place(gate: call_pb2.CallGate, place: str) -> None:
     with pytest.raises(InvalidRequests) as caught:
-        admin_convert.call_gate(gate)
+        gate_convert.call_gate(gate)
     assert [one.field for one in caught.value.violations] == [place]
 
 

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import asset_pb2, key_service_pb2, policy_pb2
+from ownkey.v1 import asset_pb2, call_pb2, key_service_pb2, policy_pb2
 from ownkey_server.rpc.contract import ADMIN_LIMITS, KEY_LIMITS, RequestParser, load_contract
 from ownkey_server.rpc.errors import InvalidRequests
 
@@ -65,7 +65,7 @@ def test_the_data_plane_keeps_its_own_limits() -> None:
     parser = RequestParser(load_contract(), KEY_LIMITS)
     request = key_service_pb2.UnwrapRequest(wrapped_key=b"x" * (KEY_LIMITS.request + 1))
     assert violations(request, parser) == ["wrapped_key"]
-    stores = key_service_pb2.AuthorizeCallRequest(stores=[asset_pb2.ASSET_CLASS_PHONE_RECORDING] * 1000)
+    stores = call_pb2.AuthorizeCallRequest(stores=[asset_pb2.ASSET_CLASS_PHONE_RECORDING] * 1000)
     assert violations(stores, parser) == ["stores"]
 
 

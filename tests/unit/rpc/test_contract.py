@@ -9,12 +9,12 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from ownkey import frame_lengths
-from ownkey.v1 import asset_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
+from ownkey.v1 import asset_pb2, call_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
+from ownkey_server.domain.call_gates import CallDirection
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.patterns import in_words
 from ownkey_server.domain.policy import Effect
-from ownkey_server.domain.tenants import CallDirection
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.contract import KEY_LIMITS, RequestParser, load_contract
 from ownkey_server.rpc.errors import InvalidRequests
@@ -60,9 +60,9 @@ def members(enum: object, prefix: str) -> set[str]:
         (asset_pb2.AssetOrigin, "ASSET_ORIGIN_", AssetOrigin),
         (key_state_pb2.KeyState, "KEY_STATE_", KeyState),
         (key_service_pb2.PolicyDecision, "POLICY_DECISION_", Effect),
-        (key_service_pb2.CallDirection, "CALL_DIRECTION_", CallDirection),
-        (key_service_pb2.CallDecision, "CALL_DECISION_", CallDecision),
-        (key_service_pb2.CallReason, "CALL_REASON_", CallReason),
+        (call_pb2.CallDirection, "CALL_DIRECTION_", CallDirection),
+        (call_pb2.CallDecision, "CALL_DECISION_", CallDecision),
+        (call_pb2.CallReason, "CALL_REASON_", CallReason),
     ],
 )
 def test_an_enum_of_the_contract_and_ours_have_the_same_members(theirs: object, prefix: str, ours: type) -> None:
@@ -72,7 +72,7 @@ def test_an_enum_of_the_contract_and_ours_have_the_same_members(theirs: object, 
 def test_every_enum_member_is_converted() -> None:
     assert set(convert.ASSET_CLASSES) == {n for n in asset_pb2.AssetClass.values() if n}
     assert set(convert.ASSET_ORIGINS) == set(asset_pb2.AssetOrigin.values())
-    assert set(convert.CALL_DIRECTIONS) == {n for n in key_service_pb2.CallDirection.values() if n}
+    assert set(convert.CALL_DIRECTIONS) == {n for n in call_pb2.CallDirection.values() if n}
 
 
 def test_the_limit_of_a_chunk_stands_twice_and_is_the_same() -> None:
@@ -106,9 +106,9 @@ def test_every_call_names_its_errors_and_whether_it_may_be_retried(service: str)
 
 def test_violations_have_the_path_of_their_field() -> None:
     parser = RequestParser(load_contract())
-    request = key_service_pb2.AuthorizeCallRequest(tenant="A", call_id="c", callee="1", stores=[5, 99])
+    request = call_pb2.AuthorizeCallRequest(tenant="A", call_id="c", callee="1", stores=[5, 99])
     with pytest.raises(InvalidRequests) as caught:
-        parser.parse(request.SerializeToString(), key_service_pb2.AuthorizeCallRequest)
+        parser.parse(request.SerializeToString(), call_pb2.AuthorizeCallRequest)
     assert [violation.field for violation in caught.value.violations] == ["tenant", "stores[1]"]
 
 

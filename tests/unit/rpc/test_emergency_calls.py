@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ownkey.v1 import key_service_pb2 as pb
+from ownkey.v1 import call_pb2
 from ownkey_server.domain import errors
+from ownkey_server.domain.call_gates import CallGate, GateMode
 from ownkey_server.domain.policy import Effect, Outcome, Policy
 from ownkey_server.domain.roles import Permit
-from ownkey_server.domain.tenants import CallGate, GateMode, Tenant
+from ownkey_server.domain.tenants import Tenant
 from ownkey_server.rpc.dispatch import Dispatcher, Gates
 from ownkey_server.rpc.key_service import KeyServicer
 from ownkey_server.rpc.methods import all_methods
@@ -116,13 +117,13 @@ async def ask(
     servicer = KeyServicer(SimpleNamespace(call_gate=keeper))  # type: ignore[arg-type]
     method = all_methods()["AuthorizeCall"]
     handler = Dispatcher(gates).unary(method, servicer.AuthorizeCall, servicer.emergency)
-    raw = pb.AuthorizeCallRequest(tenant="acme", call_id="1", callee=callee).SerializeToString()
+    raw = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee=callee).SerializeToString()
     try:
         async with asyncio.timeout(5):  # what hangs holds up other calls for as long as it does
             answer = await handler.stream_unary(None, Context(raw))
     except (Refused, TimeoutError):
         return False
-    return pb.AuthorizeCallResponse.FromString(answer).emergency
+    return call_pb2.AuthorizeCallResponse.FromString(answer).emergency
 
 
 def parts(**changed: Part) -> dict[str, Part]:

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ownkey.v1 import key_service_pb2 as pb
+from ownkey.v1 import call_pb2
 from ownkey_server.rpc import wire
 from ownkey_server.rpc.contract import KEY_LIMITS
 
 TENANT, CALLEE = 1, 4
 PEEK = wire.Peek(TENANT, CALLEE)
 MIB = 1024 * 1024
-CALL = pb.AuthorizeCallRequest(tenant="acme", call_id="c" * 256, caller="x" * 512, callee="911", stores=range(15))
+CALL = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="c" * 256, caller="x" * 512, callee="911", stores=range(15))
 RAW = CALL.SerializeToString()
 # A field that the contract does not know, as small as a field can be.
 JUNK = b"\x58\x01"
@@ -64,12 +64,14 @@ def test_however_many_fields_there_are_few_are_looked_at_one_by_one(field: bytes
 
 
 def test_in_a_large_request_few_fields_are_looked_at_and_many_bytes_passed_over() -> None:
-    long = pb.AuthorizeCallRequest(tenant="acme", callee='"' + "x" * (10 * MIB) + '" <sip:911@x>').SerializeToString()
+    long = call_pb2.AuthorizeCallRequest(
+        tenant="acme", callee='"' + "x" * (10 * MIB) + '" <sip:911@x>'
+    ).SerializeToString()
     tenant, callee = number_called(long)
     assert tenant == "acme"
     assert callee.endswith("<sip:911@x>")
     assert len(callee) <= wire.MAX_TEXT + 1
-    before = pb.AuthorizeCallRequest(caller="x" * (10 * MIB)).SerializeToString()
+    before = call_pb2.AuthorizeCallRequest(caller="x" * (10 * MIB)).SerializeToString()
     assert number_called(before + RAW) == ("acme", "911")
     assert number_called(JUNK * MIB + RAW) == ("", ""), "nobody honest hides a call behind a million fields"
 

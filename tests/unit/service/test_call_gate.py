@@ -9,10 +9,11 @@ import pytest
 
 from ownkey_server.domain.assets import AssetClass
 from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.call_gates import CallDirection, CallGate, Choices, GateMode, GateRule
 from ownkey_server.domain.errors import DatabaseUnavailable, InvalidRequest, TenantNotFound
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect, Outcome, Policy, Rule
-from ownkey_server.domain.tenants import CallDirection, CallGate, CustomerKey, GateMode, Replica, Tenant
+from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.call_gate import Call, CallAnswer, CallDecision, CallGateKeeper, CallReason
 from ownkey_server.service.key_ring import KeyRing
@@ -38,11 +39,12 @@ NOT_USABLE = [KeyState.REVOKED, KeyState.UNREACHABLE, KeyState.MISCONFIGURED, Ke
 class Gate:
     """A gate whose keys are in the states that a test says."""
 
-    def __init__(self, mode: GateMode = GateMode.REFUSE, **states: KeyState) -> None:
+    def __init__(self, mode: GateMode = GateMode.REFUSE, gate: CallGate | None = None, **states: KeyState) -> None:
         directions = frozenset({CallDirection.INBOUND, CallDirection.OUTBOUND})
-        gate = CallGate(mode, directions, ("US",), frozenset({"7777"}), ("9",))
+        gate = gate or CallGate(mode, directions, ("US",), frozenset({"7777"}), ("9",))
         keys = {"main": MAIN, "voicemail": VOICEMAIL}
-        tenant = Tenant("acme", NOW, keys, POLICY, frozenset({"finance"}), call_gate=gate)
+        users = {"ann": frozenset({"finance"})}
+        tenant = Tenant("acme", NOW, keys, POLICY, frozenset({"finance"}), users, call_gate=gate)
         self.now = NOW
         self.board = StatusBoard(timedelta(seconds=60))
         for key in (*keys.values(), PROVIDER):
@@ -201,3 +203,103 @@ def test_an_emergency_call_connects_whatever_keeps_its_tenant_from_being_loaded(
     gate.known.failure = None
     gate.known.before_answer = lambda _: (_ for _ in ()).throw(RuntimeError("a row that cannot be read"))
     assert gate.ask(callee).emergency
+
+
+def rule(name: str, mode: GateMode, **conditions: object) -> GateRule:
+    return GateRule(name, Choices(mode), **conditions)  # type: ignore[arg-type]
+
+
+RULES = CallGate(
+    GateMode.REFUSE,
+    countries=("US",),
+    rules=(
+        rule("finance", GateMode.ALLOW_NO_RECORDING, groups=frozenset({"finance"})),
+        rule("berlin", GateMode.ALLOW, sites=frozenset({"berlin"})),
+        rule("hotline", GateMode.ALLOW_NO_RECORDING, queues=frozenset({"hotline"}), callees=("+1555",)),
+        rule("voicemail", GateMode.ALLOW, stores=frozenset({AssetClass.PHONE_VOICEMAIL})),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "decision"),
+    [
+        ({"user": "ann"}, "finance", CallDecision.ALLOW_NO_RECORDING),
+        ({"group": "finance"}, "finance", CallDecision.ALLOW_NO_RECORDING),
+        ({"site": "berlin"}, "berlin", CallDecision.ALLOW),
+        ({"queue": "hotline"}, "hotline", CallDecision.ALLOW_NO_RECORDING),
+        ({"queue": "hotline", "callee": "+4930123"}, "default", CallDecision.REFUSE),
+        ({"stores": (AssetClass.PHONE_VOICEMAIL,)}, "voicemail", CallDecision.ALLOW),
+        ({"user": "bob"}, "default", CallDecision.REFUSE),
+    ],
+)
+def test_the_first_rule_that_matches_decides_and_is_told(
+    facts: dict[str, str], name: str, decision: CallDecision
+) -> None:
+    gate = Gate(gate=RULES, main=KeyState.UNREACHABLE, voicemail=KeyState.UNREACHABLE)
+    answer = gate.ask(**facts)  # type: ignore[arg-type]
+    assert (answer.rule, answer.decision) == (name, decision)
+    told = [record.rule for record in gate.trail.records if record.tenant]
+    assert told == ([] if decision is CallDecision.ALLOW else [name])
+
+
+def test_each_state_has_its_own_choice_and_an_outage_says_when_to_try_again() -> None:
+    choices = Choices(revoked=GateMode.REFUSE, unreachable=GateMode.ALLOW_NO_RECORDING, misconfigured=GateMode.REFUSE)
+    gate = CallGate(GateMode.ALLOW, countries=("US",), choices=choices)
+    revoked = Gate(gate=gate, main=KeyState.REVOKED).ask()
+    assert (revoked.decision, revoked.sip_status, revoked.retry_after) == (CallDecision.REFUSE, 403, None)
+    wrong = Gate(gate=gate, main=KeyState.MISCONFIGURED).ask()
+    assert (wrong.decision, wrong.sip_status, wrong.retry_after) == (CallDecision.REFUSE, 503, timedelta(seconds=30))
+    assert Gate(gate=gate, main=KeyState.UNREACHABLE).ask().decision is CallDecision.ALLOW_NO_RECORDING
+    assert Gate(gate=gate, main=KeyState.UNKNOWN).ask().decision is CallDecision.ALLOW
+
+
+def test_grace_bridges_an_outage_until_it_is_over_and_no_revocation() -> None:
+    gate = Gate(gate=CallGate(GateMode.REFUSE, countries=("US",), choices=Choices(grace=60)))
+    gate.board.saw(MAIN.name, "embedded", KeyState.UNREACHABLE, "pulled", NOW, began=gate.board.moment)
+    answer = gate.ask()
+    assert (answer.decision, answer.reason) == (CallDecision.ALLOW, CallReason.GRACE)
+    gate.now = NOW + timedelta(seconds=55)
+    assert gate.ask().valid_until == gate.now + timedelta(seconds=2), "no longer than the grace"
+    gate.now = NOW + timedelta(seconds=57)
+    assert gate.ask().decision is CallDecision.REFUSE
+    gate.now = NOW
+    gate.board.saw(MAIN.name, "embedded", KeyState.REVOKED, "disabled", NOW, began=gate.board.moment)
+    assert gate.ask().reason is CallReason.KEY_REVOKED
+    gate.board.saw(MAIN.name, "embedded", KeyState.UNREACHABLE, "pulled", NOW, began=gate.board.moment)
+    answer = gate.ask()
+    assert (answer.decision, answer.reason) == (CallDecision.REFUSE, CallReason.KEY_UNREACHABLE)
+
+
+async def test_a_known_tenant_is_answered_about_from_memory_whatever_the_database_and_the_key_store_do() -> None:
+    gate = Gate(main=KeyState.AVAILABLE)
+    clock = [0.0]
+    with ThreadPoolExecutor(1) as executor:
+        directory = await directory_of(gate.known, executor, monotonic=lambda: clock[0])
+        probes = HangingProbes(directory, KeyRing({}, gate.board, lambda: NOW, timedelta(seconds=5)), gate.board)
+        audit = AuditLog(gate.trail, ListWriter(), lambda: gate.now)
+        keeper = CallGateKeeper(directory, gate.board, probes, audit, lambda: gate.now, timedelta(seconds=5))
+        call = Call("acme", "call-1", "+15551234567", stores=(AssetClass.PHONE_RECORDING,))
+        assert (await keeper.authorize(call, Caller("pbx"))).reason is CallReason.KEY_AVAILABLE
+        gate.known.failure = DatabaseUnavailable("gone")
+        gate.known.questions.clear()
+        assert (await keeper.authorize(call, Caller("pbx"))).reason is CallReason.KEY_AVAILABLE
+        assert gate.known.questions == []
+        gate.now = NOW + timedelta(seconds=100)
+        answer = await asyncio.wait_for(keeper.authorize(call, Caller("pbx")), 0.2)
+        assert answer.reason is CallReason.KEY_UNKNOWN, "it does not wait for a key store that hangs"
+        gate.now = NOW
+        clock[0] = 1000.0
+        answer = await keeper.authorize(call, Caller("pbx"))
+        assert (answer.decision, answer.reason) == (CallDecision.REFUSE, CallReason.KEY_UNKNOWN)
+        assert "database" in answer.explanation
+
+
+class HangingProbes(Probes):
+    """Probes of a key store that does not answer."""
+
+    def __init__(self, directory, ring, board) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(directory, ring, board, lambda: NOW, timedelta(seconds=60))
+
+    async def first_evidence(self, keys: Iterable[CustomerKey]) -> None:
+        await asyncio.Event().wait()

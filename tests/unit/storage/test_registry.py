@@ -10,7 +10,8 @@ from ownkey_server.domain.errors import EtagMismatch
 from ownkey_server.domain.policy import Effect
 from ownkey_server.domain.tenants import KeyLifecycle, Replica
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable, PolicyTable, RuleTable
+from ownkey_server.storage.documents import PolicyTable, RuleTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.records import ReplicaRecord
 from ownkey_server.storage.registry import PROVIDER, Change, Reader
 from ownkey_server.storage.views import MAX_CHANGES, TenantViews

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ownkey_server.domain.call_gates import GateMode
 from ownkey_server.domain.policy import Effect
-from ownkey_server.domain.tenants import GateMode
 from ownkey_server.storage.documents import TenantsDocument
 from ownkey_server.storage.tenants_file import TenantsFileError, parse, read, render
 

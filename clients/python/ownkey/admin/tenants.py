@@ -8,7 +8,7 @@ from datetime import datetime
 from ownkey._requests import listed, made, set_time
 from ownkey.admin._calls import AdminCalls
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import tenant_pb2
+from ownkey.v1 import call_pb2, tenant_pb2
 
 
 class TenantCalls(AdminCalls):
@@ -20,7 +20,7 @@ class TenantCalls(AdminCalls):
         *,
         display_name: str = "",
         enrolled_at: datetime | None = None,
-        call_gate: tenant_pb2.CallGate | None = None,
+        call_gate: call_pb2.CallGate | None = None,
         reason: str = "",
     ) -> tenant_pb2.Tenant:
         """Add a tenant. Until it has a policy, everything is denied."""
@@ -45,7 +45,7 @@ class TenantCalls(AdminCalls):
         etag: str,
         *,
         display_name: str | None = None,
-        call_gate: tenant_pb2.CallGate | None = None,
+        call_gate: call_pb2.CallGate | None = None,
         reason: str = "",
     ) -> tenant_pb2.Tenant:
         """Change a tenant; None leaves a field as it is."""

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 import click
+from google.protobuf import json_format
 
 from ownkey.cli.admin_options import change_options, etag_option, gone, require_yes, show, show_all, yes_option
 from ownkey.cli.main import Group, Shared, shared_options
 from ownkey.cli.messages import enum_name, enum_number, names_of
 from ownkey.cli.options import parse_time, tenant_option
-from ownkey.v1 import key_service_pb2, tenant_pb2
+from ownkey.v1 import call_pb2, tenant_pb2
 
-_MODES = tenant_pb2.CallGateMode.DESCRIPTOR
-_DIRECTIONS = key_service_pb2.CallDirection.DESCRIPTOR
+_MODES = call_pb2.CallGateMode.DESCRIPTOR
+_DIRECTIONS = call_pb2.CallDirection.DESCRIPTOR
 
 _name_option = click.option("--display-name", help="The name for people.")
 _gate_options = (
     click.option(
-        "--gate", type=click.Choice(names_of(_MODES)), help="What happens to calls while a key is not usable."
+        "--gate",
+        type=click.Choice([*names_of(_MODES), "off"]),
+        help="What happens to calls while a key is not usable; off is the same as allow.",
+    ),
+    click.option(
+        "--gate-file",
+        type=click.File("r", encoding="utf-8"),
+        help="The whole call gate with its rules, as JSON (docs/call-gate.md); instead of the other options.",
+    ),
+    click.option(
+        "--grace",
+        "grace_seconds",
+        type=click.IntRange(0, 86_400),
+        help="Seconds after a key was last seen working during which an outage counts for nothing.",
     ),
     click.option(
         "--direction",
@@ -38,17 +52,30 @@ _gate_options = (
 )
 
 
-def _gate_of(options: dict[str, Any]) -> tenant_pb2.CallGate | None:
-    mode = options.pop("gate")
+def _gate_of(options: dict[str, Any]) -> call_pb2.CallGate | None:
+    mode, file, grace = options.pop("gate"), options.pop("gate_file"), options.pop("grace_seconds")
     lists = {name: options.pop(name) for name in ("countries", "emergency_numbers", "outside_line_prefixes")}
     directions = options.pop("directions")
+    single = bool(directions or any(lists.values()) or grace is not None)
+    if file is not None:
+        if mode is not None or single:
+            raise click.UsageError("--gate-file says all of the call gate: leave the other options out")
+        return _gate_in(file)
     if mode is None:
-        if directions or any(lists.values()):
+        if single:
             raise click.UsageError("--gate is missing: the call gate is changed as a whole")
         return None
-    gate = tenant_pb2.CallGate(mode=enum_number(_MODES, mode), **lists)  # type: ignore[arg-type]
+    number = enum_number(_MODES, "allow" if mode == "off" else mode)
+    gate = call_pb2.CallGate(mode=number, grace_seconds=grace or 0, **lists)  # type: ignore[arg-type]
     gate.directions.extend(enum_number(_DIRECTIONS, one) for one in directions)  # type: ignore[misc]
     return gate
+
+
+def _gate_in(file: IO[str]) -> call_pb2.CallGate:
+    try:
+        return json_format.Parse(file.read(), call_pb2.CallGate())
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--gate-file: {file.name} is no call gate in JSON: {error}") from error
 
 
 def gate_options(command: Any) -> Any:
@@ -70,9 +97,14 @@ def _show_tenant(shared: Shared, found: tenant_pb2.Tenant) -> None:
         tenant=found.id,
         name=found.display_name,
         policy=f"version {found.policy_version}" if found.policy_version else "none: everything is denied",
-        call_gate=enum_name(_MODES, found.call_gate.mode),
+        call_gate=enum_name(_MODES, found.call_gate.mode) + _more(found.call_gate),
         etag=found.etag,
     )
+
+
+def _more(gate: call_pb2.CallGate) -> str:
+    rules = len(gate.rules)
+    return f" by default, after {rules} rule{'s' * (rules != 1)} (--json shows them)" if rules else ""
 
 
 @tenant.command("create")

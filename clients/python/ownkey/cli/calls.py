@@ -29,6 +29,8 @@ from ownkey.models import ASSET_CLASSES
     metavar="CLASS",
     help=f"What will be stored of the call; may stand several times. Nothing, if left out. {', '.join(ASSET_CLASSES)}.",
 )
+@click.option("--site", default="", help="The site that it belongs to.")
+@click.option("--queue", default="", help="The call queue that it goes to.")
 @shared_options
 @click.pass_obj
 def call(
@@ -41,6 +43,8 @@ def call(
     user: str,
     group: str,
     stores: tuple[str, ...],
+    site: str,
+    queue: str,
 ) -> int:
     """Ask whether a call may be set up. Emergency calls always may, even when the service cannot be asked.
 
@@ -58,6 +62,8 @@ def call(
                 user=user,
                 group=group,
                 stores=stores,
+                site=site,
+                queue=queue,
             )
     except OwnkeyError:
         if not is_emergency(callee):
@@ -67,7 +73,9 @@ def call(
         "decision": answer.decision + (" (emergency)" if answer.emergency else ""),
         "reason": answer.reason,
         "why": answer.explanation,
+        "rule": answer.rule,
         "SIP status": answer.sip_status or "",
+        "retry after": f"{answer.retry_after.total_seconds():g} s" if answer.retry_after else "",
         "evidence": ago(answer.evidence_age) if answer.key else "",
         "valid until": moment(answer.valid_until) if answer.valid_until else "",
     }

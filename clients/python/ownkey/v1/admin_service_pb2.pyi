@@ -14,6 +14,7 @@ from ownkey.v1 import approval_pb2 as _approval_pb2
 from ownkey.v1 import asset_pb2 as _asset_pb2
 from ownkey.v1 import audit_record_pb2 as _audit_record_pb2
 from ownkey.v1 import branch_key_pb2 as _branch_key_pb2
+from ownkey.v1 import call_pb2 as _call_pb2
 from ownkey.v1 import customer_key_pb2 as _customer_key_pb2
 from ownkey.v1 import policy_pb2 as _policy_pb2
 from ownkey.v1 import revocation_pb2 as _revocation_pb2
@@ -160,7 +161,7 @@ class CreateTenantRequest(_message.Message):
         """Optional. From when on its content is under its own keys; unset means now."""
 
     @_builtins.property
-    def call_gate(self) -> _tenant_pb2.CallGate:
+    def call_gate(self) -> _call_pb2.CallGate:
         """Optional. How its calls are gated; unset means not at all."""
 
     @_builtins.property
@@ -173,7 +174,7 @@ class CreateTenantRequest(_message.Message):
         id: _builtins.str = ...,
         display_name: _builtins.str = ...,
         enrolled_at: _timestamp_pb2.Timestamp | None = ...,
-        call_gate: _tenant_pb2.CallGate | None = ...,
+        call_gate: _call_pb2.CallGate | None = ...,
         note: Global___ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_gate", b"call_gate", "enrolled_at", b"enrolled_at", "note", b"note"]  # noqa: Y015
@@ -326,7 +327,7 @@ class UpdateTenantRequest(_message.Message):
     display_name: _builtins.str
     """Optional. Its name for people."""
     @_builtins.property
-    def call_gate(self) -> _tenant_pb2.CallGate:
+    def call_gate(self) -> _call_pb2.CallGate:
         """Optional. How its calls are gated, whole."""
 
     @_builtins.property
@@ -339,7 +340,7 @@ class UpdateTenantRequest(_message.Message):
         tenant: _builtins.str = ...,
         etag: _builtins.str = ...,
         display_name: _builtins.str | None = ...,
-        call_gate: _tenant_pb2.CallGate | None = ...,
+        call_gate: _call_pb2.CallGate | None = ...,
         note: Global___ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "call_gate", b"call_gate", "display_name", b"display_name", "note", b"note"]  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from ownkey.v1 import call_pb2 as ownkey_dot_v1_dot_call__pb2
 from ownkey.v1 import key_service_pb2 as ownkey_dot_v1_dot_key__service__pb2
 from ownkey.v1 import key_status_pb2 as ownkey_dot_v1_dot_key__status__pb2
 
@@ -73,8 +74,8 @@ class KeyServiceStub:
                 _registered_method=True)
         self.AuthorizeCall = channel.unary_unary(
                 '/ownkey.v1.KeyService/AuthorizeCall',
-                request_serializer=ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallRequest.SerializeToString,
-                response_deserializer=ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallResponse.FromString,
+                request_serializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.FromString,
                 _registered_method=True)
         self.EncryptMedia = channel.stream_stream(
                 '/ownkey.v1.KeyService/EncryptMedia',
@@ -251,8 +252,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
             ),
             'AuthorizeCall': grpc.unary_unary_rpc_method_handler(
                     servicer.AuthorizeCall,
-                    request_deserializer=ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallRequest.FromString,
-                    response_serializer=ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallResponse.SerializeToString,
+                    request_deserializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.SerializeToString,
             ),
             'EncryptMedia': grpc.stream_stream_rpc_method_handler(
                     servicer.EncryptMedia,
@@ -480,8 +481,8 @@ class KeyService:
             request,
             target,
             '/ownkey.v1.KeyService/AuthorizeCall',
-            ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallRequest.SerializeToString,
-            ownkey_dot_v1_dot_key__service__pb2.AuthorizeCallResponse.FromString,
+            ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.SerializeToString,
+            ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

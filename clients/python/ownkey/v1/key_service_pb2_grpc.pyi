@@ -5,6 +5,7 @@ The data plane: what phone and meeting services call for every recording, voicem
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from ownkey.v1 import call_pb2 as _call_pb2
 from ownkey.v1 import key_service_pb2 as _key_service_pb2
 from ownkey.v1 import key_status_pb2 as _key_status_pb2
 import abc as _abc_1
@@ -84,7 +85,7 @@ class KeyServiceStub:
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
-    AuthorizeCall: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.AuthorizeCallRequest, _key_service_pb2.AuthorizeCallResponse]
+    AuthorizeCall: _grpc.UnaryUnaryMultiCallable[_call_pb2.AuthorizeCallRequest, _call_pb2.AuthorizeCallResponse]
     """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
     the request holds and whatever the state of anything.
 
@@ -169,7 +170,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE.
     Retriable: yes.
     """
-    AuthorizeCall: _aio.UnaryUnaryMultiCallable[_key_service_pb2.AuthorizeCallRequest, _key_service_pb2.AuthorizeCallResponse]  # type: ignore[assignment]
+    AuthorizeCall: _aio.UnaryUnaryMultiCallable[_call_pb2.AuthorizeCallRequest, _call_pb2.AuthorizeCallResponse]  # type: ignore[assignment]
     """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
     the request holds and whatever the state of anything.
 
@@ -297,9 +298,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def AuthorizeCall(
         self,
-        request: _key_service_pb2.AuthorizeCallRequest,
+        request: _call_pb2.AuthorizeCallRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_key_service_pb2.AuthorizeCallResponse, _abc.Awaitable[_key_service_pb2.AuthorizeCallResponse]]:
+    ) -> _typing.Union[_call_pb2.AuthorizeCallResponse, _abc.Awaitable[_call_pb2.AuthorizeCallResponse]]:
         """Decides from memory whether a call may be set up. A call to an emergency service is always allowed, whatever else
         the request holds and whatever the state of anything.
 

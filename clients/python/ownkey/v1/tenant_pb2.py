@@ -23,11 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from ownkey.v1 import key_service_pb2 as ownkey_dot_v1_dot_key__service__pb2
+from ownkey.v1 import call_pb2 as ownkey_dot_v1_dot_call__pb2
 from ownkey.v1 import role_pb2 as ownkey_dot_v1_dot_role__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ownkey/v1/tenant.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bownkey/v1/key_service.proto\x1a\x14ownkey/v1/role.proto\"\xfc\x01\n\x08\x43\x61llGate\x12-\n\x04mode\x18\x01 \x01(\x0e\x32\x17.ownkey.v1.CallGateModeB\x00R\x04mode\x12:\n\ndirections\x18\x02 \x03(\x0e\x32\x18.ownkey.v1.CallDirectionB\x00R\ndirections\x12\x1e\n\tcountries\x18\x03 \x03(\tB\x00R\tcountries\x12-\n\x11\x65mergency_numbers\x18\x04 \x03(\tB\x00R\x10\x65mergencyNumbers\x12\x34\n\x15outside_line_prefixes\x18\x05 \x03(\tB\x00R\x13outsideLinePrefixes:\x00\"\xf1\x02\n\x06Tenant\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x00R\x0b\x64isplayName\x12=\n\x0b\x65nrolled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nenrolledAt\x12\x32\n\tcall_gate\x18\x04 \x01(\x0b\x32\x13.ownkey.v1.CallGateB\x00R\x08\x63\x61llGate\x12\'\n\x0epolicy_version\x18\x05 \x01(\x05\x42\x00R\rpolicyVersion\x12\x14\n\x04\x65tag\x18\x06 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime:\x00\"\xe1\x01\n\x05Group\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x10\n\x02id\x18\x02 \x01(\tB\x00R\x02id\x12\x16\n\x05users\x18\x03 \x03(\tB\x00R\x05users\x12\x14\n\x04\x65tag\x18\x04 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime:\x00\"\x8f\x02\n\x10ServicePrincipal\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x00R\x0b\x64isplayName\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime\x12.\n\x06grants\x18\x06 \x03(\x0b\x32\x14.ownkey.v1.RoleGrantB\x00R\x06grants:\x00*\x88\x01\n\x0c\x43\x61llGateMode\x12\x1e\n\x1a\x43\x41LL_GATE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41LL_GATE_MODE_OFF\x10\x01\x12\x19\n\x15\x43\x41LL_GATE_MODE_REFUSE\x10\x02\x12%\n!CALL_GATE_MODE_ALLOW_NO_RECORDING\x10\x03\x42U\n\x0cio.ownkey.v1B\x0bTenantProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ownkey/v1/tenant.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ownkey/v1/call.proto\x1a\x14ownkey/v1/role.proto\"\xf1\x02\n\x06Tenant\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x00R\x0b\x64isplayName\x12=\n\x0b\x65nrolled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nenrolledAt\x12\x32\n\tcall_gate\x18\x04 \x01(\x0b\x32\x13.ownkey.v1.CallGateB\x00R\x08\x63\x61llGate\x12\'\n\x0epolicy_version\x18\x05 \x01(\x05\x42\x00R\rpolicyVersion\x12\x14\n\x04\x65tag\x18\x06 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime:\x00\"\xe1\x01\n\x05Group\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x10\n\x02id\x18\x02 \x01(\tB\x00R\x02id\x12\x16\n\x05users\x18\x03 \x03(\tB\x00R\x05users\x12\x14\n\x04\x65tag\x18\x04 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime:\x00\"\x8f\x02\n\x10ServicePrincipal\x12\x10\n\x02id\x18\x01 \x01(\tB\x00R\x02id\x12#\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x00R\x0b\x64isplayName\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x00R\x04\x65tag\x12=\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\ncreateTime\x12=\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\nupdateTime\x12.\n\x06grants\x18\x06 \x03(\x0b\x32\x14.ownkey.v1.RoleGrantB\x00R\x06grants:\x00\x42U\n\x0cio.ownkey.v1B\x0bTenantProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ownkey.v1.tenant_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014io.ownkey.v1B\013TenantProtoP\001Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1'
-  _globals['_CALLGATEMODE']._serialized_start=1251
-  _globals['_CALLGATEMODE']._serialized_end=1387
-  _globals['_CALLGATE']._serialized_start=122
-  _globals['_CALLGATE']._serialized_end=374
-  _globals['_TENANT']._serialized_start=377
-  _globals['_TENANT']._serialized_end=746
-  _globals['_GROUP']._serialized_start=749
-  _globals['_GROUP']._serialized_end=974
-  _globals['_SERVICEPRINCIPAL']._serialized_start=977
-  _globals['_SERVICEPRINCIPAL']._serialized_end=1248
+  _globals['_TENANT']._serialized_start=115
+  _globals['_TENANT']._serialized_end=484
+  _globals['_GROUP']._serialized_start=487
+  _globals['_GROUP']._serialized_end=712
+  _globals['_SERVICEPRINCIPAL']._serialized_start=715
+  _globals['_SERVICEPRINCIPAL']._serialized_end=986
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ import click
 
 from ownkey_server.keystores.aws.policies import PolicyInvalid
 from ownkey_server.keystores.aws.scopes import ScopeInvalid
-from ownkey_server.storage.documents import ID_PATTERN
+from ownkey_server.storage.tables import ID_PATTERN
 
 DEFAULT_ROLE = "ownkey"
 

@@ -19,13 +19,7 @@ from ownkey_server.service.administration.edits import Edit, Edits, Step, table_
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.storage import tenants_file
-from ownkey_server.storage.documents import (
-    GroupTable,
-    KeyTable,
-    PolicyTable,
-    TenantsDocument,
-    TenantTable,
-)
+from ownkey_server.storage.documents import GroupTable, KeyTable, PolicyTable, TenantsDocument, TenantTable
 from ownkey_server.storage.records import TenantRecord
 from ownkey_server.storage.registry import Change, Reader
 from ownkey_server.storage.tenants_file import TenantsFileError

@@ -15,18 +15,10 @@ from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replic
 from ownkey_server.service.administration import groups, tenants
 from ownkey_server.service.administration.desk import Act
 from ownkey_server.service.administration.keys import Keys
-from ownkey_server.storage.documents import (
-    GroupTable,
-    KeyPlace,
-    KeyTable,
-    PolicyTable,
-    Table,
-    TenantsDocument,
-    TenantTable,
-    plain,
-)
+from ownkey_server.storage.documents import GroupTable, KeyPlace, KeyTable, PolicyTable, TenantsDocument, TenantTable
 from ownkey_server.storage.records import ANY_ETAG, KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import PROVIDER, Change, Reader, required
+from ownkey_server.storage.tables import Table, plain
 
 
 class StepKind(StrEnum):

@@ -76,11 +76,11 @@ class Groups:
         return changed
 
     async def delete(self, act: Act, tenant: str, group: str, etag: str) -> None:
-        """Delete a group that the policy in force does not name.
+        """Delete a group that neither the policy in force nor the call gate names.
 
         Raises:
             ResourceNotFound: There is none of that id.
-            ResourceInUse: The policy in force names it.
+            ResourceInUse: The policy in force, or the call gate, names it.
             EtagMismatch: It was changed since it was read.
         """
 
@@ -89,8 +89,9 @@ class Groups:
             owner: TenantRecord = required(change.tenant(tenant), tenant_name(tenant))
             policy = change.policy_version(tenant, owner.policy_version)
             where = policy.policy.groups().get(group) if policy else None
+            where = f"{where} of the policy in force" if where else owner.call_gate.groups().get(group)
             if where:
-                raise ResourceInUse(name(tenant, group), f"{where} of the policy in force names it")
+                raise ResourceInUse(name(tenant, group), f"{where} names it")
             change.delete_group(before, etag)
             return Done(None, {"before": {"users": list(before.users)}})
 

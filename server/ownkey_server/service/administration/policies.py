@@ -5,9 +5,10 @@ from __future__ import annotations
 from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
-from ownkey_server.storage.documents import PolicyTable, plain
+from ownkey_server.storage.documents import PolicyTable
 from ownkey_server.storage.records import PolicyVersion, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
+from ownkey_server.storage.tables import plain
 
 
 class Policies:

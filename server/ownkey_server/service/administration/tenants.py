@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from ownkey_server.domain.approvals import Danger, Effect
-from ownkey_server.domain.errors import ResourceExists, ResourceInUse
+from ownkey_server.domain.errors import InvalidRequest, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.storage import branch_keys
-from ownkey_server.storage.documents import CallGateTable, plain
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.records import TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
+from ownkey_server.storage.tables import plain
 
 
 class Tenants:
@@ -56,6 +57,7 @@ class Tenants:
             if change.tenant(tenant):
                 raise ResourceExists(name(tenant), "there is a tenant of that id already")
             require_unused(change, tenant)
+            _require_groups(gate, set())
             change.insert_tenant(tenant, display_name, since, gate)
             created = change.tenant(tenant)
             return Done(created, {"after": {"display_name": display_name, "call_gate": plain(gate)}})
@@ -70,6 +72,7 @@ class Tenants:
 
         Raises:
             ResourceNotFound: There is none of that id.
+            InvalidRequest: The call gate names a group that the tenant does not have.
             EtagMismatch: It was changed since it was read.
         """
 
@@ -78,6 +81,8 @@ class Tenants:
             new_name = before.display_name if display_name is None else display_name
             new_gate = before.call_gate if gate is None else gate
             change.require_etag(name(tenant), before.stamp, etag)
+            if gate is not None:
+                _require_groups(gate, {group.id for group in change.groups(tenant)})
             agreed = self._agreed(change, act, before, new_gate)
             change.update_tenant(before, etag, new_name, new_gate)
             detail = {
@@ -149,6 +154,17 @@ class Tenants:
         effect = Effect(Danger.REMOVE_KEY, name(tenant), was, now)
         dangerous = Dangerous(tenant, name(tenant), summary, [effect], field="abandon_branch_keys")
         return self._desk.require_agreement(change, act, dangerous)
+
+
+def _require_groups(gate: CallGateTable, groups: set[str]) -> None:
+    """Make sure that the tenant has every group that its call gate names.
+
+    Raises:
+        InvalidRequest: It has not.
+    """
+    mistakes = gate.mistakes(groups)
+    if mistakes:
+        raise InvalidRequest("call_gate.rules", "; ".join(mistakes))
 
 
 def _would_lose(tenant: str, count: int, under_provider: int) -> str:

@@ -23,7 +23,7 @@ from ownkey_server.service.administration.branch_keys import PROVIDER_KEY, Moved
 from ownkey_server.service.administration.desk import Act, SecondPerson
 from ownkey_server.storage import branch_keys as kept
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.records import ApprovalRecord
 from ownkey_server.storage.registry import PROVIDER, Change
 from support.office import Office

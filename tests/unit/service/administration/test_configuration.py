@@ -7,7 +7,7 @@ import pytest
 from ownkey_server.domain.errors import EnrolmentFailed, EtagMismatch, InvalidRequest, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import KeyLifecycle
 from ownkey_server.service.administration.edits import StepKind
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from support.office import Office
 
 TEMPLATE = (

@@ -22,7 +22,8 @@ from ownkey_server.domain.errors import (
 from ownkey_server.domain.tenants import KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.base import GeneratedDataKey
 from ownkey_server.service.administration.desk import Done
-from ownkey_server.storage.documents import CallGateTable, PolicyTable
+from ownkey_server.storage.documents import PolicyTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change
 from support.office import Office
 

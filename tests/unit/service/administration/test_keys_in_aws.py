@@ -18,7 +18,7 @@ from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.registry import Change, Reader
 
 SINGLE = "arn:aws:kms:{}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

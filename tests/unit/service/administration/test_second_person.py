@@ -15,6 +15,7 @@ import pytest
 from ownkey_server.domain.approvals import MAX_CHANGE_BYTES, Danger
 from ownkey_server.domain.assets import AssetClass
 from ownkey_server.domain.audit import Caller
+from ownkey_server.domain.call_gates import GateMode
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import (
     ApprovalInvalid,
@@ -24,11 +25,11 @@ from ownkey_server.domain.errors import (
     TooManyWaiting,
 )
 from ownkey_server.domain.roles import EVERYWHERE, Grant, Permit, Role
-from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, GateMode, KeyLifecycle, Replica
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica
 from ownkey_server.service.administration.desk import Act, SecondPerson
 from ownkey_server.storage.approvals import MAX_OF_PRINCIPAL, MAX_OF_TENANT
 from ownkey_server.storage.database import Database
-from ownkey_server.storage.documents import CallGateTable
+from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.records import ApprovalRecord
 from ownkey_server.storage.registry import PROVIDER, Change
 from support.office import Office
@@ -137,7 +138,7 @@ async def test_gates_and_keys_are_shown_before_and_after(office: Office) -> None
     [effect] = effects(found)
     assert effect["before"]["call_gate"]["mode"] == "refuse"
     assert effect["before"]["call_gate"]["countries"] == ["US"]
-    assert effect["after"]["call_gate"]["mode"] == "off"
+    assert effect["after"]["call_gate"]["mode"] == "allow"
     assert (found.author, found.reason) == ("ann", "a test")
 
 
