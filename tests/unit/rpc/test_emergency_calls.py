@@ -113,6 +113,7 @@ async def ask(
         streams=Streams(StreamLimits()),
         strangers=strangers or Strangers(Budget(), lambda: 0.0),
         turned_away=Strangers(Budget(), lambda: 0.0),
+        watches=None,  # type: ignore[arg-type]
     )
     servicer = KeyServicer(SimpleNamespace(call_gate=keeper))  # type: ignore[arg-type]
     method = all_methods()["AuthorizeCall"]
