@@ -89,10 +89,11 @@ class Asking:
 
     def warm_up(self) -> None:
         """Have the connection there before the first call needs it. Whether ownkey answers shows then."""
-        check = self._channel.unary_unary("/grpc.health.v1.Health/Check") if self._channel else None
+        if self._channel is None:
+            return
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary("/grpc.health.v1.Health/Check")
         with contextlib.suppress(grpc.RpcError):
-            if check:
-                check(b"", timeout=WARM_UP_SECONDS)
+            check(b"", timeout=WARM_UP_SECONDS)
 
     def ask(self, facts: Facts, timeout: float) -> Answer:
         """Ask about a call.
