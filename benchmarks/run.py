@@ -18,7 +18,19 @@ from pathlib import Path
 
 from harness import HERE, Result
 
-TOPICS = ("engine", "unary", "audit", "tenants", "overload", "streams", "memory", "aws", "bulkhead", "branch")
+TOPICS = (
+    "engine",
+    "unary",
+    "audit",
+    "tenants",
+    "overload",
+    "streams",
+    "memory",
+    "aws",
+    "bulkhead",
+    "branch",
+    "kamailio",
+)
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 
 
