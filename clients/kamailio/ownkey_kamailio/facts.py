@@ -31,6 +31,7 @@ class Facts:
     group: str = ""
     stores: tuple[str, ...] = ()
     queue: str = ""
+    site: str = ""
 
     def without_id(self) -> Facts:
         """The facts that an answer holds for."""
@@ -75,6 +76,7 @@ def of_request(read: Read, settings: Settings, *, trusted: bool) -> list[Facts]:
         user=_cut(header("User"), MAX_NAME),
         group=header("Group").lower() if _TENANT.fullmatch(header("Group").lower()) else "",
         queue=_cut(header("Queue") or settings.calls.queues.get(read("$rU"), ""), MAX_NAME),
+        site=_cut(header("Site") or settings.calls.site, MAX_NAME),
     )
     stores = tuple(word for word in re.split(r"[,\s]+", header("Stores").lower()) if word)
     said = header("Direction").lower()
@@ -112,4 +114,5 @@ def _stores(calls: Calls, tenant: str) -> tuple[str, ...]:
 
 
 def _cut(text: str, most: int) -> str:
-    return text.encode()[:most].decode(errors="ignore")
+    """The text as the contract takes it: without NUL, and not too long."""
+    return text.replace("\0", "").encode()[:most].decode(errors="ignore")

@@ -154,5 +154,5 @@ class Gate:
     def _told(self, answer: Answer, why: str) -> Decision:
         if answer.decision != REFUSE:
             return Decision(answer.decision, why)
-        retry_after = 0 if answer.status == 403 else self._settings.no_answer.retry_after
+        retry_after = 0 if answer.status == 403 else answer.retry_after or self._settings.no_answer.retry_after
         return Decision(REFUSE, why, answer.status, retry_after)

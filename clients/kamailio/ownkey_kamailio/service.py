@@ -7,6 +7,7 @@ that a thread in the background would stand still.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 import grpc
@@ -43,12 +44,14 @@ class Answer:
         decision: ``allow``, ``allow_no_recording`` or ``refuse``.
         status: The SIP status to refuse it with.
         valid_until: Until when it holds for calls with the same facts, in seconds of the epoch.
+        retry_after: With 503, the seconds after which trying again may help; 0 when ownkey does not say.
     """
 
     decision: str
     reason: str
     status: int
     valid_until: float
+    retry_after: int = 0
 
 
 class Asking:
@@ -111,6 +114,7 @@ class Asking:
             group=facts.group,
             stores=[ASSET_CLASSES[name] for name in facts.stores],
             queue=facts.queue,
+            site=facts.site,
         )
         try:
             answer = self._stub.AuthorizeCall(request, timeout=timeout)
@@ -122,4 +126,5 @@ class Asking:
             reason=call_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_").lower(),
             status=403 if answer.sip_status == 403 else 503,
             valid_until=answer.valid_until.ToMilliseconds() / 1000,
+            retry_after=math.ceil(answer.retry_after.ToMilliseconds() / 1000),
         )

@@ -89,12 +89,14 @@ class Calls:
         tenant_stores: The same for some tenants.
         direction: Which way all calls go; empty finds out by the domains.
         queues: The call queue of each dialled number or name.
+        site: Where the calls are: a tenant's call gate may name it.
     """
 
     stores: tuple[str, ...] = ()
     tenant_stores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     direction: str = ""
     queues: Mapping[str, str] = field(default_factory=dict)
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ def _calls(table: _Table) -> Calls:
         tenant_stores={name: by_tenant.texts(name, (), word, what) for name in by_tenant.names()},
         direction=table.choice("direction", "", DIRECTIONS),
         queues={name: queues.text(name) for name in queues.names()},
+        site=table.text("site"),
     )
 
 

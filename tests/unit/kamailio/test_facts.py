@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ownkey.v1 import key_service_pb2
+from ownkey.v1 import call_pb2
 from ownkey_kamailio import facts
 from ownkey_kamailio.facts import Facts, FactsTooLong, UnknownTenant, of_request
 from ownkey_kamailio.settings import Calls, Emergency, NoAnswer, Service, Settings, Tenants
@@ -92,13 +92,13 @@ TEXT = st.text(max_size=600)
 PARSER = RequestParser(load_contract())
 
 
-@given(ru=TEXT.filter(bool), ci=TEXT, fu=TEXT, User=TEXT, Group=TEXT, Queue=TEXT, Direction=TEXT)
+@given(ru=TEXT.filter(bool), ci=TEXT, fu=TEXT, User=TEXT, Group=TEXT, Queue=TEXT, Direction=TEXT, Site=TEXT)
 def test_whatever_comes_the_contract_takes_the_facts(ru: str, **fields: str) -> None:
     try:
         (one,) = told(trusted=True, ru=ru, **fields)
     except (FactsTooLong, UnknownTenant):
         return
-    asked = key_service_pb2.AuthorizeCallRequest(
+    asked = call_pb2.AuthorizeCallRequest(
         tenant=one.tenant,
         call_id=one.call_id,
         callee=one.callee,
@@ -106,8 +106,9 @@ def test_whatever_comes_the_contract_takes_the_facts(ru: str, **fields: str) -> 
         user=one.user,
         group=one.group,
         queue=one.queue,
+        site=one.site,
     )
-    PARSER.parse(asked.SerializeToString(), key_service_pb2.AuthorizeCallRequest)
+    PARSER.parse(asked.SerializeToString(), call_pb2.AuthorizeCallRequest)
 
 
 def test_the_delivered_settings_are_the_defaults() -> None:

@@ -75,6 +75,7 @@ AWAY = errors.ServiceUnavailable("nobody there")
         (Answer("allow_no_recording", "key_revoked", 0, 1005.0), "allow_no_recording", 0, 0),
         (FORBID, "refuse", 403, 0),
         (OUTAGE, "refuse", 503, 10),
+        (replace(OUTAGE, retry_after=30), "refuse", 503, 30),
     ],
 )
 def test_what_ownkey_says_is_done(answer: Answer, decision: str, status: int, retry_after: int) -> None:
@@ -125,6 +126,7 @@ def test_the_last_answer_is_used_for_the_same_facts_until_it_ends() -> None:
         replace(CALL, queue="support"),
         replace(CALL, user="ann"),
         replace(CALL, group="sales"),
+        replace(CALL, site="berlin"),
     ):
         lab.workers.answered()
         assert lab.decide(other).status == 503
