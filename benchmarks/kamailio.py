@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import HERE, Result, ownkey_server
+from harness import HERE, Result, cpu_seconds, ownkey_server
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from support import kamailio, sipp
@@ -80,7 +80,9 @@ def results(quick: bool) -> list[Result]:
         )
         lab = Lab(folder, calls)
         lab.run(gated)  # the first answers of all that there is
+        spent = [_processor(plain), _processor(gated)]
         without, with_gate = lab.run(plain)[0], lab.run(gated)[0]
+        spent = [_processor(proxy) - before for proxy, before in zip((plain, gated), spent, strict=True)]
         # What `ownkey keystore disable` does, without the time that a program takes to start.
         disabled = home[0] / "keys" / "acme-main.disabled"
         longer = Lab(folder / "longer", max(calls, 2000))
@@ -88,6 +90,7 @@ def results(quick: bool) -> list[Result]:
         outlived, (killed,) = longer.run(gated, (0.2, lambda: os.kill(server.pid, signal.SIGKILL)))
     return [
         _added(without, with_gate),
+        _added_work(*(1000 * seconds / calls for seconds in spent)),
         _late("calls let through longest after the key was taken away", followed, taken, returned, 200, BOUND_SECONDS),
         _late("calls forbidden longest after the key was given back", followed, returned, None, 403, BOUND_SECONDS),
         _late("calls let through longest after the server was killed", outlived, killed, None, 200, VALID_SECONDS),
@@ -119,6 +122,24 @@ def _added(without: Sequence[Call], with_gate: Sequence[Call]) -> Result:
         "aim": AIM_MS,
         "met": added < AIM_MS,
         "added_p50_ms": round(gated[49] - plain[49], 2),
+    }
+
+
+def _processor(proxy: Kamailio) -> float:
+    """Processor time of all of its processes."""
+    children = Path(f"/proc/{proxy.process.pid}/task/{proxy.process.pid}/children").read_text(encoding="ascii")
+    return sum(cpu_seconds(int(pid)) for pid in (proxy.process.pid, *children.split()))
+
+
+def _added_work(plain: float, gated: float) -> Result:
+    return {
+        "name": "processor time that the gate adds to a call in Kamailio",
+        "value": round(gated - plain, 2),
+        "unit": "ms",
+        "baseline": f"without the gate {plain:.2f}, with it {gated:.2f}: INVITE, ACK, BYE and their answers",
+        "runs": 1,
+        "aim": None,
+        "met": None,
     }
 
 
