@@ -53,6 +53,7 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "ListBranchKeys": (READ, "tenant"),
     "RewrapBranchKeys": (CHANGE, "tenant"),
     "Revoke": (CHANGE, "tenant"),
+    "PreviewRevocation": (READ, "tenant"),
     "Restore": (CHANGE, "tenant"),
     "GetRevocation": (READ, "tenant"),
     "ListRevocations": (READ, "tenant"),

@@ -67,6 +67,7 @@ class Core:
     roster: Roster
     audit: AuditLog
     desk: Desk
+    uses_writer: AuditWriter
     open_streams: OpenStreams
     stream_checks: StreamChecks
     revocation_effects: RevocationEffects
@@ -224,6 +225,7 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
             roster,
             audit,
             desk,
+            uses,
             open_streams,
             checks,
             effects,

@@ -24,6 +24,7 @@ from ownkey_server.service.administration.keys import Keys
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.receipts import Receipts
+from ownkey_server.service.administration.revocation_previews import RevocationPreviews
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
@@ -83,6 +84,13 @@ def admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
         approvals=Approvals(desk, authorizer),
         retention=core.retention(),
         revocations=Revocations(desk),
+        revocation_previews=RevocationPreviews(
+            desk,
+            core.open_streams,
+            core.branches,
+            timedelta(seconds=core.settings.keys.lease_seconds),
+            lambda: core.uses_writer.number,
+        ),
         receipts=Receipts(desk, core.signer, _closing_bounds(core.settings)),
     )
 

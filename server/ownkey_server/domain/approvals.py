@@ -21,6 +21,7 @@ class Danger(StrEnum):
     ``REMOVE_KEY``: nothing that the key wrapped can be opened here any more. ``GATE_OFF``: calls are set up although
     their recordings cannot be protected. ``GRANT_ROLE``: somebody may do more than before. ``RETENTION``: audit records
     are removed earlier. ``MOVE_BRANCH_KEYS``: what one key protected opens with another, whatever becomes of the first.
+    ``RESTORE``: what a tenant took back is served again.
     """
 
     REMOVE_KEY = "remove_key"
@@ -28,6 +29,7 @@ class Danger(StrEnum):
     GRANT_ROLE = "grant_role"
     RETENTION = "retention"
     MOVE_BRANCH_KEYS = "move_branch_keys"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ ACCESS: Mapping[str, Access] = {
     "ListBranchKeys": Access(Scope.TENANT, _READS),
     "RewrapBranchKeys": Access(Scope.TENANT, _CHANGES),
     "Revoke": Access(Scope.TENANT, _CHANGES),
+    "PreviewRevocation": Access(Scope.TENANT, _READS),
     "Restore": Access(Scope.TENANT, _CHANGES),
     "GetRevocation": Access(Scope.TENANT, _READS),
     "ListRevocations": Access(Scope.TENANT, _READS),

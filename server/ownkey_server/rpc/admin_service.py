@@ -22,6 +22,7 @@ from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.receipts import Receipts
 from ownkey_server.service.administration.retention import AuditRetention
+from ownkey_server.service.administration.revocation_previews import RevocationPreviews
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.service.administration.simulation import Simulation
 from ownkey_server.service.administration.tenants import Tenants
@@ -29,6 +30,8 @@ from ownkey_server.storage.gate_documents import CallGateTable
 
 HISTORY = timedelta(days=7)
 """How far back a simulation looks when the request does not say."""
+PREVIEWED = timedelta(hours=24)
+"""How far back a preview of a revocation looks when the request does not say."""
 REWRAPPED_AT_ONCE = 20
 """How many branch keys one call moves when the request does not say: each asks two key stores."""
 
@@ -50,6 +53,7 @@ class AdminServices:
     retention: AuditRetention
     revocations: Revocations
     receipts: Receipts
+    revocation_previews: RevocationPreviews
 
 
 class AdminServicer:
@@ -186,6 +190,17 @@ class AdminServicer:
             everything=request.everything,
         )
         return pb.RevokeResponse(revocation=revocation_messages.revocation(made))
+
+    async def PreviewRevocation(self, request: pb.PreviewRevocationRequest, _call: Call) -> Message:
+        """Tell what a revocation would do."""
+        told = await self._services.revocation_previews.preview(
+            request.tenant,
+            revocation_messages.scope(request.scope),
+            revocation_messages.ENDINGS[request.ending],
+            timedelta(hours=request.hours) if request.hours else PREVIEWED,
+            everything=request.everything,
+        )
+        return pb.PreviewRevocationResponse(preview=revocation_messages.preview(told))
 
     async def Restore(self, request: pb.RestoreRequest, call: Call) -> Message:
         """Give something back."""

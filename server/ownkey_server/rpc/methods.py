@@ -106,7 +106,7 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "ListApprovals": (_of_tenant_if_any, Priority.READ),
 }
 # The control plane's methods that change nothing, by how their names begin.
-_READS = ("Get", "List", "Export", "Simulate")
+_READS = ("Get", "List", "Export", "Simulate", "Preview")
 
 
 def all_methods() -> Mapping[str, Method]:

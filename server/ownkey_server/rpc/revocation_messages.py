@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ownkey.v1 import revocation_pb2
 from ownkey_server.domain.revocations import Ending, Revocation, Scope
 from ownkey_server.rpc import convert
 from ownkey_server.rpc.admin_convert import CLASS_NUMBERS, time
 from ownkey_server.service.administration.receipts import SignedReceipt
+from ownkey_server.service.administration.revocation_previews import RevocationPreview
 
 ENDING_NUMBERS = {one: revocation_pb2.RevocationEnding.Value(f"REVOCATION_ENDING_{one.name}") for one in Ending}
 ENDINGS = {
@@ -65,4 +68,28 @@ def receipt(signed: SignedReceipt, signing_key: str) -> revocation_pb2.Revocatio
         complete=signed.receipt.complete,
         instances=len(instances),
         unproved=sum(not one.standing.is_proved for one in instances),
+    )
+
+
+def preview(told: RevocationPreview) -> revocation_pb2.RevocationPreview:
+    """What a revocation would do."""
+
+    def uses(counted: Mapping[str, int]) -> list[revocation_pb2.RevocationPreviewUse]:
+        return [revocation_pb2.RevocationPreviewUse(name=name, count=count) for name, count in counted.items()]
+
+    return revocation_pb2.RevocationPreview(
+        streams_ended=told.streams_ended,
+        streams_draining=told.streams_draining,
+        leases_ended=told.leases_ended,
+        process=told.process,
+        other_processes=told.other_processes,
+        streams_elsewhere=told.streams_elsewhere,
+        counted_from=convert.timestamp(told.counted_from),
+        uses=told.uses,
+        keys=uses(told.keys),
+        asset_classes=uses(told.asset_classes),
+        groups=uses(told.groups),
+        users=uses(told.users),
+        calls=told.calls,
+        call_gate=told.call_gate,
     )

@@ -150,14 +150,21 @@ class BranchKeys:
 
     def end_taken_back(self, revocation: Revocation) -> int:
         """End the leases that serve nothing but what was taken back; gives their number."""
-        leases = [
+        leases = self._taken_back(revocation)
+        for lease in leases:
+            self._leases.drop(lease)
+        return len(leases)
+
+    def would_end(self, revocation: Revocation) -> int:
+        """How many leases a revocation would end."""
+        return len(self._taken_back(revocation))
+
+    def _taken_back(self, revocation: Revocation) -> list[Lease]:
+        return [
             one
             for one in self._leases
             if one.branch.tenant == revocation.tenant and of_whole_key([revocation], one.key.id) is not None
         ]
-        for lease in leases:
-            self._leases.drop(lease)
-        return len(leases)
 
     def end_under(self, key_name: str) -> int:
         """End the leases under a key that its holder has taken away; gives their number."""

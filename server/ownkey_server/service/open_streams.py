@@ -119,6 +119,13 @@ class OpenStreams:
                 self._end(stream, error)
         return self._ended.pop(revocation.id, 0)
 
+    def would_end(self, revocation: Revocation) -> tuple[int, int]:
+        """How many streams a revocation would end, and how many it would let finish."""
+        now = self._clock()
+        about = [one for one in self.of_tenant(revocation.tenant) if self._is_about(revocation, one, now)]
+        finishing = sum(_is_let_finish(revocation, one) for one in about)
+        return len(about) - finishing, finishing
+
     def drain(self, revocation: Revocation) -> int:
         """Note which streams a revocation lets finish; gives their number."""
         now = self._clock()

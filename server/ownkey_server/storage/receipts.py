@@ -95,6 +95,12 @@ def records_of(
     return list(_read(connection, sa.select(newest).where(begins).order_by(newest.c.time.desc())))
 
 
+def newest(connection: Connection, tenant: str, start: int, limit: int) -> Iterator[tuple[ChainRow, dict[str, Any]]]:
+    """A tenant's records since a time (microseconds), the newest first."""
+    query = _selected().where(_records.tenant == tenant, _records.time >= start)
+    return _read(connection, query.order_by(_records.time.desc()).limit(limit))
+
+
 def before(
     connection: Connection, writer: int, tenant: str, sequence: int
 ) -> Iterator[tuple[ChainRow, dict[str, Any]]]:

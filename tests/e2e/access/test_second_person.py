@@ -17,7 +17,7 @@ from support.access import Caller, Lab
 from support.rpc import Failure
 from support.server import OWNKEY
 
-ALL_DANGERS = '"remove_key", "gate_off", "grant_role", "retention", "move_branch_keys"'
+ALL_DANGERS = '"remove_key", "gate_off", "grant_role", "retention", "move_branch_keys", "restore"'
 GATED = call_pb2.CallGate(
     mode=call_pb2.CALL_GATE_MODE_REFUSE,
     countries=["US", "DE"],

@@ -14,7 +14,7 @@ from ownkey_server.rpc.admin_service import AdminServicer
 
 METHODS = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].methods
 NAMES = [method.name for method in METHODS]
-CHANGES = [name for name in NAMES if not re.match(r"Get|List|Export|Simulate", name)]
+CHANGES = [name for name in NAMES if not re.match(r"Get|List|Export|Simulate|Preview", name)]
 END_TO_END = Path(__file__).resolve().parents[2] / "e2e"
 
 

@@ -43,6 +43,32 @@ class RevocationCalls(AdminCalls):
         )
         return self._call(self._stub.Revoke, request).revocation
 
+    def preview_revocation(
+        self,
+        tenant: str,
+        scope: revocation_pb2.RevocationScope | None = None,
+        *,
+        drain: bool = False,
+        hours: int = 24,
+    ) -> revocation_pb2.RevocationPreview:
+        """What a revocation would end, and what was used within its scope in the last hours. Nothing is changed.
+
+        Args:
+            tenant: Whose.
+            scope: What would be taken back; everything of the tenant without one.
+            drain: Whether what is being encrypted at the moment might be finished.
+            hours: How many hours of the audit trail are looked at, up to 168.
+        """
+        request = made(
+            pb.PreviewRevocationRequest,
+            tenant=tenant,
+            scope=scope or revocation_pb2.RevocationScope(),
+            everything=scope is None,
+            ending=revocation_pb2.REVOCATION_ENDING_DRAIN if drain else revocation_pb2.REVOCATION_ENDING_CUT,
+            hours=hours,
+        )
+        return self._call(self._stub.PreviewRevocation, request).preview
+
     def restore(self, tenant: str, revocation: str, *, reason: str = "") -> revocation_pb2.Revocation:
         """Give back what a revocation took."""
         request = made(pb.RestoreRequest, tenant=tenant, revocation=revocation, note=self._note(reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import click
@@ -40,6 +41,14 @@ def revocation() -> None:
 @click.option("--queue", "queues", multiple=True, help="Only calls of this queue; again for each.")
 @click.option("--everything", is_flag=True, help="All of the tenant: no other condition stands beside it.")
 @click.option("--drain", is_flag=True, help="What is being encrypted at the moment may be finished.")
+@click.option("--preview", is_flag=True, help="Only show what would end, and what was lately used within it.")
+@click.option(
+    "--hours",
+    type=click.IntRange(1, 168),
+    default=24,
+    show_default=True,
+    help="With --preview: how many hours of the audit trail are looked at.",
+)
 @yes_option
 @change_options
 @shared_options
@@ -57,6 +66,8 @@ def create(
     queues: tuple[str, ...],
     everything: bool,
     drain: bool,
+    preview: bool,
+    hours: int,
     yes: bool,
     author: str,
     reason: str,
@@ -78,6 +89,11 @@ def create(
             getattr(scope, field).FromDatetime(time)
     if everything == bool(scope.ListFields()):
         raise click.UsageError("say what is taken back, by conditions or by --everything")
+    if preview:
+        with shared.admin() as client:
+            shown = client.preview_revocation(tenant, None if everything else scope, drain=drain, hours=hours)
+        show(shared, shown, **_previewed(shown))
+        return
     require_yes(f"Take back {'everything' if everything else told(scope)} of tenant {tenant}?", yes=yes)
     with shared.admin(author) as client:
         made = client.revoke(tenant, None if everything else scope, drain=drain, reason=reason)
@@ -157,6 +173,28 @@ def told(scope: revocation_pb2.RevocationScope) -> str:
             moment = time.ToDatetime(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             parts.append(f"{field.name.replace('_', ' ')} {moment}")
     return ", ".join(parts) or "everything"
+
+
+def _previewed(shown: revocation_pb2.RevocationPreview) -> dict[str, object]:
+    """What would end, and what was used."""
+
+    def used(uses: Iterable[revocation_pb2.RevocationPreviewUse]) -> str:
+        return ", ".join(f"{one.name} {one.count}" for one in uses) or "-"
+
+    since = shown.counted_from.ToDatetime().isoformat(timespec="seconds") + "Z"
+    streams = f"{shown.streams_ended} would end, {shown.streams_draining} be let finish, in {shown.process}"
+    if shown.other_processes:
+        streams += f"; at most {shown.streams_elsewhere} in {shown.other_processes} other processes"
+    return {
+        "streams": streams,
+        "leases": f"{shown.leases_ended} would end, in {shown.process}",
+        "uses": f"{shown.uses} since {since}",
+        "keys": used(shown.keys),
+        "classes": used(shown.asset_classes),
+        "groups": used(shown.groups),
+        "users": used(shown.users),
+        "calls": f"gated: {shown.call_gate}" if shown.calls else "not concerned",
+    }
 
 
 def _moment(one: revocation_pb2.Revocation) -> str:

@@ -1620,6 +1620,70 @@ class RevokeResponse(_message.Message):
 Global___RevokeResponse: _TypeAlias = RevokeResponse  # noqa: Y015
 
 @_typing.final
+class PreviewRevocationRequest(_message.Message):
+    """Asks what a revocation would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EVERYTHING_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Required. Id of the tenant."""
+    everything: _builtins.bool
+    """Optional. Whether it is meant that the scope has no condition: all of the tenant."""
+    ending: _revocation_pb2.RevocationEnding.ValueType
+    """Optional. What would happen to streams that are under way."""
+    hours: _builtins.int
+    """Optional. How many hours of the audit trail are looked at, up to 168; 0 means 24."""
+    @_builtins.property
+    def scope(self) -> _revocation_pb2.RevocationScope:
+        """Required. What would be taken back. One without any condition must say `everything`."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        scope: _revocation_pb2.RevocationScope | None = ...,
+        everything: _builtins.bool = ...,
+        ending: _revocation_pb2.RevocationEnding.ValueType = ...,
+        hours: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "everything", b"everything", "hours", b"hours", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRevocationRequest: _TypeAlias = PreviewRevocationRequest  # noqa: Y015
+
+@_typing.final
+class PreviewRevocationResponse(_message.Message):
+    """What a revocation would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIEW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def preview(self) -> _revocation_pb2.RevocationPreview:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        preview: _revocation_pb2.RevocationPreview | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preview", b"preview"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preview", b"preview"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRevocationResponse: _TypeAlias = PreviewRevocationResponse  # noqa: Y015
+
+@_typing.final
 class RestoreRequest(_message.Message):
     """Asks for something to be given back."""
 

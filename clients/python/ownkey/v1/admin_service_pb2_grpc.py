@@ -120,6 +120,11 @@ class AdminServiceStub:
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.PreviewRevocation = channel.unary_unary(
+                '/ownkey.v1.AdminService/PreviewRevocation',
+                request_serializer=ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationResponse.FromString,
+                _registered_method=True)
         self.Restore = channel.unary_unary(
                 '/ownkey.v1.AdminService/Restore',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.RestoreRequest.SerializeToString,
@@ -454,10 +459,21 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewRevocation(self, request, context):
+        """Tells what a revocation would end, and what was lately used within its scope. Nothing is changed.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Restore(self, request, context):
         """Gives back what a revocation took. Other revocations stay as they are.
 
-        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was done already answers RESOURCE_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -833,6 +849,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.SerializeToString,
+            ),
+            'PreviewRevocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewRevocation,
+                    request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationResponse.SerializeToString,
             ),
             'Restore': grpc.unary_unary_rpc_method_handler(
                     servicer.Restore,
@@ -1435,6 +1456,33 @@ class AdminService:
             '/ownkey.v1.AdminService/Revoke',
             ownkey_dot_v1_dot_admin__service__pb2.RevokeRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewRevocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/PreviewRevocation',
+            ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationRequest.SerializeToString,
+            ownkey_dot_v1_dot_admin__service__pb2.PreviewRevocationResponse.FromString,
             options,
             channel_credentials,
             insecure,

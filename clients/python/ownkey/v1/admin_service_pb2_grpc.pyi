@@ -153,10 +153,17 @@ class AdminServiceStub:
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; it may make one more, which says the same.
     """
+    PreviewRevocation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PreviewRevocationRequest, _admin_service_pb2.PreviewRevocationResponse]
+    """Tells what a revocation would end, and what was lately used within its scope. Nothing is changed.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
     Restore: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RestoreRequest, _admin_service_pb2.RestoreResponse]
     """Gives back what a revocation took. Other revocations stay as they are.
 
-    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was done already answers RESOURCE_IN_USE.
     """
     GetRevocation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationRequest, _admin_service_pb2.GetRevocationResponse]
@@ -459,10 +466,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; it may make one more, which says the same.
     """
+    PreviewRevocation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PreviewRevocationRequest, _admin_service_pb2.PreviewRevocationResponse]  # type: ignore[assignment]
+    """Tells what a revocation would end, and what was lately used within its scope. Nothing is changed.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
     Restore: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RestoreRequest, _admin_service_pb2.RestoreResponse]  # type: ignore[assignment]
     """Gives back what a revocation took. Other revocations stay as they are.
 
-    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+    DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes: what was done already answers RESOURCE_IN_USE.
     """
     GetRevocation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetRevocationRequest, _admin_service_pb2.GetRevocationResponse]  # type: ignore[assignment]
@@ -866,6 +880,18 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PreviewRevocation(
+        self,
+        request: _admin_service_pb2.PreviewRevocationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PreviewRevocationResponse, _abc.Awaitable[_admin_service_pb2.PreviewRevocationResponse]]:
+        """Tells what a revocation would end, and what was lately used within its scope. Nothing is changed.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
     def Restore(
         self,
         request: _admin_service_pb2.RestoreRequest,
@@ -873,7 +899,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.RestoreResponse, _abc.Awaitable[_admin_service_pb2.RestoreResponse]]:
         """Gives back what a revocation took. Other revocations stay as they are.
 
-        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, APPROVAL_REQUIRED, APPROVAL_INVALID, APPROVALS_FULL,
+        DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes: what was done already answers RESOURCE_IN_USE.
         """
 

@@ -208,3 +208,113 @@ class RevocationReceipt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevocationReceipt: _TypeAlias = RevocationReceipt  # noqa: Y015
+
+@_typing.final
+class RevocationPreviewUse(_message.Message):
+    """How often something was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What: the id of a key, a group or a user, or an asset class as `team_chat`."""
+    count: _builtins.int
+    """How often."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationPreviewUse: _TypeAlias = RevocationPreviewUse  # noqa: Y015
+
+@_typing.final
+class RevocationPreview(_message.Message):
+    """What a revocation would end, and what was lately used within its scope."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMS_ENDED_FIELD_NUMBER: _builtins.int
+    STREAMS_DRAINING_FIELD_NUMBER: _builtins.int
+    LEASES_ENDED_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    OTHER_PROCESSES_FIELD_NUMBER: _builtins.int
+    STREAMS_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    COUNTED_FROM_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    ASSET_CLASSES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    CALL_GATE_FIELD_NUMBER: _builtins.int
+    streams_ended: _builtins.int
+    """Streams under way in the process that answers, which would end at once."""
+    streams_draining: _builtins.int
+    """Streams under way in the process that answers, which would be let finish."""
+    leases_ended: _builtins.int
+    """Leases on branch keys in the process that answers, which would end."""
+    process: _builtins.str
+    """The process that answers, as `host:process`. Others' leases are not counted."""
+    other_processes: _builtins.int
+    """How many other processes serve, as far as they were heard of within a minute."""
+    streams_elsewhere: _builtins.int
+    """At most so many streams are under way in those: what began or was renewed there within a lease. Some may be over."""
+    uses: _builtins.int
+    """Plaintexts within the scope that were served since then."""
+    calls: _builtins.bool
+    """Whether it is about calls too: about all of the tenant's, or of some queues, groups or users."""
+    call_gate: _builtins.str
+    """What the tenant chose for calls whose recording cannot be protected: `off`, `refuse` or `allow_no_recording`."""
+    @_builtins.property
+    def counted_from(self) -> _timestamp_pb2.Timestamp:
+        """Since when uses were counted: the hours that were asked for, or less where there were too many."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationPreviewUse]:
+        """Of these, by key: the most frequent first, up to 100. `provider_key` is the provider's."""
+
+    @_builtins.property
+    def asset_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationPreviewUse]:
+        """The same by asset class."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationPreviewUse]:
+        """The same by group that the content or its owner is in."""
+
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationPreviewUse]:
+        """The same by user."""
+
+    def __init__(
+        self,
+        *,
+        streams_ended: _builtins.int = ...,
+        streams_draining: _builtins.int = ...,
+        leases_ended: _builtins.int = ...,
+        process: _builtins.str = ...,
+        other_processes: _builtins.int = ...,
+        streams_elsewhere: _builtins.int = ...,
+        counted_from: _timestamp_pb2.Timestamp | None = ...,
+        uses: _builtins.int = ...,
+        keys: _abc.Iterable[Global___RevocationPreviewUse] | None = ...,
+        asset_classes: _abc.Iterable[Global___RevocationPreviewUse] | None = ...,
+        groups: _abc.Iterable[Global___RevocationPreviewUse] | None = ...,
+        users: _abc.Iterable[Global___RevocationPreviewUse] | None = ...,
+        calls: _builtins.bool = ...,
+        call_gate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_from", b"counted_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_classes", b"asset_classes", "call_gate", b"call_gate", "calls", b"calls", "counted_from", b"counted_from", "groups", b"groups", "keys", b"keys", "leases_ended", b"leases_ended", "other_processes", b"other_processes", "process", b"process", "streams_draining", b"streams_draining", "streams_elsewhere", b"streams_elsewhere", "streams_ended", b"streams_ended", "users", b"users", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationPreview: _TypeAlias = RevocationPreview  # noqa: Y015

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from datetime import datetime
 
+from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
 from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Ending, Revocation, Scope
 from ownkey_server.domain.tenants import KeyLifecycle
-from ownkey_server.service.administration.desk import Act, Desk, Done
+from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage import key_states
 from ownkey_server.storage import revocations as kept
@@ -60,17 +61,12 @@ class Revocations:
             ResourceNotFound: There is no such tenant.
             InvalidRequest: It names a key or a group that the tenant does not have, or nothing and that is not meant.
         """
-        if scope.is_everything != everything:
-            raise InvalidRequest(
-                "everything", "must be true exactly when the scope has no condition, for then it is all of the tenant"
-            )
-        if scope.created_from and scope.created_before and scope.created_from >= scope.created_before:
-            raise InvalidRequest("scope.created_before", "must be later than created_from: nothing is between them")
+        require_meant(scope, everything=everything)
         made = Revocation(secrets.token_hex(16), tenant, scope, ending, act.reason, act.author, self._desk.clock())
 
         def work(change: Change) -> Done:
             required(change.tenant(tenant), tenant_name(tenant))
-            _require_known(change, tenant, scope)
+            require_known(change, tenant, scope)
             change.touch(tenant)
             kept.add(change.connection, made, change.number)
             _settle(change, tenant, self._desk.clock())
@@ -85,16 +81,25 @@ class Revocations:
         Raises:
             ResourceNotFound: The tenant has none of that id.
             ResourceInUse: It is not in force.
+            ApprovalRequired: It takes a second person, who has not agreed yet.
         """
 
         def work(change: Change) -> Done:
             before: Revocation = required(kept.find(change.connection, tenant, revocation), name(tenant, revocation))
+            if not before.in_force:
+                raise ResourceInUse(name(tenant, revocation), "it was restored already")
+            scope = {"scope": kept.scope_json(before.scope)}
+            effect = Effect(Danger.RESTORE, name(tenant, revocation), scope | {"in_force": True}, {"in_force": False})
+            summary = f"give back what revocation {revocation} of tenant {tenant} took: {scope['scope']}"
+            agreed = self._desk.require_agreement(
+                change, act, Dangerous(tenant, name(tenant, revocation), summary, [effect], field="revocation")
+            )
             if not kept.restore(change.connection, revocation, self._desk.clock(), change.number):
                 raise ResourceInUse(name(tenant, revocation), "it was restored already")
             change.touch(tenant)
             _settle(change, tenant, self._desk.clock())
             now = kept.find(change.connection, tenant, revocation)
-            return Done(now, {"before": {"scope": kept.scope_json(before.scope)}})
+            return Done(now, {**agreed, "before": scope})
 
         ended: Revocation = await self._desk.change(act, "restore", tenant, name(tenant, revocation), work)
         return ended
@@ -106,7 +111,26 @@ def _settle(change: Change, tenant: str, now: datetime) -> None:
     key_states.settle(change.connection, [(key.name, [one.place.name for one in key.replicas]) for key in keys], now)
 
 
-def _require_known(reader: Reader, tenant: str, scope: Scope) -> None:
+def require_meant(scope: Scope, *, everything: bool) -> None:
+    """Make sure that a scope is about something, and about everything only if that is meant.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    if scope.is_everything != everything:
+        raise InvalidRequest(
+            "everything", "must be true exactly when the scope has no condition, for then it is all of the tenant"
+        )
+    if scope.created_from and scope.created_before and scope.created_from >= scope.created_before:
+        raise InvalidRequest("scope.created_before", "must be later than created_from: nothing is between them")
+
+
+def require_known(reader: Reader, tenant: str, scope: Scope) -> None:
+    """Make sure that a tenant has the keys and groups that a scope names.
+
+    Raises:
+        InvalidRequest: It lacks one.
+    """
     keys = {key.id for key in reader.keys(tenant)} | {PROVIDER_KEY_ID}
     groups = {group.id for group in reader.groups(tenant)}
     for field, named, known in (("keys", scope.keys, keys), ("groups", scope.groups, groups)):

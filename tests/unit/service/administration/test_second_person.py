@@ -24,9 +24,11 @@ from ownkey_server.domain.errors import (
     ResourceNotFound,
     TooManyWaiting,
 )
+from ownkey_server.domain.revocations import Ending, Scope
 from ownkey_server.domain.roles import EVERYWHERE, Grant, Permit, Role
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica
 from ownkey_server.service.administration.desk import Act, SecondPerson
+from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.storage.approvals import MAX_OF_PRINCIPAL, MAX_OF_TENANT
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.gate_documents import CallGateTable
@@ -325,3 +327,17 @@ async def test_what_waits_comes_in_pages(office: Office) -> None:
         last = page[-1]
         after = (int(last.create_time.timestamp() * 1_000_000 + 0.5), last.id)
     assert found == expected
+
+
+async def test_what_was_taken_back_alone_is_given_back_by_two(office: Office) -> None:
+    revocations = Revocations(office.desk)
+    scope = Scope(users=frozenset({"ann"}))
+    one = await revocations.revoke(act("ann", "Revoke"), "acme", scope, Ending.CUT, everything=False)
+    approval = await asked(revocations.restore(act("ann", "Restore", one.id), "acme", one.id))
+    [effect] = effects((await waiting(office))[0])
+    assert (effect["danger"], effect["resource"]) == ("restore", f"tenants/acme/revocations/{one.id}")
+    assert effect["before"] == {"in_force": True, "scope": '{"users": ["ann"]}'}
+    assert (await revocations.get("acme", one.id)).in_force
+    await agreed(office, approval)
+    assert not (await revocations.restore(act("ann", "Restore", one.id, approval), "acme", one.id)).in_force
+    assert office.trail.records[-1].detail["approved_by"] == "bob"
