@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from ownkey_server.composition.shared_states import open_shared_states
+from ownkey_server.composition.shared_states import open_canaries, open_shared_states
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.revocations import Revocation
@@ -172,7 +172,8 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         )
         budgets = KeyBudgets(partial(key_usage.reserve, database), executor)
         timeout = timedelta(seconds=settings.keys.timeout_seconds)
-        ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge)
+        opened = open_canaries(database, executor, clock)
+        ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge, canaries=opened)
         stack.push_async_callback(ring.close)
         source = BranchSource(ring, database, executor, audit, clock)
         branches = BranchKeys(source, board, clock, _branch_key_options(settings))

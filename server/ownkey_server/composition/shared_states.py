@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.domain.key_history import KeyTransition, PlaceState, Sighting
+from ownkey_server.domain.tenants import Replica
+from ownkey_server.service.canaries import Canaries
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.shared_states import SharedStates
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings
-from ownkey_server.storage import key_states, probe_leases
+from ownkey_server.storage import canaries, key_states, probe_leases
 from ownkey_server.storage.database import Database
 
 MOST_AT_ONCE = 1000
@@ -28,9 +31,9 @@ def open_shared_states(
     keep = timedelta(days=settings.keys.history_days)
     listeners: Sequence[key_states.Listener] = ()
 
-    def write(sightings: Sequence[Sighting]) -> None:
+    def write(sightings: Sequence[Sighting]) -> int:
         with database.writing() as connection:
-            key_states.record(connection, sightings, listeners)
+            return key_states.record(connection, sightings, listeners)
 
     def prune() -> None:
         with database.writing() as connection:
@@ -39,6 +42,20 @@ def open_shared_states(
 
     refresh = timedelta(seconds=settings.keys.probe_interval_seconds / 3)
     return SharedStates(board, directory, clock, write, prune, executor, refresh)
+
+
+def open_canaries(database: Database, executor: Executor, clock: Clock) -> Canaries:
+    """The canaries of the database."""
+
+    def find(key: str, place: Replica) -> Canary | None:
+        with database.reading() as connection:
+            return canaries.find(connection, key, place)
+
+    def keep(place: Replica, canary: Canary) -> None:
+        with database.writing() as connection:
+            canaries.keep(connection, place, canary, clock())
+
+    return Canaries(find, keep, executor)
 
 
 class StateFeed:

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import KeyMisconfigured, KeyNotFound, KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_history import EvidenceKind
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.secret_bytes import SecretBytes
-from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
+from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant, tenant_of
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.keystores.base import (
     GeneratedDataKey,
@@ -25,6 +26,7 @@ from ownkey_server.keystores.base import (
     UnwrappedDataKey,
     WrappedDataKey,
 )
+from ownkey_server.service.canaries import Canaries, made
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_store_calls import Begin, KeyStoreCalls, noted, unrecorded
@@ -46,6 +48,7 @@ class KeyRing:
         budgets: How often each key may wrap; None counts nothing.
         hedge: Whether a key with several places is opened in the next one early, when the first is late.
         pause: Waits for so many seconds, between the two looks of a probe.
+        canaries: Tells keys that were exchanged; None looks for none.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class KeyRing:
         *,
         hedge: bool = False,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        canaries: Canaries | None = None,
     ) -> None:
+        self._canaries = canaries
         self._pause = pause
         self._budgets = budgets
         self._stores = stores
@@ -208,6 +213,14 @@ class KeyRing:
         """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
         return await self._store(tenant, place, background=background).describe(place.reference, self._timeout)
 
+    async def canary(self, key: str, place: Replica) -> Canary:
+        """What shows later that the key at a place is still the one that it is now.
+
+        Raises:
+            KeyStoreError: It does not wrap now.
+        """
+        return await made(key, place, self._store(tenant_of(key), place), self._timeout)
+
     async def wrap_at(self, tenant: str, place: Replica, context: Mapping[str, str]) -> GeneratedDataKey:
         """A fresh data key, wrapped at one place, in a tenant's name."""
         return await self._store(tenant, place).generate_data_key(place.reference, context, self._timeout)
@@ -273,6 +286,12 @@ class KeyRing:
         except KeyMisconfigured as error:
             self._board.saw_error(key.name, error, self._clock(), EvidenceKind.PROBE)
             return
+        if description.state is KeyState.AVAILABLE and self._canaries is not None:
+            store = self._store(key.tenant, place, background=background)
+            complaint = await self._canaries.complaint(key, place, store, self._timeout)
+            self._board.exchanged(key.name, place.name, found=bool(complaint))
+            if complaint:
+                description = KeyDescription(KeyState.MISCONFIGURED, complaint, description.note)
         self._walk.noted(key, place, description.state)
         if description.state is not KeyState.UNKNOWN:
             self._board.saw(

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import DatabaseUnavailable
@@ -31,6 +33,7 @@ PRUNE_SECONDS = 3600.0
 MOST_AT_ONCE = 500
 MANY = 50_000
 
+A = TypeVar("A")
 Place = tuple[str, str]
 
 
@@ -38,7 +41,7 @@ class SharedStates:
     """Belongs to one event loop.
 
     Args:
-        write: Writes sightings to the database.
+        write: Writes sightings to the database, and gives the number up to which these are then known.
         prune: Lets go of what is too old to be kept there.
         executor: Where both wait.
         refresh: How often it is written that a key is still as it was.
@@ -49,8 +52,8 @@ class SharedStates:
         board: StatusBoard,
         directory: Directory,
         clock: Clock,
-        write: Callable[[Sequence[Sighting]], object],
-        prune: Callable[[], None],
+        write: Callable[[Sequence[Sighting]], int],
+        prune: Callable[[], object],
         executor: Executor,
         refresh: timedelta,
         monotonic: Callable[[], float] = time.monotonic,
@@ -67,6 +70,7 @@ class SharedStates:
         self._unwritten: dict[Place, int] = {}
         self._held: dict[Place, PlaceState] = {}
         self._mine: dict[Place, Sighting] = {}
+        self._written: dict[Place, tuple[int, KeyState]] = {}
         self._wake = asyncio.Event()
         self._away = False
         self._on_transitions: list[Callable[[Sequence[KeyTransition], int], None]] = []
@@ -102,10 +106,16 @@ class SharedStates:
             if not sightings:
                 continue
             self._mine |= {(one.key, one.replica): one for one in sightings}
-            if not await self._on_thread(lambda these=sightings: self._write(these)):  # type: ignore[misc]
+            number = await self._on_thread(partial(self._write, sightings))
+            if number is None:
                 for place, known in batch.items():
                     self._unwritten.setdefault(place, known)
                 return
+            for one in sightings:
+                self._written[one.key, one.replica] = number, one.state
+                if one.state is KeyState.REVOKED:
+                    # At once: the word of it may be overtaken by that of its end on the way back.
+                    self._board.is_shared(one.key, one.replica, number)
 
     def on_transitions(self, tell: Callable[[Sequence[KeyTransition], int], None]) -> None:
         """Have ``tell`` called with the changes of state that are new, and up to which number they go."""
@@ -126,6 +136,7 @@ class SharedStates:
         if len(self._held) > MANY:
             self._held.clear()
             self._mine.clear()
+            self._written.clear()
 
     def begin_anew(self) -> None:
         """Forget what others held: the database may be an older copy."""
@@ -142,10 +153,9 @@ class SharedStates:
         if judged is None or judged.told.state is KeyState.UNKNOWN:
             return False
         if held is None or held.state is not judged.told.state or held.cause != judged.told.cause:
-            mine = self._mine.get(place)
-            # What was just written is on its way back.
-            fresh = mine is not None and judged.now.observed_at - mine.observed_at < timedelta(seconds=1)
-            return not (fresh and mine is not None and mine.state is judged.told.state)
+            number, state = self._written.get(place, (0, None))
+            # What was written a moment ago is on its way back.
+            return number <= self._board.known or state is not judged.told.state
         return not judged.recovering and judged.now.observed_at - held.observed_at >= self._refresh
 
     def _sighting(self, place: Place, known: int) -> Sighting | None:
@@ -177,15 +187,16 @@ class SharedStates:
         tenant = self._directory.last_known(tenant_id)
         return None if tenant is None else next((one for one in tenant.keys.values() if one.name == name), None)
 
-    async def _on_thread(self, work: Callable[[], object]) -> bool:
+    async def _on_thread(self, work: Callable[[], A]) -> A | None:
+        """What it gives; None when the database is away."""
         try:
-            await on_thread(self._executor, work)
+            given = await on_thread(self._executor, work)
         except DatabaseUnavailable as error:
             if not self._away:
                 _log.warning("the states of keys are not shared with other instances: %s", error.cause)
             self._away = True
-            return False
+            return None
         if self._away:
             _log.info("the states of keys are shared with other instances again")
         self._away = False
-        return True
+        return given

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ownkey_server.domain.call_gates import MAX_GRACE
+from ownkey_server.domain.canaries import EXCHANGED
 from ownkey_server.domain.errors import KeyStoreError, StoreMisconfigured
 from ownkey_server.domain.key_history import WHOLE, EvidenceKind, PlaceState
 from ownkey_server.domain.key_judgement import Judgement, Seen, judge
@@ -64,6 +65,8 @@ class StatusBoard:
         # Only a place's working again ends that it counts as taken away, neither outage nor time.
         self._revoked: OrderedDict[tuple[str, str], _Denial] = OrderedDict()
         self._denials = 0
+        # Places where another key stands by the same name: that uses of it succeed says nothing against that.
+        self._exchanged: set[tuple[str, str]] = set()
         self._on_revocation: list[Callable[[str, str, str], None]] = []
         self._on_sight: list[Changed] = []
         self._on_change: list[Changed] = []
@@ -130,6 +133,8 @@ class StatusBoard:
             if denial is not None and denial.number > began:
                 return
             self._revoked.pop((key_name, replica), None)
+        if state is KeyState.AVAILABLE and kind is EvidenceKind.TRAFFIC and (key_name, replica) in self._exchanged:
+            return
         seen = Seen(state, cause, now, kind, ours, confirmed)
         before = self._judged.get((key_name, replica))
         self._hold(key_name, replica, judge(before, seen, self._recovery), now)
@@ -154,8 +159,6 @@ class StatusBoard:
         observed_at = min(shared.observed_at, now)
         denial = self._revoked.get(place)
         if own:
-            if shared.state is KeyState.REVOKED and denial is not None:
-                self._revoked[place] = replace(denial, shared=max(denial.shared, shared.revision))
             return
         if shared.state is KeyState.AVAILABLE:
             if denial is not None and not 0 < denial.shared < shared.revision:
@@ -165,6 +168,7 @@ class StatusBoard:
             self._revoked.pop(place, None)
         elif held is not None and shared.state is not KeyState.REVOKED and held.now.observed_at >= observed_at:
             return
+        self.exchanged(*place, found=shared.cause == EXCHANGED)
         evidence = KeyEvidence(shared.state, shared.cause, observed_at, ours=shared.ours)
         if shared.state is KeyState.REVOKED or shared.revoked_at is not None:
             self._take_away(place, shared.revoked_at or shared.since, shared.revision)
@@ -174,6 +178,20 @@ class StatusBoard:
             evidence, EvidenceKind.SHARED, evidence, shared.since, recovery=recovery, recovered_at=recovered_at
         )
         self._hold(shared.key, shared.replica, judged, now)
+
+    def exchanged(self, key_name: str, replica: str, *, found: bool) -> None:
+        """Note whether the key there is another by the same name, as its canary shows."""
+        if found:
+            self._exchanged.add((key_name, replica))
+        else:
+            self._exchanged.discard((key_name, replica))
+
+    def is_shared(self, key_name: str, replica: str, number: int) -> None:
+        """All instances hold by that number what this one has seen: its being taken away, if that is what it was."""
+        place = key_name, replica
+        denial = self._revoked.get(place)
+        if denial is not None:
+            self._revoked[place] = replace(denial, shared=max(denial.shared, number))
 
     def judged(self, key_name: str, replica: str) -> Judgement | None:
         """What is held of a key in one place, however old; None when nothing is known."""

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from ownkey.container import EncryptedDataKey
 from ownkey.wrapped_key import WrappedKey
 from ownkey_server.domain.audit import microseconds
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.tenants import Replica
 from ownkey_server.storage.schema import KEY_CANARIES
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """What a key has wrapped at one place.
-
-    Attributes:
-        key: Name of the key.
-        entry: The bytes, wrapped.
-        context: To which they are bound.
-        digest: SHA-256 of the bytes.
-    """
-
-    key: str
-    entry: EncryptedDataKey
-    context: dict[str, str]
-    digest: bytes
 
 
 def find(connection: Connection, key: str, place: Replica) -> Canary | None:
@@ -61,7 +43,7 @@ def keep(connection: Connection, place: Replica, canary: Canary, now: datetime, 
     values = {
         "key": canary.key,
         "wrapped": WrappedKey(canary.key, (canary.entry,)).to_bytes(),
-        "context": json.dumps(canary.context, sort_keys=True),
+        "context": json.dumps(dict(canary.context), sort_keys=True),
         "digest": canary.digest,
         "create_time": microseconds(now),
     }

@@ -6,6 +6,10 @@ have it enrolled as their own, before its holder does.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
+
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import (
     EnrolmentFailed,
@@ -77,6 +81,17 @@ class Enrolment:
         await self.prove(key, place)
         for maker, opener in ((primary, place), (place, primary)):
             await self._prove_pair(key, maker, opener)
+
+    async def canaries(self, key: str, places: Iterable[Replica]) -> dict[Replica, Canary]:
+        """What shows later that the key at each place is still the one that was proven.
+
+        Where it cannot be made now, the first probe makes it.
+        """
+        made = {}
+        for place in places:
+            with contextlib.suppress(KeyStoreError):
+                made[place] = await self._ring.canary(key, place)
+        return made
 
     async def _prove_use(self, key: str, place: Replica, when: str = "") -> None:
         description = await self._ring.describe(tenant_of(key), place)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from ownkey_server.domain.approvals import Danger, Effect
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.errors import OwnkeyError, ResourceExists, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name
-from ownkey_server.storage import branch_keys
+from ownkey_server.storage import branch_keys, canaries
 from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -80,6 +82,7 @@ class Keys:
         resource = key_name(tenant, key)
         required(await self._desk.read(lambda reader: reader.tenant(tenant)), tenant_name(tenant))
         await self._proven(act, "enrol_key", tenant, resource, [(primary, primary)], new="primary")
+        made_canaries = await self._enrolment.canaries(resource, [primary])
         now = self._desk.clock()
 
         def work(change: Change) -> Done:
@@ -89,6 +92,7 @@ class Keys:
                 raise ResourceExists(resource, f"there is a key of that id already, which is {before.lifecycle}")
             self.require_free(change, tenant, resource, primary)
             change.insert_key(resource, tenant, KeyLifecycle.ACTIVE, [primary], now)
+            _keep(change, made_canaries, now)
             return Done(change.key(resource), {"after": {"replicas": [_shown(primary)], "lifecycle": "active"}})
 
         made: KeyRecord = await self._desk.change(act, "enrol_key", tenant, resource, work)
@@ -108,6 +112,7 @@ class Keys:
         resource = key_name(tenant, key)
         primary = self._primary(await self.get(tenant, key))
         await self._proven(act, "add_replica", tenant, resource, [(primary, place)], new="replica")
+        made_canaries = await self._enrolment.canaries(resource, [place])
         now = self._desk.clock()
 
         def work(change: Change) -> Done:
@@ -119,6 +124,7 @@ class Keys:
             self.require_free(change, tenant, resource, place)
             after = (*before.replicas, ReplicaRecord(place, now))
             change.update_key(before, etag, before.lifecycle, after)
+            _keep(change, made_canaries, now)
             return Done(change.key(resource), _places(before.replicas, after))
 
         changed: KeyRecord = await self._desk.change(act, "add_replica", tenant, resource, work)
@@ -171,6 +177,7 @@ class Keys:
         primary = self._primary(record)
         pairs = [(primary, one.place) for one in record.replicas]
         await self._proven(act, "activate_key", tenant, resource, pairs)
+        made_canaries = await self._enrolment.canaries(resource, [one.place for one in record.replicas])
         now = self._desk.clock()
 
         def work(change: Change) -> Done:
@@ -179,6 +186,7 @@ class Keys:
                 raise ResourceInUse(resource, "its replicas were changed while they were tried: try again")
             after = [ReplicaRecord(one.place, now) for one in before.replicas]
             change.update_key(before, etag, KeyLifecycle.ACTIVE, after)
+            _keep(change, made_canaries, now)
             return Done(change.key(resource), _lifecycle(before, KeyLifecycle.ACTIVE))
 
         changed: KeyRecord = await self._desk.change(act, "activate_key", tenant, resource, work)
@@ -360,6 +368,12 @@ class Keys:
 
     def _kind(self, place: Replica) -> str:
         return self._kinds.get(place.store, place.store)
+
+
+def _keep(change: Change, made: Mapping[Replica, Canary], now: datetime) -> None:
+    """Keep canaries of a key that was proven just now, instead of those that there were."""
+    for place, canary in made.items():
+        canaries.keep(change.connection, place, canary, now, instead=True)
 
 
 def _would_lose(tenant: str, key: str, count: int) -> str:

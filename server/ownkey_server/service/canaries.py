@@ -1,0 +1,104 @@
+"""Opens what each key wrapped when it was enrolled, now and then: only that shows that it is still the same key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from ownkey_server.domain.canaries import EXCHANGED, Canary, canary_context
+from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyStoreError
+from ownkey_server.domain.tenants import CustomerKey, Replica
+from ownkey_server.keystores.base import KeyStore
+from ownkey_server.service.view_cache import on_thread
+
+_log = logging.getLogger(__name__)
+
+# A key that opened its canary is not asked again for so long: each time is a call of the key store's.
+OPENED_FOR_SECONDS = 60.0
+MANY = 10_000
+
+
+class Canaries:
+    """Belongs to one event loop.
+
+    Args:
+        find: Asks the database for a key's canary at a place.
+        keep: Writes one, unless there is one of that key.
+        executor: Where both wait.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str, Replica], Canary | None],
+        keep: Callable[[Replica, Canary], None],
+        executor: Executor,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._find = find
+        self._keep = keep
+        self._executor = executor
+        self._monotonic = monotonic
+        self._known: dict[tuple[str, str], Canary] = {}
+        self._opened: dict[tuple[str, str], float] = {}
+
+    async def complaint(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> str:
+        """Why a key that wraps and opens is not the one that it was; empty when it is, or when that is not known."""
+        name = key.name, place.name
+        opened = self._opened.get(name)
+        if opened is not None and self._monotonic() - opened < OPENED_FOR_SECONDS:
+            return ""
+        try:
+            if not await self._is_the_same(key, place, store, timeout):
+                self._opened.pop(name, None)
+                self._known.pop(name, None)
+                return EXCHANGED
+        except (KeyStoreError, DatabaseUnavailable) as error:
+            _log.debug("the canary of %s in %s was not opened: %s", *name, error)
+            return ""
+        if len(self._opened) > MANY:
+            self._opened.clear()
+            self._known.clear()
+        self._opened[name] = self._monotonic()
+        return ""
+
+    async def _is_the_same(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> bool:
+        # What was read once need not be read again, so that a database which hangs keeps no probe waiting.
+        known = self._known.get((key.name, place.name))
+        if known is not None and await _opens(known, place, store, timeout):
+            return True
+        # A key that was proven anew has a new canary.
+        canary = await on_thread(self._executor, lambda: self._find(key.name, place))
+        if canary is None:
+            canary = await made(key.name, place, store, timeout)
+            await on_thread(self._executor, lambda: self._keep(place, canary))
+        elif not await _opens(canary, place, store, timeout):
+            return False
+        self._known[key.name, place.name] = canary
+        return True
+
+
+async def made(key: str, place: Replica, store: KeyStore, timeout: float) -> Canary:
+    """A canary of a key that is known to work.
+
+    Raises:
+        KeyStoreError: The key does not wrap now.
+    """
+    context = canary_context(key)
+    wrapped = await store.generate_data_key(place.reference, context, timeout)
+    digest = hashlib.sha256(wrapped.plaintext.reveal()).digest()
+    wrapped.plaintext.wipe()
+    return Canary(key, wrapped.wrapped, context, digest)
+
+
+async def _opens(canary: Canary, place: Replica, store: KeyStore, timeout: float) -> bool:
+    try:
+        opened = await store.unwrap(place.reference, canary.entry, canary.context, timeout)
+    except CiphertextInvalid:
+        return False
+    digest = hashlib.sha256(opened.plaintext.reveal()).digest()
+    opened.plaintext.wipe()
+    return hmac.compare_digest(digest, canary.digest)
