@@ -88,7 +88,12 @@ class SharedStates:
             await self._wake.wait()
             await asyncio.sleep(GATHER_SECONDS)
             self._wake.clear()
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:  # noqa: BLE001 - logged whole
+                # A defect must not end that others hear of what is seen here.
+                _log.exception("the states of keys could not be written")
+                await asyncio.sleep(RETRY_SECONDS)
             if self._away:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()

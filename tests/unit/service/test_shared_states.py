@@ -176,8 +176,12 @@ async def test_a_revocation_that_one_finds_all_know_and_it_is_written_once(datab
         three[1].board.saw(KEY.name, "hsm", KeyState.AVAILABLE, "", system_clock(), began=began)
         assert three[1].state() is KeyState.REVOKED
         hsm.state = KeyState.AVAILABLE
-        await three[2].ring.generate(KEY, {}, None)
-        await until(lambda: _is(all(one.state() is KeyState.AVAILABLE for one in three)))
+
+        async def used_again_by_one_and_so_for_all() -> bool:
+            await three[2].ring.generate(KEY, {}, None)
+            return all(one.state() is KeyState.AVAILABLE for one in three)
+
+        await until(used_again_by_one_and_so_for_all)
         assert whole_history(database) == [KeyState.AVAILABLE, KeyState.REVOKED, KeyState.AVAILABLE]
         # Each hears of all changes, its own too: of the place and of the key as a whole.
         wanted = [KeyState.REVOKED, KeyState.REVOKED, KeyState.AVAILABLE, KeyState.AVAILABLE]
