@@ -64,6 +64,7 @@ async def running_server(
         refusals.start()
         stack.push_async_callback(refusals.close)
         plane = services(core, probes)
+        stack.callback(plane.call_gate.refusals.flush)
         server = await Server.start(
             server_options(settings, share_port),
             gates(core, authorizer, refusals),
@@ -72,6 +73,7 @@ async def running_server(
         )
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         stack.callback(plane.key_watches.close)
+        stack.callback(plane.gate_views.close)
         watching = asyncio.create_task(plane.key_watches.run(), name="key-watches")
         stack.push_async_callback(cancel, watching)
         looking = asyncio.create_task(warn_of_unusable(core.stores), name="key-stores")

@@ -41,7 +41,7 @@ second_person = [{second_person}]
 
 
 # Their answers have no end: the first says what is asked here.
-WATCHES = frozenset({"WatchKeyStatus"})
+WATCHES = frozenset({"WatchKeyStatus", "WatchCallGate", "WatchCalls"})
 
 
 class Caller:
@@ -61,7 +61,8 @@ class Caller:
             return self.send_all(method, iter([request]))
         stub = next(stub for stub in self._stubs if hasattr(stub, method))
         try:
-            answer = getattr(stub, method)(request, timeout=20, metadata=self._metadata)
+            asked = iter([request]) if method == "WatchCalls" else request
+            answer = getattr(stub, method)(asked, timeout=20, metadata=self._metadata)
             if method in WATCHES:
                 first = next(answer)
                 answer.cancel()

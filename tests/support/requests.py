@@ -36,6 +36,8 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "ListKeyStateChanges": (ALL, "tenant"),
     "CheckPolicy": (ALL, "tenant"),
     "AuthorizeCall": ("call_gate", "tenant"),
+    "WatchCallGate": ("call_gate", "tenant"),
+    "WatchCalls": ("call_gate", "tenant"),
     "CreateTenant": (RUN, "service"),
     "GetTenant": (READ, "tenant"),
     "ListTenants": (READ, "visible"),

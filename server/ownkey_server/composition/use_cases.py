@@ -32,6 +32,7 @@ from ownkey_server.service.admission import Admission, AdmissionLimits, Priority
 from ownkey_server.service.authorization import Authorizer
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.data_keys import DataKeys
+from ownkey_server.service.gate_views import GateViews
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.media import Media
 from ownkey_server.service.policy_checks import PolicyChecks
@@ -40,6 +41,7 @@ from ownkey_server.service.rates import Rate, RateLimits, Rates
 from ownkey_server.service.refusals import Refusals
 from ownkey_server.service.rewrapping import Rewraps
 from ownkey_server.service.strangers import Budget, Strangers
+from ownkey_server.service.watched_calls import CallLimits, WatchedCalls
 from ownkey_server.settings import Settings
 from ownkey_server.settings.limits import LimitSettings
 
@@ -53,6 +55,8 @@ def services(core: Core, probes: Probes) -> Services:
     watches, changes = open_watches(core, key_status)
     answer_valid = timedelta(seconds=settings.call_gate.answer_valid_seconds)
     retry_after = timedelta(seconds=settings.call_gate.retry_after_seconds)
+    keeper = CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid, retry_after)
+    call_limits = CallLimits(settings.limits.watched_calls_per_stream, settings.limits.watched_calls_per_tenant)
     return Services(
         data_keys=data_keys,
         rewraps=Rewraps(directory, core.ring, core.branches, core.audit, clock),
@@ -63,7 +67,10 @@ def services(core: Core, probes: Probes) -> Services:
         key_changes=changes,
         watch_heartbeat=settings.keys.watch_heartbeat_seconds,
         open_streams=core.open_streams,
-        call_gate=CallGateKeeper(directory, board, probes, core.audit, clock, answer_valid, retry_after),
+        call_gate=keeper,
+        gate_views=GateViews(directory, keeper, board, clock),
+        watched_calls=WatchedCalls(keeper, call_limits),
+        gate_heartbeat=settings.call_gate.heartbeat_seconds,
     )
 
 

@@ -102,6 +102,8 @@ ACCESS: Mapping[str, Access] = {
     "ListKeyStateChanges": Access(Scope.TENANT, _STATUS),
     "CheckPolicy": Access(Scope.TENANT, _STATUS),
     "AuthorizeCall": Access(Scope.TENANT, frozenset({Role.CALL_GATE})),
+    "WatchCallGate": Access(Scope.TENANT, frozenset({Role.CALL_GATE})),
+    "WatchCalls": Access(Scope.TENANT, frozenset({Role.CALL_GATE})),
     "EncryptMedia": Access(Scope.TENANT, _MAKES),
     "DecryptMedia": Access(Scope.TENANT, _OPENS),
     "CreateTenant": Access(Scope.SERVICE, _RUNS),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
@@ -82,10 +82,12 @@ class Watch:
 
     Attributes:
         still_may: Makes sure that the caller is who it was, and may still do this; raises otherwise.
+        next_request: Gives the caller's next request, of a method that has several; None when it has sent its last.
     """
 
     guard: StreamGuard
     still_may: Callable[[], Awaitable[None]]
+    next_request: Callable[[], Coroutine[Any, Any, Any]]
 
     async def write(self, message: bytes) -> None:
         """Send a message; errors as of the guard's."""
@@ -193,13 +195,18 @@ class Dispatcher:
 
         async def handle(_requests: object, context: Context) -> None:
             about = _About()
+
+            async def next_request() -> Message | None:
+                raw: Any = await context.read()
+                return None if raw is grpc.aio.EOF else parser.parse(raw, method.request)
+
             try:
                 principal = await self._known(context, about, or_wait=True)
                 request = parser.parse(await self._gates.streams.only_request(context), method.request)
                 facts = about.facts = method.facts(request)
                 call = await self._let_in(method, principal, facts, context, method.urgency(request))
                 async with self._gates.watches.guard(context, principal) as guard:
-                    watch = Watch(guard, lambda: self._still_may(method, principal, facts, context))
+                    watch = Watch(guard, lambda: self._still_may(method, principal, facts, context), next_request)
                     await work(request, watch, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():

@@ -13,6 +13,7 @@ from ownkey_server.rpc import convert, key_watch, page_tokens
 from ownkey_server.rpc.calls import Call
 from ownkey_server.service.call_gate import CallGateKeeper, Standing
 from ownkey_server.service.data_keys import DataKeys
+from ownkey_server.service.gate_views import GateViews
 from ownkey_server.service.key_changes import KeyChanges
 from ownkey_server.service.key_status import KeyStatus
 from ownkey_server.service.key_watch import KeyWatches
@@ -20,6 +21,7 @@ from ownkey_server.service.media import Media
 from ownkey_server.service.open_streams import OpenStreams
 from ownkey_server.service.policy_checks import PolicyChecks
 from ownkey_server.service.rewrapping import Rewraps
+from ownkey_server.service.watched_calls import WatchedCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,10 @@ class Services:
     open_streams: OpenStreams
     key_watches: KeyWatches
     key_changes: KeyChanges
+    gate_views: GateViews
+    watched_calls: WatchedCalls
     watch_heartbeat: float = 10.0
+    gate_heartbeat: float = 5.0
 
 
 class KeyServicer:

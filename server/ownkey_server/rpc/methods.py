@@ -97,6 +97,8 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "ListKeyStateChanges": (_of_tenant, Priority.READ),
     "CheckPolicy": (_of_asset, Priority.LIVE),
     "AuthorizeCall": (_of_call, Priority.GATE),
+    "WatchCallGate": (_of_tenant, Priority.LIVE),
+    "WatchCalls": (_of_tenant, Priority.LIVE),
     "EncryptMedia": (_of_start, Priority.LIVE),
     "DecryptMedia": (_of_start, Priority.PLAYBACK),
     "CreateTenant": (_of_new_tenant, Priority.CHANGE),
@@ -105,6 +107,8 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "ListAuditRecords": (_of_tenant_if_any, Priority.READ),
     "ListApprovals": (_of_tenant_if_any, Priority.READ),
 }
+# How the names of methods begin whose answers go on for as long as somebody listens.
+_WATCHES = "Watch"
 # The control plane's methods that change nothing, by how their names begin.
 _READS = ("Get", "List", "Export", "Simulate", "Preview")
 
@@ -137,7 +141,7 @@ def all_methods() -> Mapping[str, Method]:
                 facts,
                 ACCESS[method.name],
                 priority,
-                method.client_streaming,
-                method.server_streaming and not method.client_streaming,
+                method.client_streaming and not method.name.startswith(_WATCHES),
+                method.name.startswith(_WATCHES),
             )
     return found

@@ -17,6 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
+from ownkey_server.rpc.call_watches import CallWatchServicer
 from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME, load_contract
 from ownkey_server.rpc.dispatch import Dispatcher, Gates
 from ownkey_server.rpc.key_service import KeyServicer, Services
@@ -178,9 +179,12 @@ def _private_sockets() -> Iterator[None]:
 def _handlers(
     dispatcher: Dispatcher, services: Services, admin: AdminServices
 ) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
-    keys, watches, media, administration = (
+    keys, watches, call_watches, media, administration = (
         KeyServicer(services),
         WatchServicer(services.key_watches, services.watch_heartbeat),
+        CallWatchServicer(
+            services.gate_views, services.watched_calls, services.gate_heartbeat, services.call_gate.retry_after
+        ),
         MediaServicer(services.media, services.open_streams),
         AdminServicer(admin),
     )
@@ -188,7 +192,8 @@ def _handlers(
     # No (de)serializers: requests are parsed where a mistake in them can still be answered with its details.
     for name, method in all_methods().items():
         if method.watches:
-            handler = dispatcher.watch(method, getattr(watches, name))
+            servicer = call_watches if hasattr(call_watches, name) else watches
+            handler = dispatcher.watch(method, getattr(servicer, name))
         elif method.streams:
             handler = dispatcher.stream(method, getattr(media, name))
         elif method.service == ADMIN_SERVICE_NAME:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -22,6 +23,7 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, Tenant
 from ownkey_server.service.access import NO_GROUPS, revocation_of, rule_on
 from ownkey_server.service.audit_log import AuditLog
+from ownkey_server.service.call_refusals import CallRefusals
 from ownkey_server.service.cancelled import by_the_caller
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.gates import compiled
@@ -140,6 +142,10 @@ class _Needed:
 class CallGateKeeper:
     """Decides about calls.
 
+    Attributes:
+        retry_after: When a caller who was refused for an outage may try again.
+        refusals: Tell the trail of what is not allowed in full.
+
     Args:
         answer_valid: How long an answer may be used for calls with the same facts.
         retry_after: When a caller who was refused for an outage may try again.
@@ -158,10 +164,10 @@ class CallGateKeeper:
         self._directory = directory
         self._board = board
         self._probes = probes
-        self._audit = audit
+        self.refusals = CallRefusals(audit)
         self._clock = clock
         self._answer_valid = answer_valid
-        self._retry_after = retry_after
+        self.retry_after = retry_after
         self._looking: set[asyncio.Task[None]] = set()
 
     async def emergency_answer(
@@ -193,18 +199,23 @@ class CallGateKeeper:
             return answer
         answer = await self.decide(call)
         if answer.decision is not CallDecision.ALLOW:
-            self._note(call, caller, answer)
+            self.note(call, caller, answer)
         return answer
 
-    async def decide(self, call: Call) -> CallAnswer:
-        """Decide about a call that is no emergency, and say nothing of it in the trail; raises as :meth:`authorize`."""
-        tenant, doubt = await self._tenant(call.tenant)
+    async def decide(self, call: Call, *, wait: bool = True) -> CallAnswer:
+        """Decide about a call that is no emergency, and say nothing of it in the trail; raises as :meth:`authorize`.
+
+        Args:
+            call: The facts.
+            wait: Whether to wait a moment for the first evidence about a key.
+        """
+        tenant, doubt = await self.tenant(call.tenant)
         if not call.stores:
             return self._answer(CallDecision.ALLOW, CallReason.NOTHING_STORED, "nothing of the call will be stored")
-        needed = await self._needed_keys(tenant, call, doubt)
+        needed = await self._needed_keys(tenant, call, doubt, wait=wait)
         return needed if isinstance(needed, CallAnswer) else self._gated(tenant, call, needed)
 
-    async def _tenant(self, tenant_id: str) -> tuple[Tenant, str]:
+    async def tenant(self, tenant_id: str) -> tuple[Tenant, str]:
         """The tenant, and why it is not known for certain; empty when it is.
 
         A tenant that was known is decided about as it was, and its keys count as unknown.
@@ -235,9 +246,10 @@ class CallGateKeeper:
                 _log.exception("the call gate of tenant %.64r could not be loaded", tenant_id)
         return None if tenant is None else tenant.call_gate
 
-    def _note(self, call: Call, caller: Caller, answer: CallAnswer) -> None:
+    def note(self, call: Call, caller: Caller, answer: CallAnswer, *, mid_call: bool = False) -> None:
+        """Have it in the trail that a call is not allowed in full."""
         # Without waiting: the answer gives nobody a key, and telephony must not hang on the database.
-        self._audit.note(
+        self.refusals.note(
             AuditRecord(
                 time=self._clock(),
                 action=Action.AUTHORIZE_CALL,
@@ -248,7 +260,11 @@ class CallGateKeeper:
                 key=answer.key.name if answer.key else "",
                 decision=answer.decision.value,
                 rule=answer.rule,
-                detail={"call_id": call.call_id, "stores": [one.value for one in call.stores]},
+                detail={
+                    "call_id": call.call_id,
+                    "stores": [one.value for one in call.stores],
+                    **({"mid_call": True} if mid_call else {}),
+                },
             )
         )
 
@@ -276,7 +292,7 @@ class CallGateKeeper:
             verdict.grace_left,
         )
 
-    async def _needed_keys(self, tenant: Tenant, call: Call, doubt: str) -> list[_Needed] | CallAnswer:
+    async def _needed_keys(self, tenant: Tenant, call: Call, doubt: str, *, wait: bool) -> list[_Needed] | CallAnswer:
         """The keys for all that will be stored, or an answer when policy forbids to store any of it."""
         found, keys, now = [], [], self._clock()
         for asset_class in call.stores:
@@ -293,22 +309,23 @@ class CallGateKeeper:
             else:
                 keys.append(ruling.key)
         if keys and not doubt:
-            await self._look_first(keys)
+            look, unseen = self.look(keys)
+            if look is not None and unseen and wait:
+                await asyncio.wait({look}, timeout=FIRST_SECONDS)
         return [*found, *(_Needed(key, self.sight(key, self._clock(), doubt)) for key in keys)]
 
-    async def _look_first(self, keys: list[CustomerKey]) -> None:
-        """Have keys asked after of which nothing fresh is known; who asks first of a key waits a moment for that."""
+    def look(self, keys: Sequence[CustomerKey]) -> tuple[asyncio.Task[None] | None, bool]:
+        """Have keys asked after of which nothing fresh is known; gives what does it, and if a key was never seen."""
         now = self._clock()
         seen = [self._board.of(key, now) for key in keys]
         if not any(one is None or one.state is KeyState.UNKNOWN for one in seen):
-            return
+            return None, False
         look = asyncio.get_running_loop().create_task(self._look(keys))
         self._looking.add(look)
         look.add_done_callback(self._looking.discard)
-        if None in seen:
-            await asyncio.wait({look}, timeout=FIRST_SECONDS)
+        return look, None in seen
 
-    async def _look(self, keys: list[CustomerKey]) -> None:
+    async def _look(self, keys: Sequence[CustomerKey]) -> None:
         try:
             await self._probes.first_evidence(keys)
         except Exception:  # noqa: BLE001 - logged whole; the call is decided by what is known
@@ -340,7 +357,7 @@ class CallGateKeeper:
         grace_left: float | None = None,
     ) -> CallAnswer:
         valid = self._answer_valid if grace_left is None else min(self._answer_valid, timedelta(seconds=grace_left))
-        retry_after = self._retry_after if sip_status == SIP_SERVICE_UNAVAILABLE else None
+        retry_after = self.retry_after if sip_status == SIP_SERVICE_UNAVAILABLE else None
         valid_until = self._clock() + valid
         return CallAnswer(decision, reason, explanation, valid_until, sip_status, key, evidence_age, rule, retry_after)
 

@@ -43,3 +43,5 @@ class LimitSettings(BaseModel):
     watches: int = Field(default=10_000, ge=1)
     watches_per_caller: int = Field(default=5_000, ge=1)
     watch_buffered_bytes: int = Field(default=64 * MIB, ge=MIB)
+    watched_calls_per_stream: int = Field(default=10_000, ge=1)
+    watched_calls_per_tenant: int = Field(default=100_000, ge=1)

@@ -190,6 +190,7 @@ class CallGateSettings(_Section):
 
     answer_valid_seconds: float = Field(default=5.0, gt=0, le=60)
     retry_after_seconds: float = Field(default=30.0, ge=1, le=3600)
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
 
 
 class EmbeddedSettings(_Section):

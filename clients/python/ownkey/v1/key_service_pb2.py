@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from ownkey.v1 import asset_pb2 as ownkey_dot_v1_dot_asset__pb2
 from ownkey.v1 import call_pb2 as ownkey_dot_v1_dot_call__pb2
+from ownkey.v1 import call_watch_pb2 as ownkey_dot_v1_dot_call__watch__pb2
 from ownkey.v1 import key_state_pb2 as ownkey_dot_v1_dot_key__state__pb2
 from ownkey.v1 import key_status_pb2 as ownkey_dot_v1_dot_key__status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bownkey/v1/key_service.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ownkey/v1/asset.proto\x1a\x14ownkey/v1/call.proto\x1a\x19ownkey/v1/key_state.proto\x1a\x1aownkey/v1/key_status.proto\"\xe2\x02\n\x16GenerateDataKeyRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12Z\n\rextra_context\x18\x02 \x03(\x0b\x32\x33.ownkey.v1.GenerateDataKeyRequest.ExtraContextEntryB\x00R\x0c\x65xtraContext\x12\'\n\x0ewith_plaintext\x18\x03 \x01(\x08\x42\x00R\rwithPlaintext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x43\n\x11\x45xtraContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xc4\x03\n\x17GenerateDataKeyResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12!\n\tplaintext\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01R\tplaintext\x12!\n\x0bwrapped_key\x18\x05 \x01(\x0c\x42\x00R\nwrappedKey\x12j\n\x12\x65ncryption_context\x18\x06 \x03(\x0b\x32\x39.ownkey.v1.GenerateDataKeyResponse.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12H\n\x11lease_expire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x0fleaseExpireTime\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xde\x02\n\rUnwrapRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12!\n\x0bwrapped_key\x18\x02 \x01(\x0c\x42\x00R\nwrappedKey\x12`\n\x12\x65ncryption_context\x18\x03 \x03(\x0b\x32/.ownkey.v1.UnwrapRequest.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\x93\x01\n\x0eUnwrapResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12!\n\tplaintext\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01R\tplaintext\x12H\n\x11lease_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x0fleaseExpireTime:\x00\"\xab\x02\n\rRewrapRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12!\n\x0bwrapped_key\x18\x02 \x01(\x0c\x42\x00R\nwrappedKey\x12`\n\x12\x65ncryption_context\x18\x03 \x03(\x0b\x32/.ownkey.v1.RewrapRequest.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xb8\x01\n\x0eRewrapResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12!\n\x0bwrapped_key\x18\x04 \x01(\x0c\x42\x00R\nwrappedKey\x12\x1e\n\trewrapped\x18\x05 \x01(\x08\x42\x00R\trewrapped:\x00\"c\n\x10KeyStatusRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x12\n\x03key\x18\x02 \x01(\tB\x00R\x03key\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x00R\trequestId:\x00\"I\n\x11KeyStatusResponse\x12\x32\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.ownkey.v1.CustomerKeyStatusB\x00R\x04keys:\x00\"a\n\x12\x43heckPolicyRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x00R\trequestId:\x00\"\xd2\x01\n\x13\x43heckPolicyResponse\x12\x37\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x12\n\x03key\x18\x02 \x01(\tB\x00R\x03key\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12\"\n\x0b\x65xplanation\x18\x04 \x01(\tB\x00R\x0b\x65xplanation\x12\x32\n\tkey_state\x18\x05 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x08keyState:\x00\"\xd4\x02\n\x11\x45ncryptMediaStart\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12U\n\rextra_context\x18\x02 \x03(\x0b\x32..ownkey.v1.EncryptMediaStart.ExtraContextEntryB\x00R\x0c\x65xtraContext\x12#\n\x0c\x66rame_length\x18\x03 \x01(\rB\x00R\x0b\x66rameLength\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x43\n\x11\x45xtraContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"y\n\x13\x45ncryptMediaRequest\x12\x36\n\x05start\x18\x01 \x01(\x0b\x32\x1c.ownkey.v1.EncryptMediaStartB\x00H\x00R\x05start\x12\x1b\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"\xf2\x02\n\x13\x45ncryptMediaStarted\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12\x66\n\x12\x65ncryption_context\x18\x04 \x03(\x0b\x32\x35.ownkey.v1.EncryptMediaStarted.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nmessage_id\x18\x05 \x01(\x0c\x42\x00R\tmessageId\x12#\n\x0c\x66rame_length\x18\x06 \x01(\rB\x00R\x0b\x66rameLength\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"}\n\x14\x45ncryptMediaResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32\x1e.ownkey.v1.EncryptMediaStartedB\x00H\x00R\x07started\x12\x18\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x00H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"A\n\tByteRange\x12\x18\n\x06offset\x18\x01 \x01(\x03\x42\x00R\x06offset\x12\x18\n\x06length\x18\x02 \x01(\x03\x42\x00R\x06length:\x00\"\x8c\x03\n\x11\x44\x65\x63ryptMediaStart\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12^\n\x10\x65xpected_context\x18\x02 \x03(\x0b\x32\x31.ownkey.v1.DecryptMediaStart.ExpectedContextEntryB\x00R\x0f\x65xpectedContext\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x14.ownkey.v1.ByteRangeB\x00R\x05range\x12!\n\x0bobject_size\x18\x04 \x01(\x03\x42\x00R\nobjectSize\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x46\n\x14\x45xpectedContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"v\n\x13\x44\x65\x63ryptMediaRequest\x12\x36\n\x05start\x18\x01 \x01(\x0b\x32\x1c.ownkey.v1.DecryptMediaStartB\x00H\x00R\x05start\x12\x18\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x00H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"\xb4\x03\n\x13\x44\x65\x63ryptMediaStarted\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x66\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x35.ownkey.v1.DecryptMediaStarted.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nmessage_id\x18\x03 \x01(\x0c\x42\x00R\tmessageId\x12#\n\x0c\x66rame_length\x18\x04 \x01(\rB\x00R\x0b\x66rameLength\x12%\n\rheader_length\x18\x05 \x01(\rB\x00R\x0cheaderLength\x12\x43\n\x11\x63iphertext_ranges\x18\x06 \x03(\x0b\x32\x14.ownkey.v1.ByteRangeB\x00R\x10\x63iphertextRanges\x12#\n\x0c\x63ontent_size\x18\x07 \x01(\x03\x42\x00R\x0b\x63ontentSize\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\x80\x01\n\x14\x44\x65\x63ryptMediaResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32\x1e.ownkey.v1.DecryptMediaStartedB\x00H\x00R\x07started\x12\x1b\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00*\x88\x01\n\x0ePolicyDecision\x12\x1f\n\x1bPOLICY_DECISION_UNSPECIFIED\x10\x00\x12\x19\n\x15POLICY_DECISION_ALLOW\x10\x01\x12\x18\n\x14POLICY_DECISION_DENY\x10\x02\x12 \n\x1cPOLICY_DECISION_PROVIDER_KEY\x10\x03*W\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x02\x32\xb7\x06\n\nKeyService\x12X\n\x0fGenerateDataKey\x12!.ownkey.v1.GenerateDataKeyRequest\x1a\".ownkey.v1.GenerateDataKeyResponse\x12=\n\x06Unwrap\x12\x18.ownkey.v1.UnwrapRequest\x1a\x19.ownkey.v1.UnwrapResponse\x12=\n\x06Rewrap\x12\x18.ownkey.v1.RewrapRequest\x1a\x19.ownkey.v1.RewrapResponse\x12\x46\n\tKeyStatus\x12\x1b.ownkey.v1.KeyStatusRequest\x1a\x1c.ownkey.v1.KeyStatusResponse\x12W\n\x0eWatchKeyStatus\x12 .ownkey.v1.WatchKeyStatusRequest\x1a!.ownkey.v1.WatchKeyStatusResponse0\x01\x12\x64\n\x13ListKeyStateChanges\x12%.ownkey.v1.ListKeyStateChangesRequest\x1a&.ownkey.v1.ListKeyStateChangesResponse\x12L\n\x0b\x43heckPolicy\x12\x1d.ownkey.v1.CheckPolicyRequest\x1a\x1e.ownkey.v1.CheckPolicyResponse\x12R\n\rAuthorizeCall\x12\x1f.ownkey.v1.AuthorizeCallRequest\x1a .ownkey.v1.AuthorizeCallResponse\x12S\n\x0c\x45ncryptMedia\x12\x1e.ownkey.v1.EncryptMediaRequest\x1a\x1f.ownkey.v1.EncryptMediaResponse(\x01\x30\x01\x12S\n\x0c\x44\x65\x63ryptMedia\x12\x1e.ownkey.v1.DecryptMediaRequest\x1a\x1f.ownkey.v1.DecryptMediaResponse(\x01\x30\x01\x42Y\n\x0cio.ownkey.v1B\x0fKeyServiceProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bownkey/v1/key_service.proto\x12\townkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ownkey/v1/asset.proto\x1a\x14ownkey/v1/call.proto\x1a\x1aownkey/v1/call_watch.proto\x1a\x19ownkey/v1/key_state.proto\x1a\x1aownkey/v1/key_status.proto\"\xe2\x02\n\x16GenerateDataKeyRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12Z\n\rextra_context\x18\x02 \x03(\x0b\x32\x33.ownkey.v1.GenerateDataKeyRequest.ExtraContextEntryB\x00R\x0c\x65xtraContext\x12\'\n\x0ewith_plaintext\x18\x03 \x01(\x08\x42\x00R\rwithPlaintext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x43\n\x11\x45xtraContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xc4\x03\n\x17GenerateDataKeyResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12!\n\tplaintext\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01R\tplaintext\x12!\n\x0bwrapped_key\x18\x05 \x01(\x0c\x42\x00R\nwrappedKey\x12j\n\x12\x65ncryption_context\x18\x06 \x03(\x0b\x32\x39.ownkey.v1.GenerateDataKeyResponse.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12H\n\x11lease_expire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x0fleaseExpireTime\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xde\x02\n\rUnwrapRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12!\n\x0bwrapped_key\x18\x02 \x01(\x0c\x42\x00R\nwrappedKey\x12`\n\x12\x65ncryption_context\x18\x03 \x03(\x0b\x32/.ownkey.v1.UnwrapRequest.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\x93\x01\n\x0eUnwrapResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12!\n\tplaintext\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01R\tplaintext\x12H\n\x11lease_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x00R\x0fleaseExpireTime:\x00\"\xab\x02\n\rRewrapRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12!\n\x0bwrapped_key\x18\x02 \x01(\x0c\x42\x00R\nwrappedKey\x12`\n\x12\x65ncryption_context\x18\x03 \x03(\x0b\x32/.ownkey.v1.RewrapRequest.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\xb8\x01\n\x0eRewrapResponse\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12!\n\x0bwrapped_key\x18\x04 \x01(\x0c\x42\x00R\nwrappedKey\x12\x1e\n\trewrapped\x18\x05 \x01(\x08\x42\x00R\trewrapped:\x00\"c\n\x10KeyStatusRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x00R\x06tenant\x12\x12\n\x03key\x18\x02 \x01(\tB\x00R\x03key\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x00R\trequestId:\x00\"I\n\x11KeyStatusResponse\x12\x32\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.ownkey.v1.CustomerKeyStatusB\x00R\x04keys:\x00\"a\n\x12\x43heckPolicyRequest\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x00R\trequestId:\x00\"\xd2\x01\n\x13\x43heckPolicyResponse\x12\x37\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x12\n\x03key\x18\x02 \x01(\tB\x00R\x03key\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12\"\n\x0b\x65xplanation\x18\x04 \x01(\tB\x00R\x0b\x65xplanation\x12\x32\n\tkey_state\x18\x05 \x01(\x0e\x32\x13.ownkey.v1.KeyStateB\x00R\x08keyState:\x00\"\xd4\x02\n\x11\x45ncryptMediaStart\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12U\n\rextra_context\x18\x02 \x03(\x0b\x32..ownkey.v1.EncryptMediaStart.ExtraContextEntryB\x00R\x0c\x65xtraContext\x12#\n\x0c\x66rame_length\x18\x03 \x01(\rB\x00R\x0b\x66rameLength\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x43\n\x11\x45xtraContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"y\n\x13\x45ncryptMediaRequest\x12\x36\n\x05start\x18\x01 \x01(\x0b\x32\x1c.ownkey.v1.EncryptMediaStartB\x00H\x00R\x05start\x12\x1b\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"\xf2\x02\n\x13\x45ncryptMediaStarted\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x37\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x19.ownkey.v1.PolicyDecisionB\x00R\x08\x64\x65\x63ision\x12\x14\n\x04rule\x18\x03 \x01(\tB\x00R\x04rule\x12\x66\n\x12\x65ncryption_context\x18\x04 \x03(\x0b\x32\x35.ownkey.v1.EncryptMediaStarted.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nmessage_id\x18\x05 \x01(\x0c\x42\x00R\tmessageId\x12#\n\x0c\x66rame_length\x18\x06 \x01(\rB\x00R\x0b\x66rameLength\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"}\n\x14\x45ncryptMediaResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32\x1e.ownkey.v1.EncryptMediaStartedB\x00H\x00R\x07started\x12\x18\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x00H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"A\n\tByteRange\x12\x18\n\x06offset\x18\x01 \x01(\x03\x42\x00R\x06offset\x12\x18\n\x06length\x18\x02 \x01(\x03\x42\x00R\x06length:\x00\"\x8c\x03\n\x11\x44\x65\x63ryptMediaStart\x12(\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x10.ownkey.v1.AssetB\x00R\x05\x61sset\x12^\n\x10\x65xpected_context\x18\x02 \x03(\x0b\x32\x31.ownkey.v1.DecryptMediaStart.ExpectedContextEntryB\x00R\x0f\x65xpectedContext\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x14.ownkey.v1.ByteRangeB\x00R\x05range\x12!\n\x0bobject_size\x18\x04 \x01(\x03\x42\x00R\nobjectSize\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x00R\trequestId\x12\x31\n\x08priority\x18\x0f \x01(\x0e\x32\x13.ownkey.v1.PriorityB\x00R\x08priority\x1a\x46\n\x14\x45xpectedContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"v\n\x13\x44\x65\x63ryptMediaRequest\x12\x36\n\x05start\x18\x01 \x01(\x0b\x32\x1c.ownkey.v1.DecryptMediaStartB\x00H\x00R\x05start\x12\x18\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x00H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00\"\xb4\x03\n\x13\x44\x65\x63ryptMediaStarted\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x66\n\x12\x65ncryption_context\x18\x02 \x03(\x0b\x32\x35.ownkey.v1.DecryptMediaStarted.EncryptionContextEntryB\x00R\x11\x65ncryptionContext\x12\x1f\n\nmessage_id\x18\x03 \x01(\x0c\x42\x00R\tmessageId\x12#\n\x0c\x66rame_length\x18\x04 \x01(\rB\x00R\x0b\x66rameLength\x12%\n\rheader_length\x18\x05 \x01(\rB\x00R\x0cheaderLength\x12\x43\n\x11\x63iphertext_ranges\x18\x06 \x03(\x0b\x32\x14.ownkey.v1.ByteRangeB\x00R\x10\x63iphertextRanges\x12#\n\x0c\x63ontent_size\x18\x07 \x01(\x03\x42\x00R\x0b\x63ontentSize\x1aH\n\x16\x45ncryptionContextEntry\x12\x12\n\x03key\x18\x01 \x01(\tB\x00R\x03key\x12\x16\n\x05value\x18\x02 \x01(\tB\x00R\x05value:\x02\x38\x01:\x00\"\x80\x01\n\x14\x44\x65\x63ryptMediaResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32\x1e.ownkey.v1.DecryptMediaStartedB\x00H\x00R\x07started\x12\x1b\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x03\x80\x01\x01H\x00R\x05\x63hunk:\x00\x42\x0b\n\x07payload\x12\x00*\x88\x01\n\x0ePolicyDecision\x12\x1f\n\x1bPOLICY_DECISION_UNSPECIFIED\x10\x00\x12\x19\n\x15POLICY_DECISION_ALLOW\x10\x01\x12\x18\n\x14POLICY_DECISION_DENY\x10\x02\x12 \n\x1cPOLICY_DECISION_PROVIDER_KEY\x10\x03*W\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x02\x32\xdc\x07\n\nKeyService\x12X\n\x0fGenerateDataKey\x12!.ownkey.v1.GenerateDataKeyRequest\x1a\".ownkey.v1.GenerateDataKeyResponse\x12=\n\x06Unwrap\x12\x18.ownkey.v1.UnwrapRequest\x1a\x19.ownkey.v1.UnwrapResponse\x12=\n\x06Rewrap\x12\x18.ownkey.v1.RewrapRequest\x1a\x19.ownkey.v1.RewrapResponse\x12\x46\n\tKeyStatus\x12\x1b.ownkey.v1.KeyStatusRequest\x1a\x1c.ownkey.v1.KeyStatusResponse\x12W\n\x0eWatchKeyStatus\x12 .ownkey.v1.WatchKeyStatusRequest\x1a!.ownkey.v1.WatchKeyStatusResponse0\x01\x12\x64\n\x13ListKeyStateChanges\x12%.ownkey.v1.ListKeyStateChangesRequest\x1a&.ownkey.v1.ListKeyStateChangesResponse\x12L\n\x0b\x43heckPolicy\x12\x1d.ownkey.v1.CheckPolicyRequest\x1a\x1e.ownkey.v1.CheckPolicyResponse\x12R\n\rAuthorizeCall\x12\x1f.ownkey.v1.AuthorizeCallRequest\x1a .ownkey.v1.AuthorizeCallResponse\x12T\n\rWatchCallGate\x12\x1f.ownkey.v1.WatchCallGateRequest\x1a .ownkey.v1.WatchCallGateResponse0\x01\x12M\n\nWatchCalls\x12\x1c.ownkey.v1.WatchCallsRequest\x1a\x1d.ownkey.v1.WatchCallsResponse(\x01\x30\x01\x12S\n\x0c\x45ncryptMedia\x12\x1e.ownkey.v1.EncryptMediaRequest\x1a\x1f.ownkey.v1.EncryptMediaResponse(\x01\x30\x01\x12S\n\x0c\x44\x65\x63ryptMedia\x12\x1e.ownkey.v1.DecryptMediaRequest\x1a\x1f.ownkey.v1.DecryptMediaResponse(\x01\x30\x01\x42Y\n\x0cio.ownkey.v1B\x0fKeyServiceProtoP\x01Z6github.com/ownkey/ownkey/clients/go/ownkey/v1;ownkeyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,64 +62,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_DECRYPTMEDIARESPONSE'].fields_by_name['chunk']._loaded_options = None
   _globals['_DECRYPTMEDIARESPONSE'].fields_by_name['chunk']._serialized_options = b'\200\001\001'
-  _globals['_POLICYDECISION']._serialized_start=4590
-  _globals['_POLICYDECISION']._serialized_end=4726
-  _globals['_PRIORITY']._serialized_start=4728
-  _globals['_PRIORITY']._serialized_end=4815
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=176
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=530
-  _globals['_GENERATEDATAKEYREQUEST_EXTRACONTEXTENTRY']._serialized_start=461
-  _globals['_GENERATEDATAKEYREQUEST_EXTRACONTEXTENTRY']._serialized_end=528
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=533
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=985
-  _globals['_GENERATEDATAKEYRESPONSE_ENCRYPTIONCONTEXTENTRY']._serialized_start=911
-  _globals['_GENERATEDATAKEYRESPONSE_ENCRYPTIONCONTEXTENTRY']._serialized_end=983
-  _globals['_UNWRAPREQUEST']._serialized_start=988
-  _globals['_UNWRAPREQUEST']._serialized_end=1338
-  _globals['_UNWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=911
-  _globals['_UNWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=983
-  _globals['_UNWRAPRESPONSE']._serialized_start=1341
-  _globals['_UNWRAPRESPONSE']._serialized_end=1488
-  _globals['_REWRAPREQUEST']._serialized_start=1491
-  _globals['_REWRAPREQUEST']._serialized_end=1790
-  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=911
-  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=983
-  _globals['_REWRAPRESPONSE']._serialized_start=1793
-  _globals['_REWRAPRESPONSE']._serialized_end=1977
-  _globals['_KEYSTATUSREQUEST']._serialized_start=1979
-  _globals['_KEYSTATUSREQUEST']._serialized_end=2078
-  _globals['_KEYSTATUSRESPONSE']._serialized_start=2080
-  _globals['_KEYSTATUSRESPONSE']._serialized_end=2153
-  _globals['_CHECKPOLICYREQUEST']._serialized_start=2155
-  _globals['_CHECKPOLICYREQUEST']._serialized_end=2252
-  _globals['_CHECKPOLICYRESPONSE']._serialized_start=2255
-  _globals['_CHECKPOLICYRESPONSE']._serialized_end=2465
-  _globals['_ENCRYPTMEDIASTART']._serialized_start=2468
-  _globals['_ENCRYPTMEDIASTART']._serialized_end=2808
-  _globals['_ENCRYPTMEDIASTART_EXTRACONTEXTENTRY']._serialized_start=461
-  _globals['_ENCRYPTMEDIASTART_EXTRACONTEXTENTRY']._serialized_end=528
-  _globals['_ENCRYPTMEDIAREQUEST']._serialized_start=2810
-  _globals['_ENCRYPTMEDIAREQUEST']._serialized_end=2931
-  _globals['_ENCRYPTMEDIASTARTED']._serialized_start=2934
-  _globals['_ENCRYPTMEDIASTARTED']._serialized_end=3304
-  _globals['_ENCRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_start=911
-  _globals['_ENCRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_end=983
-  _globals['_ENCRYPTMEDIARESPONSE']._serialized_start=3306
-  _globals['_ENCRYPTMEDIARESPONSE']._serialized_end=3431
-  _globals['_BYTERANGE']._serialized_start=3433
-  _globals['_BYTERANGE']._serialized_end=3498
-  _globals['_DECRYPTMEDIASTART']._serialized_start=3501
-  _globals['_DECRYPTMEDIASTART']._serialized_end=3897
-  _globals['_DECRYPTMEDIASTART_EXPECTEDCONTEXTENTRY']._serialized_start=3825
-  _globals['_DECRYPTMEDIASTART_EXPECTEDCONTEXTENTRY']._serialized_end=3895
-  _globals['_DECRYPTMEDIAREQUEST']._serialized_start=3899
-  _globals['_DECRYPTMEDIAREQUEST']._serialized_end=4017
-  _globals['_DECRYPTMEDIASTARTED']._serialized_start=4020
-  _globals['_DECRYPTMEDIASTARTED']._serialized_end=4456
-  _globals['_DECRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_start=911
-  _globals['_DECRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_end=983
-  _globals['_DECRYPTMEDIARESPONSE']._serialized_start=4459
-  _globals['_DECRYPTMEDIARESPONSE']._serialized_end=4587
-  _globals['_KEYSERVICE']._serialized_start=4818
-  _globals['_KEYSERVICE']._serialized_end=5641
+  _globals['_POLICYDECISION']._serialized_start=4618
+  _globals['_POLICYDECISION']._serialized_end=4754
+  _globals['_PRIORITY']._serialized_start=4756
+  _globals['_PRIORITY']._serialized_end=4843
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=204
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=558
+  _globals['_GENERATEDATAKEYREQUEST_EXTRACONTEXTENTRY']._serialized_start=489
+  _globals['_GENERATEDATAKEYREQUEST_EXTRACONTEXTENTRY']._serialized_end=556
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=561
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=1013
+  _globals['_GENERATEDATAKEYRESPONSE_ENCRYPTIONCONTEXTENTRY']._serialized_start=939
+  _globals['_GENERATEDATAKEYRESPONSE_ENCRYPTIONCONTEXTENTRY']._serialized_end=1011
+  _globals['_UNWRAPREQUEST']._serialized_start=1016
+  _globals['_UNWRAPREQUEST']._serialized_end=1366
+  _globals['_UNWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=939
+  _globals['_UNWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=1011
+  _globals['_UNWRAPRESPONSE']._serialized_start=1369
+  _globals['_UNWRAPRESPONSE']._serialized_end=1516
+  _globals['_REWRAPREQUEST']._serialized_start=1519
+  _globals['_REWRAPREQUEST']._serialized_end=1818
+  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_start=939
+  _globals['_REWRAPREQUEST_ENCRYPTIONCONTEXTENTRY']._serialized_end=1011
+  _globals['_REWRAPRESPONSE']._serialized_start=1821
+  _globals['_REWRAPRESPONSE']._serialized_end=2005
+  _globals['_KEYSTATUSREQUEST']._serialized_start=2007
+  _globals['_KEYSTATUSREQUEST']._serialized_end=2106
+  _globals['_KEYSTATUSRESPONSE']._serialized_start=2108
+  _globals['_KEYSTATUSRESPONSE']._serialized_end=2181
+  _globals['_CHECKPOLICYREQUEST']._serialized_start=2183
+  _globals['_CHECKPOLICYREQUEST']._serialized_end=2280
+  _globals['_CHECKPOLICYRESPONSE']._serialized_start=2283
+  _globals['_CHECKPOLICYRESPONSE']._serialized_end=2493
+  _globals['_ENCRYPTMEDIASTART']._serialized_start=2496
+  _globals['_ENCRYPTMEDIASTART']._serialized_end=2836
+  _globals['_ENCRYPTMEDIASTART_EXTRACONTEXTENTRY']._serialized_start=489
+  _globals['_ENCRYPTMEDIASTART_EXTRACONTEXTENTRY']._serialized_end=556
+  _globals['_ENCRYPTMEDIAREQUEST']._serialized_start=2838
+  _globals['_ENCRYPTMEDIAREQUEST']._serialized_end=2959
+  _globals['_ENCRYPTMEDIASTARTED']._serialized_start=2962
+  _globals['_ENCRYPTMEDIASTARTED']._serialized_end=3332
+  _globals['_ENCRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_start=939
+  _globals['_ENCRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_end=1011
+  _globals['_ENCRYPTMEDIARESPONSE']._serialized_start=3334
+  _globals['_ENCRYPTMEDIARESPONSE']._serialized_end=3459
+  _globals['_BYTERANGE']._serialized_start=3461
+  _globals['_BYTERANGE']._serialized_end=3526
+  _globals['_DECRYPTMEDIASTART']._serialized_start=3529
+  _globals['_DECRYPTMEDIASTART']._serialized_end=3925
+  _globals['_DECRYPTMEDIASTART_EXPECTEDCONTEXTENTRY']._serialized_start=3853
+  _globals['_DECRYPTMEDIASTART_EXPECTEDCONTEXTENTRY']._serialized_end=3923
+  _globals['_DECRYPTMEDIAREQUEST']._serialized_start=3927
+  _globals['_DECRYPTMEDIAREQUEST']._serialized_end=4045
+  _globals['_DECRYPTMEDIASTARTED']._serialized_start=4048
+  _globals['_DECRYPTMEDIASTARTED']._serialized_end=4484
+  _globals['_DECRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_start=939
+  _globals['_DECRYPTMEDIASTARTED_ENCRYPTIONCONTEXTENTRY']._serialized_end=1011
+  _globals['_DECRYPTMEDIARESPONSE']._serialized_start=4487
+  _globals['_DECRYPTMEDIARESPONSE']._serialized_end=4615
+  _globals['_KEYSERVICE']._serialized_start=4846
+  _globals['_KEYSERVICE']._serialized_end=5834
 # @@protoc_insertion_point(module_scope)

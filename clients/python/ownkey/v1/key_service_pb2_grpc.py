@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from ownkey.v1 import call_pb2 as ownkey_dot_v1_dot_call__pb2
+from ownkey.v1 import call_watch_pb2 as ownkey_dot_v1_dot_call__watch__pb2
 from ownkey.v1 import key_service_pb2 as ownkey_dot_v1_dot_key__service__pb2
 from ownkey.v1 import key_status_pb2 as ownkey_dot_v1_dot_key__status__pb2
 
@@ -76,6 +77,16 @@ class KeyServiceStub:
                 '/ownkey.v1.KeyService/AuthorizeCall',
                 request_serializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.FromString,
+                _registered_method=True)
+        self.WatchCallGate = channel.unary_stream(
+                '/ownkey.v1.KeyService/WatchCallGate',
+                request_serializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateResponse.FromString,
+                _registered_method=True)
+        self.WatchCalls = channel.stream_stream(
+                '/ownkey.v1.KeyService/WatchCalls',
+                request_serializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallsRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallsResponse.FromString,
                 _registered_method=True)
         self.EncryptMedia = channel.stream_stream(
                 '/ownkey.v1.KeyService/EncryptMedia',
@@ -182,6 +193,28 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchCallGate(self, request, context):
+        """Tells a gate beside the caller all that decides about a tenant's calls, and then every change, at once; messages come
+        while nothing changes too. With it the gate decides as this service would, without asking.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, SERVER_OVERLOADED, STREAM_LIMIT.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCalls(self, request_iterator, context):
+        """Tells which of the calls that are under way have lost the key that they need, what the tenant's gate says to do with
+        them now, and which have it back. The gateway says which calls there are, as they come and go.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, STREAM_LIMIT, STREAM_PROTOCOL.
+        Retriable: yes, with all calls told again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EncryptMedia(self, request_iterator, context):
         """Encrypts a stream of content. The first request message is the start, the others are plaintext chunks of any size;
         half-closing ends the content. The first response message tells what was decided; the chunks of the others, one
@@ -254,6 +287,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.AuthorizeCall,
                     request_deserializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.SerializeToString,
+            ),
+            'WatchCallGate': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCallGate,
+                    request_deserializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateResponse.SerializeToString,
+            ),
+            'WatchCalls': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchCalls,
+                    request_deserializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallsRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_call__watch__pb2.WatchCallsResponse.SerializeToString,
             ),
             'EncryptMedia': grpc.stream_stream_rpc_method_handler(
                     servicer.EncryptMedia,
@@ -483,6 +526,60 @@ class KeyService:
             '/ownkey.v1.KeyService/AuthorizeCall',
             ownkey_dot_v1_dot_call__pb2.AuthorizeCallRequest.SerializeToString,
             ownkey_dot_v1_dot_call__pb2.AuthorizeCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCallGate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ownkey.v1.KeyService/WatchCallGate',
+            ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateRequest.SerializeToString,
+            ownkey_dot_v1_dot_call__watch__pb2.WatchCallGateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCalls(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ownkey.v1.KeyService/WatchCalls',
+            ownkey_dot_v1_dot_call__watch__pb2.WatchCallsRequest.SerializeToString,
+            ownkey_dot_v1_dot_call__watch__pb2.WatchCallsResponse.FromString,
             options,
             channel_credentials,
             insecure,

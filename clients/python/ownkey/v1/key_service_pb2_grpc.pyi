@@ -6,6 +6,7 @@ The data plane: what phone and meeting services call for every recording, voicem
 from collections import abc as _abc
 from grpc import aio as _aio
 from ownkey.v1 import call_pb2 as _call_pb2
+from ownkey.v1 import call_watch_pb2 as _call_watch_pb2
 from ownkey.v1 import key_service_pb2 as _key_service_pb2
 from ownkey.v1 import key_status_pb2 as _key_status_pb2
 import abc as _abc_1
@@ -92,6 +93,20 @@ class KeyServiceStub:
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
     Retriable: yes.
     """
+    WatchCallGate: _grpc.UnaryStreamMultiCallable[_call_watch_pb2.WatchCallGateRequest, _call_watch_pb2.WatchCallGateResponse]
+    """Tells a gate beside the caller all that decides about a tenant's calls, and then every change, at once; messages come
+    while nothing changes too. With it the gate decides as this service would, without asking.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, SERVER_OVERLOADED, STREAM_LIMIT.
+    Retriable: yes.
+    """
+    WatchCalls: _grpc.StreamStreamMultiCallable[_call_watch_pb2.WatchCallsRequest, _call_watch_pb2.WatchCallsResponse]
+    """Tells which of the calls that are under way have lost the key that they need, what the tenant's gate says to do with
+    them now, and which have it back. The gateway says which calls there are, as they come and go.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, STREAM_LIMIT, STREAM_PROTOCOL.
+    Retriable: yes, with all calls told again.
+    """
     EncryptMedia: _grpc.StreamStreamMultiCallable[_key_service_pb2.EncryptMediaRequest, _key_service_pb2.EncryptMediaResponse]
     """Encrypts a stream of content. The first request message is the start, the others are plaintext chunks of any size;
     half-closing ends the content. The first response message tells what was decided; the chunks of the others, one
@@ -176,6 +191,20 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
     Retriable: yes.
+    """
+    WatchCallGate: _aio.UnaryStreamMultiCallable[_call_watch_pb2.WatchCallGateRequest, _call_watch_pb2.WatchCallGateResponse]  # type: ignore[assignment]
+    """Tells a gate beside the caller all that decides about a tenant's calls, and then every change, at once; messages come
+    while nothing changes too. With it the gate decides as this service would, without asking.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, SERVER_OVERLOADED, STREAM_LIMIT.
+    Retriable: yes.
+    """
+    WatchCalls: _aio.StreamStreamMultiCallable[_call_watch_pb2.WatchCallsRequest, _call_watch_pb2.WatchCallsResponse]  # type: ignore[assignment]
+    """Tells which of the calls that are under way have lost the key that they need, what the tenant's gate says to do with
+    them now, and which have it back. The gateway says which calls there are, as they come and go.
+
+    Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, STREAM_LIMIT, STREAM_PROTOCOL.
+    Retriable: yes, with all calls told again.
     """
     EncryptMedia: _aio.StreamStreamMultiCallable[_key_service_pb2.EncryptMediaRequest, _key_service_pb2.EncryptMediaResponse]  # type: ignore[assignment]
     """Encrypts a stream of content. The first request message is the start, the others are plaintext chunks of any size;
@@ -306,6 +335,32 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, VIEW_STALE; never for an emergency call.
         Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchCallGate(
+        self,
+        request: _call_watch_pb2.WatchCallGateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_call_watch_pb2.WatchCallGateResponse], _abc.AsyncIterator[_call_watch_pb2.WatchCallGateResponse]]:
+        """Tells a gate beside the caller all that decides about a tenant's calls, and then every change, at once; messages come
+        while nothing changes too. With it the gate decides as this service would, without asking.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, SERVER_OVERLOADED, STREAM_LIMIT.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchCalls(
+        self,
+        request_iterator: _MaybeAsyncIterator[_call_watch_pb2.WatchCallsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_call_watch_pb2.WatchCallsResponse], _abc.AsyncIterator[_call_watch_pb2.WatchCallsResponse]]:
+        """Tells which of the calls that are under way have lost the key that they need, what the tenant's gate says to do with
+        them now, and which have it back. The gateway says which calls there are, as they come and go.
+
+        Errors: INVALID_FIELD, TENANT_NOT_FOUND, DATABASE_UNAVAILABLE, STREAM_LIMIT, STREAM_PROTOCOL.
+        Retriable: yes, with all calls told again.
         """
 
     @_abc_1.abstractmethod
