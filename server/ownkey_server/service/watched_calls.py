@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import InvalidRequest
-from ownkey_server.service.call_gate import Call, CallAnswer, CallDecision, CallGateKeeper, CallReason
+from ownkey_server.service.call_gate import FIRST_SECONDS, Call, CallAnswer, CallDecision, CallGateKeeper, CallReason
 
 # Between so many decisions others have their turn.
 TOGETHER = 50
@@ -132,13 +132,16 @@ class CallWatch:
 
     async def _look(self, calls: list[_Watched], *, strict: bool) -> list[tuple[str, CallAnswer]]:
         found = []
+        # A key that was never asked after is no reason to end a call: new calls wait for its first word, all together
+        # no longer than one would.
+        waiting_ends = asyncio.get_running_loop().time() + FIRST_SECONDS
         for number, watched in enumerate(calls):
             if number % TOGETHER == TOGETHER - 1:
                 await asyncio.sleep(0)
             call = watched.call
             try:
                 answer = await self._keeper.emergency_answer(call.tenant, call.callee) or await self._keeper.decide(
-                    call, wait=False
+                    call, wait=strict and asyncio.get_running_loop().time() < waiting_ends
                 )
             except InvalidRequest:
                 if strict:
