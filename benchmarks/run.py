@@ -29,6 +29,7 @@ TOPICS = (
     "aws",
     "bulkhead",
     "branch",
+    "revocation",
     "kamailio",
 )
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
