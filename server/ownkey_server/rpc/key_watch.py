@@ -32,12 +32,12 @@ class WatchServicer:
                 await watch.write(_raw(told))
             while not watcher.ended:
                 next_told = await watcher.next(self._heartbeat)
-                if next_told is None and not watcher.ended:
+                if next_told is None:
+                    return
+                if isinstance(next_told.what, Heartbeat):
                     # While nothing happens is the time to look whether the caller may still hear of what does.
                     await watch.still_may()
-                    next_told = self._watches.heartbeat()
-                if next_told is not None:
-                    await watch.write(_raw(next_told))
+                await watch.write(_raw(next_told))
 
 
 def change_message(change: KeyTransition) -> key_status_pb2.KeyStateChange:

@@ -103,10 +103,11 @@ class Watcher:
         first = [Told(one.sequence, one) for one in missed.changes if self.concerns(one.key)]
         # What comes by the queue up to here was in that already.
         self.after = max(reached, self.resumed or 0) if missed.whole else reached
-        return [*first, await self._snapshot(missed=not missed.whole)]
+        # What happens until the snapshot is made comes after it, so that nobody may go on from later than this.
+        return [*first, Told(self.after, await self._snapshot(missed=not missed.whole))]
 
     async def next(self, patience: float) -> Told | None:
-        """The next message; None when none came within so many seconds, or the watch has ended.
+        """The next message, a heartbeat when there is none within so many seconds; None when the watch has ended.
 
         Raises:
             OwnkeyError: The tenant is not known for certain any more, or is gone.
@@ -115,18 +116,24 @@ class Watcher:
             if self.error is not None:
                 raise self.error
             if self.missed:
-                self.missed = False
-                return await self._snapshot(missed=True)
+                self.missed, self.after = False, self.hub.number
+                return Told(self.after, await self._snapshot(missed=True))
             while self.queue:
                 told = self.queue.popleft()
-                if not isinstance(told.what, KeyTransition) or told.sequence > self.after:
+                if told.sequence > self.after:
+                    self.after = told.sequence
                     return told
+                if not isinstance(told.what, KeyTransition):
+                    return told if told.sequence == self.after else Told(self.after, told.what)
             self.news.clear()
             try:
                 async with asyncio.timeout(patience):
                     await self.news.wait()
             except TimeoutError:
-                return None
+                if not self.news.is_set():
+                    # In the same step, so that it says of nothing that it was told which is not.
+                    beat = self.hub.heartbeat()
+                    return beat if beat.sequence >= self.after else Told(self.after, beat.what)
         return None
 
     def concerns(self, key_name: str) -> bool:
@@ -147,12 +154,11 @@ class Watcher:
         self.error, self.ended = error, error is None
         self.news.set()
 
-    async def _snapshot(self, *, missed: bool) -> Told:
-        reached = self.hub.number
+    async def _snapshot(self, *, missed: bool) -> Snapshot:
         keys = await self.hub.reports(self.tenant, self.key)
         # What was told of keys before they were looked at just now is no news any more.
         self.queue = deque(told for told in self.queue if isinstance(told.what, KeyTransition))
-        return Told(reached, Snapshot(tuple(keys), missed))
+        return Snapshot(tuple(keys), missed)
 
 
 class KeyWatches:
