@@ -31,6 +31,7 @@ TOPICS = (
     "branch",
     "revocation",
     "kamailio",
+    "watchers",
 )
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 

@@ -36,7 +36,7 @@ def write_settings(
     text = text.replace("127.0.0.1:7400", listen)
     if access:
         text = re.sub(r"development = true.*\n", lambda _: access, text, count=1)
-    text = text.replace("probe_interval_seconds = 10 ", "probe_interval_seconds = 0.2 ")
+    text = text.replace("probe_interval_seconds = 10 ", "recovery_seconds = 0.1\nprobe_interval_seconds = 0.2 ")
     (folder / "ownkey.toml").write_text(text + extra, encoding="utf-8")
     tenants = tenants or (TEMPLATES / "tenants.toml").read_text(encoding="utf-8")
     (folder / "tenants.toml").write_text(tenants, encoding="utf-8")
