@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from ownkey_server.composition.core import open_core
 from ownkey_server.composition.first_start import first_view
+from ownkey_server.composition.notifying import notifying
 from ownkey_server.composition.probing import open_probes
 from ownkey_server.composition.upkeep import cancel, fed, looked_after
 from ownkey_server.composition.use_cases import admin_services, gates, server_options, services
@@ -55,7 +56,8 @@ async def running_server(
         views = TenantViews(core.database)
         revision = await first_view(core, views)
         await core.retention().settle(START)
-        await stack.enter_async_context(fed(core, revision))
+        telling = stack.enter_context(notifying(core))
+        await stack.enter_async_context(fed(core, revision, telling.courier))
         probes = open_probes(core)
         stack.push_async_callback(probes.close)
         await stack.enter_async_context(looked_after(core))
@@ -69,7 +71,7 @@ async def running_server(
             server_options(settings, share_port),
             gates(core, authorizer, refusals),
             plane,
-            admin_services(core, authorizer),
+            admin_services(core, authorizer, telling.office),
         )
         stack.push_async_callback(server.stop, settings.server.drain_seconds)
         stack.callback(plane.key_watches.close)
@@ -78,6 +80,9 @@ async def running_server(
         stack.push_async_callback(cancel, watching)
         looking = asyncio.create_task(warn_of_unusable(core.stores), name="key-stores")
         stack.push_async_callback(cancel, looking)
+        stack.push_async_callback(telling.courier.close)
+        delivering = asyncio.create_task(telling.courier.run(), name="notifications")
+        stack.push_async_callback(cancel, delivering)
         sharing = asyncio.create_task(core.shared_states.run(), name="shared-states")
         stack.push_async_callback(cancel, sharing)
         probing = asyncio.create_task(probes.run(), name="probes")

@@ -8,7 +8,8 @@ from typing import Any
 
 import grpc
 
-from ownkey.v1 import admin_service_pb2, admin_service_pb2_grpc
+from ownkey.v1 import admin_service_pb2_grpc
+from support.requests import request_class
 from support.rpc import OPTIONS, Failure
 
 
@@ -19,7 +20,7 @@ class Admin:
         self._stub = admin_service_pb2_grpc.AdminServiceStub(channel)
 
     async def __call__(self, method: str, **fields: Any) -> Any:
-        request = getattr(admin_service_pb2, f"{method}Request")(**fields)
+        request = request_class(method)(**fields)
         return await getattr(self._stub, method)(request, timeout=60)
 
     async def fail(self, method: str, **fields: Any) -> Failure:

@@ -17,7 +17,7 @@ from ownkey_server.service.directory import Directory
 from ownkey_server.service.shared_states import SharedStates
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.settings import Settings
-from ownkey_server.storage import canaries, key_states, probe_leases
+from ownkey_server.storage import canaries, key_notices, key_states, probe_leases
 from ownkey_server.storage.database import Database
 
 MOST_AT_ONCE = 1000
@@ -29,7 +29,7 @@ def open_shared_states(
 ) -> SharedStates:
     """What this instance sees is written into ``database``, on ``executor``."""
     keep = timedelta(days=settings.keys.history_days)
-    listeners: Sequence[key_states.Listener] = ()
+    listeners: Sequence[key_states.Listener] = (key_notices.tell,)
 
     def write(sightings: Sequence[Sighting]) -> int:
         with database.writing() as connection:

@@ -13,10 +13,12 @@ from ownkey_server.composition.shared_states import StateFeed
 from ownkey_server.domain.approvals import Danger
 from ownkey_server.domain.errors import DatabaseUnavailable
 from ownkey_server.service.audit_setup import open_keeper
+from ownkey_server.service.notifications.courier import Courier
 from ownkey_server.storage.audit.keeper import AuditKeeper
 from ownkey_server.storage.audit.sink import SinkError
 from ownkey_server.storage.change_feed import ChangeFeed
 from ownkey_server.storage.database import Database
+from ownkey_server.storage.sink_notices import SinkNotices
 from ownkey_server.storage.views import Changes
 
 _log = logging.getLogger(__name__)
@@ -25,13 +27,14 @@ FEED_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def fed(core: Core, revision: int) -> AsyncIterator[None]:
-    """While the block runs, the directory hears of every change."""
+async def fed(core: Core, revision: int, courier: Courier) -> AsyncIterator[None]:
+    """While the block runs, the directory hears of every change, and the courier of every notice."""
     loop = asyncio.get_running_loop()
 
     async def hear(began: float, changes: Changes) -> None:
         core.roster.changed(began, changes)
         await core.directory.changed(began, changes)
+        courier.changed(changes.notices)
         await core.revocation_effects.changed(changes.revision, changes.tenants)
 
     def tell(began: float, changes: Changes) -> None:
@@ -67,13 +70,21 @@ async def looked_after(core: Core) -> AsyncIterator[None]:
             keepers.append(open_keeper(database, core.signer, core.clock, settings.audit, guarded=guarded))
         keepers[0].keep()
 
+    sink_notices = SinkNotices(database, core.clock)
+
+    def looked(failure: str) -> None:
+        if core.settings.audit.sink is not None:
+            _tell_of_sink(sink_notices, failure)
+
     async def keep() -> None:
         while True:
             await asyncio.sleep(core.settings.audit.checkpoint_seconds)
             try:
                 await loop.run_in_executor(thread, one_round)
+                await loop.run_in_executor(thread, looked, "")
             except SinkError as error:
                 _log.error("the audit trail is not looked after, for its sink cannot be used: %s", error)
+                await loop.run_in_executor(thread, looked, str(error))
             except DatabaseUnavailable as error:
                 _log.warning("the audit trail was not looked after: %s", error.cause)
             except Exception:  # noqa: BLE001 - logged whole
@@ -87,6 +98,16 @@ async def looked_after(core: Core) -> AsyncIterator[None]:
         # What it is at can be done again; it holds up no drain.
         thread.shutdown(wait=False)
         database.close()
+
+
+def _tell_of_sink(notices: SinkNotices, failure: str) -> None:
+    try:
+        if failure:
+            notices.failed(failure)
+        else:
+            notices.works()
+    except DatabaseUnavailable as error:
+        _log.warning("the provider was not told of the audit trail's sink: %s", error.cause)
 
 
 async def cancel(task: asyncio.Task[None]) -> None:

@@ -21,6 +21,7 @@ from ownkey_server.service.administration.branch_keys import BranchKeyOffice
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.groups import Groups
 from ownkey_server.service.administration.keys import Keys
+from ownkey_server.service.administration.notifications import Notifications
 from ownkey_server.service.administration.policies import Policies
 from ownkey_server.service.administration.principals import Principals
 from ownkey_server.service.administration.receipts import Receipts
@@ -74,7 +75,7 @@ def services(core: Core, probes: Probes) -> Services:
     )
 
 
-def admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
+def admin_services(core: Core, authorizer: Authorizer, notifications: Notifications) -> AdminServices:
     """The control plane."""
     desk, enrolment = core.desk, Enrolment(core.ring)
     trail = AuditTrail(desk, core.database)
@@ -98,6 +99,7 @@ def admin_services(core: Core, authorizer: Authorizer) -> AdminServices:
             timedelta(seconds=core.settings.keys.lease_seconds),
             lambda: core.uses_writer.number,
         ),
+        notifications=notifications,
         receipts=Receipts(desk, core.signer, _closing_bounds(core.settings)),
     )
 

@@ -36,6 +36,7 @@ class Action(StrEnum):
     MAKE_BRANCH_KEY = "make_branch_key"
     OPEN_BRANCH_KEY = "open_branch_key"
     LATE_ANSWER = "late_answer"
+    OPEN_CHANNEL_SECRET = "open_channel_secret"  # noqa: S105 - the name of an act
     AUTHORIZE_CALL = "authorize_call"
     REVOCATION_IN_FORCE = "revocation_in_force"
     REVOCATION_DRAINED = "revocation_drained"

@@ -29,6 +29,11 @@ WORDS: Mapping[str, str] = {
     r"^(|provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
     r"^(provider_key|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$": 'must be the id of a key, or "provider_key"',
     r"^[0-9a-f]{32}$": "must be 32 hexadecimal digits, such as 0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+    r"^([0-9a-f]{32})?$": "must be 32 hexadecimal digits, such as 0f1e2d3c4b5a69788796a5b4c3d2e1f0, or empty",
+    r"^[^\x00-\x1f\x7f]*$": "must not hold control characters",
+    r"^[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$": (
+        "must be an address alone, such as ops@example.com"
+    ),
     r"^[A-Z][A-Za-z]{1,63}$": "must be the name of a call, such as Unwrap",
     r"^[A-Z]{2}$": "must be the ISO 3166 code of a country, such as US",
     r"^[0-9]{1,15}$": _DIGITS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.message import Message
 
-from ownkey.v1 import admin_service_pb2
+from ownkey.v1 import change_note_pb2
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.roles import Permit
 from ownkey_server.service.administration.desk import Act
@@ -40,7 +40,7 @@ class Call:
 
     def act(self, request: Message) -> Act:
         """Who changes something by this request, why, and which request it is."""
-        note: admin_service_pb2.ChangeNote = request.note  # type: ignore[attr-defined]
+        note: change_note_pb2.ChangeNote = request.note  # type: ignore[attr-defined]
         plain = type(request)()
         plain.CopyFrom(request)
         # Of the note counts what a second person is shown; with another reason it is another change.

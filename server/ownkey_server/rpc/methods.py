@@ -106,6 +106,14 @@ _ABOUT: Mapping[str, tuple[AboutRequest, Priority]] = {
     "ExportTenants": (_of_tenants, Priority.READ),
     "ListAuditRecords": (_of_tenant_if_any, Priority.READ),
     "ListApprovals": (_of_tenant_if_any, Priority.READ),
+    "CreateNotificationChannel": (_of_tenant_if_any, Priority.CHANGE),
+    "GetNotificationChannel": (_of_tenant_if_any, Priority.READ),
+    "ListNotificationChannels": (_of_tenant_if_any, Priority.READ),
+    "UpdateNotificationChannel": (_of_tenant_if_any, Priority.CHANGE),
+    "DeleteNotificationChannel": (_of_tenant_if_any, Priority.CHANGE),
+    "TestNotificationChannel": (_of_tenant_if_any, Priority.CHANGE),
+    "ListNotifications": (_of_tenant_if_any, Priority.READ),
+    "ReplayNotification": (_of_tenant_if_any, Priority.CHANGE),
 }
 # How the names of methods begin whose answers go on for as long as somebody listens.
 _WATCHES = "Watch"

@@ -17,26 +17,24 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
-    InstanceOf,
-    PlainSerializer,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
 from ownkey_server.mistakes import FromEnvironment, wrong_kinds
-from ownkey_server.secret_sources import ReferenceInvalid, SecretReference
+from ownkey_server.secret_sources import SecretReference
 from ownkey_server.settings.access import AuthorizationSettings, IdentitySettings, TlsSettings
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.settings.fields import EndpointUrl, FilePath, Section, message, place
 from ownkey_server.settings.limits import LimitSettings
+from ownkey_server.settings.notifications import NotificationSettings
+from ownkey_server.settings.secrets import SecretSetting
 from ownkey_server.storage.database import parse_url, relative_to
 
 ENVIRONMENT_PREFIX = "OWNKEY_"
-SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization", "limits")
+SECTIONS = ("server", "storage", "audit", "keys", "call_gate", "authorization", "limits", "notifications")
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[^\[\]:@/\s]+)|\[(?P<v6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 
 
@@ -67,16 +65,6 @@ def is_local(listen: str) -> bool:
 
 class _Section(Section, BaseModel):
     """BaseModel too, by which linters know that defaults are copied."""
-
-
-def _parse_reference(value: object) -> SecretReference:
-    try:
-        return SecretReference.parse(value if isinstance(value, str) else "")
-    except ReferenceInvalid as error:
-        raise PydanticCustomError("secret_reference", str(error)) from None
-
-
-SecretSetting = Annotated[InstanceOf[SecretReference], BeforeValidator(_parse_reference), PlainSerializer(str)]
 
 
 class ServerSettings(_Section):
@@ -237,6 +225,7 @@ class Settings(_Section):
     identity: IdentitySettings = IdentitySettings()
     authorization: AuthorizationSettings = AuthorizationSettings()
     limits: LimitSettings = LimitSettings()
+    notifications: NotificationSettings = NotificationSettings()
     key_stores: dict[str, KeyStoreSettings] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ from ownkey_server.storage.schema import (
     CUSTOMER_KEYS,
     GROUP_USERS,
     GROUPS,
+    NOTICE_NUMBER,
     POLICY_VERSIONS,
     REPLICAS,
     REVISION,
@@ -131,6 +132,12 @@ class Reader:
     def revision(self) -> int:
         """The number of the last change."""
         return int(self._connection.execute(sa.select(REVISION.c.number)).scalar_one())
+
+    def counters(self) -> tuple[int, int]:
+        """The number of the last change, and how often notices were put."""
+        notices = sa.select(NOTICE_NUMBER.c.number).scalar_subquery().label("notices")
+        row = self._connection.execute(sa.select(REVISION.c.number, notices)).one()
+        return int(row.number), int(row.notices)
 
     def was_changed(self, tenant: str) -> bool:
         """Whether a tenant of that id was ever changed, which every tenant was that is, or was."""

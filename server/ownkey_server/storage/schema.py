@@ -285,6 +285,92 @@ KEY_CANARIES = sa.Table(
     sa.Column("create_time", sa.BigInteger, nullable=False),
 )
 
+# One row. Whoever puts a notice takes it, after all other rows that changes are ordered by: it moves whenever there may
+# be something to deliver.
+NOTICE_NUMBER = sa.Table(
+    "notice_number",
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+# Ways to tenants' receivers; an empty tenant is the provider. One instance at a time delivers by each of them.
+NOTIFICATION_CHANNELS = sa.Table(
+    "notification_channels",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("recipients", sa.Text, nullable=False),
+    sa.Column("scheme", sa.Text, nullable=False),
+    sa.Column("kinds", sa.Text, nullable=False),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    # Encrypted under the provider's key.
+    sa.Column("secret", sa.LargeBinary, nullable=False),
+    sa.Column("former", sa.LargeBinary, nullable=False),
+    sa.Column("former_until", sa.BigInteger),
+    sa.Column("lease_owner", sa.Text, nullable=False, server_default=""),
+    sa.Column("lease_until", sa.BigInteger, nullable=False, server_default="0"),
+    *_times(),
+)
+
+# What tenants are told, each row written in the transaction of what it tells.
+NOTICES = sa.Table(
+    "notices",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("replica", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    # NULL for what may be told as often as it happens.
+    sa.Column("once", sa.Text),
+    sa.UniqueConstraint("tenant", "once", name="uq_notices_once"),
+    sa.Index("ix_notices_tenant_time", "tenant", "time", "id"),
+    sa.Index("ix_notices_time", "time"),
+)
+
+# The last position that was given among the notices of each key; notices go in time, and this stays.
+NOTICE_POSITIONS = sa.Table(
+    "notice_positions",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+# Each notice on its way through each channel.
+NOTICE_DELIVERIES = sa.Table(
+    "notice_deliveries",
+    METADATA,
+    sa.Column("channel", sa.Text, sa.ForeignKey("notification_channels.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("notice", sa.Text, sa.ForeignKey("notices.id", ondelete="CASCADE"), primary_key=True),
+    # As in the notice: those of one key go one after the other.
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("first_time", sa.BigInteger, nullable=False),
+    sa.Column("next_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger),
+    sa.Column("last_error", sa.Text, nullable=False),
+    sa.Index("ix_notice_deliveries_notice", "notice"),
+    sa.Index(
+        "ix_notice_deliveries_pending",
+        "channel",
+        "key",
+        "position",
+        sqlite_where=sa.text("state = 'pending'"),
+        postgresql_where=sa.text("state = 'pending'"),
+    ),
+)
+
 # A process that writes audit records. Its head moves, newly signed, in the transaction that adds the records.
 AUDIT_WRITERS = sa.Table(
     "audit_writers",

@@ -21,10 +21,12 @@ class Changes:
         revision: The newest there is.
         tenants: Those that were touched, and the resource names of principals that were; None when they were too many
             to be listed.
+        notices: How often notices were put: when it has moved, there may be some to deliver.
     """
 
     revision: int
     tenants: frozenset[str] | None
+    notices: int = 0
 
 
 # More than this at once, and dropping every view costs less than naming them.
@@ -78,15 +80,15 @@ class TenantViews:
         """What changed after ``revision``; everything, when that is None."""
         with self._database.reading() as connection:
             reader = Reader(connection)
-            newest = reader.revision()
+            newest, notices = reader.counters()
             if revision is None:
-                return Changes(newest, None)
+                return Changes(newest, None, notices)
             if newest == revision:
-                return Changes(newest, frozenset())
+                return Changes(newest, frozenset(), notices)
             changed = reader.changes_since(revision, MAX_CHANGES + 1)
         if len(changed) > MAX_CHANGES or newest < revision:
-            return Changes(newest, None)
-        return Changes(newest, frozenset(tenant for _, tenant in changed))
+            return Changes(newest, None, notices)
+        return Changes(newest, frozenset(tenant for _, tenant in changed), notices)
 
 
 class PrincipalViews:

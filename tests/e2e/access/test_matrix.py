@@ -19,6 +19,8 @@ BESIDE: Mapping[str, frozenset[str]] = {
     "ApplyTenants": frozenset({"INVALID_FIELD"}),
     "CreatePolicyVersion": frozenset({"INVALID_FIELD"}),
     "CreateServicePrincipal": frozenset({"RESOURCE_EXISTS"}),
+    "CreateNotificationChannel": frozenset({"INVALID_FIELD"}),
+    "UpdateNotificationChannel": frozenset({"INVALID_FIELD"}),
     "CreateTenant": frozenset({"RESOURCE_EXISTS"}),
     "CreateGroup": frozenset({"RESOURCE_EXISTS"}),
     "DecryptMedia": frozenset({"CONTAINER_TRUNCATED"}),

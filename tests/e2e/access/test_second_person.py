@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from ownkey.v1 import admin_service_pb2 as admin
-from ownkey.v1 import call_pb2, policy_pb2, role_pb2
+from ownkey.v1 import call_pb2, change_note_pb2, policy_pb2, role_pb2
 from support.access import Caller, Lab
 from support.rpc import Failure
 from support.server import OWNKEY
@@ -48,7 +47,7 @@ def second(lab: Lab, first: Caller) -> Caller:
 
 def made(caller: Caller, method: str, approval: str = "", **fields: Any) -> Any:
     """A change, with or without an approval."""
-    return caller(method, note=admin.ChangeNote(reason="a test", approval=approval), **fields)
+    return caller(method, note=change_note_pb2.ChangeNote(reason="a test", approval=approval), **fields)
 
 
 def asked(caller: Caller, method: str, **fields: Any) -> str:
@@ -89,7 +88,7 @@ def test_a_role_is_granted_when_another_has_agreed_and_once(lab: Lab, first: Cal
     greedy = [role_pb2.RoleGrant(role=role_pb2.ROLE_PLAYER, tenant="*")]
     other = made(first, "CreateServicePrincipal", approval, id=fields["id"], grants=greedy)
     assert (other.reason, "another request" in other.message) == ("APPROVAL_INVALID", True)
-    note = admin.ChangeNote(reason="another reason", approval=approval)
+    note = change_note_pb2.ChangeNote(reason="another reason", approval=approval)
     reworded = first("CreateServicePrincipal", note=note, **fields)
     assert (reworded.reason, "another request" in reworded.message) == ("APPROVAL_INVALID", True)
     stolen = made(second, "CreateServicePrincipal", approval, **fields)

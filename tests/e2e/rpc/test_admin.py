@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import admin_service_pb2_grpc, call_pb2, customer_key_pb2, key_service_pb2, policy_pb2
+from ownkey.v1 import admin_service_pb2_grpc, call_pb2, change_note_pb2, customer_key_pb2, key_service_pb2, policy_pb2
 from ownkey_server.rpc import page_tokens
 from support import server
 from support.rpc import Failure, asset
@@ -26,7 +26,7 @@ MEANINGFUL_WHEN_EMPTY = {
     "ExportTenants",
     "ListAuditRecords",
 }
-NOTE = pb.ChangeNote(author="ann", reason="a test", request_id="r-1")
+NOTE = change_note_pb2.ChangeNote(author="ann", reason="a test", request_id="r-1")
 
 
 class Admin:
@@ -333,7 +333,7 @@ async def test_a_large_group_and_a_large_document_are_taken_and_too_large_ones_t
 
 @pytest.mark.parametrize("text", ["a\0b", "\0"])
 async def test_a_text_that_a_database_cannot_keep_is_refused_by_its_field(admin: Admin, text: str) -> None:
-    note = pb.ChangeNote(author=text)
+    note = change_note_pb2.ChangeNote(author=text)
     place = customer_key_pb2.KeyPlace(key_store="embedded", reference=text)
     rule = policy_pb2.PolicyRule(name=text, use="deny", users=[text])
     for method, fields in (

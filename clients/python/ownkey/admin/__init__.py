@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ownkey.admin._calls import ANY_ETAG, AdminCalls
 from ownkey.admin.keys import KeyCalls
+from ownkey.admin.notifications import NotificationCalls
 from ownkey.admin.policies import PolicyCalls
 from ownkey.admin.principals import PrincipalCalls
 from ownkey.admin.revocations import RevocationCalls
@@ -25,7 +26,9 @@ from ownkey.admin.trail import TrailCalls
 __all__ = ["ANY_ETAG", "AdminClient"]
 
 
-class AdminClient(TenantCalls, KeyCalls, RevocationCalls, PolicyCalls, PrincipalCalls, TrailCalls, AdminCalls):
+class AdminClient(
+    TenantCalls, KeyCalls, RevocationCalls, NotificationCalls, PolicyCalls, PrincipalCalls, TrailCalls, AdminCalls
+):
     """A client of the control plane of one ownkey service. Thread-safe; every method raises :mod:`ownkey.errors`.
 
     Methods that change something take ``reason``: why, for whoever reads the audit trail. Those that change what is

@@ -12,8 +12,7 @@ from google.protobuf.message import Message
 from ownkey import _exchange, errors
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS
 from ownkey._requests import made
-from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import admin_service_pb2_grpc
+from ownkey.v1 import admin_service_pb2_grpc, change_note_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -57,8 +56,8 @@ class AdminCalls:
     ) -> None:
         self.close()
 
-    def _note(self, reason: str) -> pb.ChangeNote:
-        return made(pb.ChangeNote, author=self._author, reason=reason, approval=self._approval)
+    def _note(self, reason: str) -> change_note_pb2.ChangeNote:
+        return made(change_note_pb2.ChangeNote, author=self._author, reason=reason, approval=self._approval)
 
     def _call(self, method: Callable[..., M], request: Message) -> M:
         try:

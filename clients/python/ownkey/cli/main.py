@@ -41,6 +41,7 @@ COMMANDS = {
     "apply": "ownkey.cli.configuration:apply",
     "export": "ownkey.cli.configuration:export",
     "admin": "ownkey.cli.admin:admin",
+    "notify": "ownkey.cli.notifications:notify",
     "pki": "ownkey.cli.pki:pki",
     "init": "ownkey_server.commands.server:init",
     "serve": "ownkey_server.commands.server:serve",

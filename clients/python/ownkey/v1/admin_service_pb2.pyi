@@ -15,6 +15,7 @@ from ownkey.v1 import asset_pb2 as _asset_pb2
 from ownkey.v1 import audit_record_pb2 as _audit_record_pb2
 from ownkey.v1 import branch_key_pb2 as _branch_key_pb2
 from ownkey.v1 import call_pb2 as _call_pb2
+from ownkey.v1 import change_note_pb2 as _change_note_pb2
 from ownkey.v1 import customer_key_pb2 as _customer_key_pb2
 from ownkey.v1 import policy_pb2 as _policy_pb2
 from ownkey.v1 import revocation_pb2 as _revocation_pb2
@@ -62,42 +63,6 @@ CONFIGURATION_STEP_KIND_REMOVE: ConfigurationStepKind.ValueType  # 3
 CONFIGURATION_STEP_KIND_KEEP: ConfigurationStepKind.ValueType  # 4
 """It stays as it is, although the document says otherwise; the note says why."""
 Global___ConfigurationStepKind: _TypeAlias = ConfigurationStepKind  # noqa: Y015
-
-@_typing.final
-class ChangeNote(_message.Message):
-    """Who stands behind a change, and why. It is kept in the audit trail."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    AUTHOR_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    APPROVAL_FIELD_NUMBER: _builtins.int
-    author: _builtins.str
-    """Optional. Who stands behind it, in words: the record names the authenticated caller besides. At most 128
-    characters.
-    """
-    reason: _builtins.str
-    """Optional. Why. At most 512 characters."""
-    request_id: _builtins.str
-    """Optional. The caller's id of this request. At most 128 printable ASCII characters."""
-    approval: _builtins.str
-    """Optional. Id of the approval by which this change is made."""
-    def __init__(
-        self,
-        *,
-        author: _builtins.str = ...,
-        reason: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        approval: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "author", b"author", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ChangeNote: _TypeAlias = ChangeNote  # noqa: Y015
 
 @_typing.final
 class ConfigurationStep(_message.Message):
@@ -165,7 +130,7 @@ class CreateTenantRequest(_message.Message):
         """Optional. How its calls are gated; unset means not at all."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -175,7 +140,7 @@ class CreateTenantRequest(_message.Message):
         display_name: _builtins.str = ...,
         enrolled_at: _timestamp_pb2.Timestamp | None = ...,
         call_gate: _call_pb2.CallGate | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_gate", b"call_gate", "enrolled_at", b"enrolled_at", "note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -331,7 +296,7 @@ class UpdateTenantRequest(_message.Message):
         """Optional. How its calls are gated, whole."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -341,7 +306,7 @@ class UpdateTenantRequest(_message.Message):
         etag: _builtins.str = ...,
         display_name: _builtins.str | None = ...,
         call_gate: _call_pb2.CallGate | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "call_gate", b"call_gate", "display_name", b"display_name", "note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -396,7 +361,7 @@ class DeleteTenantRequest(_message.Message):
     again, whichever key they are under.
     """
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -404,7 +369,7 @@ class DeleteTenantRequest(_message.Message):
         *,
         tenant: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
         abandon_branch_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
@@ -451,7 +416,7 @@ class EnrolKeyRequest(_message.Message):
         """Required. Where it can be used."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -460,7 +425,7 @@ class EnrolKeyRequest(_message.Message):
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
         primary: _customer_key_pb2.KeyPlace | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "primary", b"primary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -612,7 +577,7 @@ class AddKeyReplicaRequest(_message.Message):
         """Required. The place."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -622,7 +587,7 @@ class AddKeyReplicaRequest(_message.Message):
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
         replica: _customer_key_pb2.KeyPlace | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "replica", b"replica"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -678,7 +643,7 @@ class RemoveKeyReplicaRequest(_message.Message):
     alone is enough where the key has one place in it.
     """
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -688,7 +653,7 @@ class RemoveKeyReplicaRequest(_message.Message):
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
         key_store: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -739,7 +704,7 @@ class ActivateKeyRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the key as you read it; `*` writes over whatever there is."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -748,7 +713,7 @@ class ActivateKeyRequest(_message.Message):
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -799,7 +764,7 @@ class RetireKeyRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the key as you read it; `*` writes over whatever there is."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -808,7 +773,7 @@ class RetireKeyRequest(_message.Message):
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -862,7 +827,7 @@ class RemoveKeyRequest(_message.Message):
     abandon_branch_keys: _builtins.bool
     """Optional. Whether to remove it although branch keys are wrapped under it, and so to give up all that these wrapped."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -871,7 +836,7 @@ class RemoveKeyRequest(_message.Message):
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
         abandon_branch_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
@@ -920,7 +885,7 @@ class RotateBranchKeyRequest(_message.Message):
     key: _builtins.str
     """Required. Id of the key, or `provider_key` for what the tenant has under the provider's key."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -928,7 +893,7 @@ class RotateBranchKeyRequest(_message.Message):
         *,
         tenant: _builtins.str = ...,
         key: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1044,7 +1009,7 @@ class RewrapBranchKeysRequest(_message.Message):
     max_count: _builtins.int
     """Optional. At most how many to move in this call, up to 100; 0 means 20."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1054,7 +1019,7 @@ class RewrapBranchKeysRequest(_message.Message):
         from_key: _builtins.str = ...,
         to_key: _builtins.str = ...,
         max_count: _builtins.int = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1109,7 +1074,7 @@ class CreateGroupRequest(_message.Message):
         """Optional. Ids of its users: all of them."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1118,7 +1083,7 @@ class CreateGroupRequest(_message.Message):
         tenant: _builtins.str = ...,
         group: _builtins.str = ...,
         users: _abc.Iterable[_builtins.str] | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1282,7 +1247,7 @@ class UpdateGroupRequest(_message.Message):
         """Optional. Ids of its users: all of them."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1292,7 +1257,7 @@ class UpdateGroupRequest(_message.Message):
         group: _builtins.str = ...,
         etag: _builtins.str = ...,
         users: _abc.Iterable[_builtins.str] | None = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1343,7 +1308,7 @@ class DeleteGroupRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the group as you read it; `*` writes over whatever there is."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1352,7 +1317,7 @@ class DeleteGroupRequest(_message.Message):
         tenant: _builtins.str = ...,
         group: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1401,7 +1366,7 @@ class CreatePolicyVersionRequest(_message.Message):
         """Required. What it says. The keys that it names must be active, and its groups must be there."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1411,7 +1376,7 @@ class CreatePolicyVersionRequest(_message.Message):
         policy: _policy_pb2.Policy | None = ...,
         activate: _builtins.bool = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1575,7 +1540,7 @@ class RevokeRequest(_message.Message):
         """Required. What. One without any condition must say `everything`."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1585,7 +1550,7 @@ class RevokeRequest(_message.Message):
         scope: _revocation_pb2.RevocationScope | None = ...,
         everything: _builtins.bool = ...,
         ending: _revocation_pb2.RevocationEnding.ValueType = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1697,7 +1662,7 @@ class RestoreRequest(_message.Message):
     revocation: _builtins.str
     """Required. Its id."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1705,7 +1670,7 @@ class RestoreRequest(_message.Message):
         *,
         tenant: _builtins.str = ...,
         revocation: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1930,7 +1895,7 @@ class ActivatePolicyVersionRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the tenant as you read it; `*` writes over whatever there is."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -1939,7 +1904,7 @@ class ActivatePolicyVersionRequest(_message.Message):
         tenant: _builtins.str = ...,
         number: _builtins.int = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -2074,7 +2039,7 @@ class CreateServicePrincipalRequest(_message.Message):
     display_name: _builtins.str
     """Optional. Its name for people. At most 256 characters."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     @_builtins.property
@@ -2086,7 +2051,7 @@ class CreateServicePrincipalRequest(_message.Message):
         *,
         id: _builtins.str = ...,
         display_name: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
         grants: _abc.Iterable[_role_pb2.RoleGrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
@@ -2239,7 +2204,7 @@ class UpdateServicePrincipalRequest(_message.Message):
     display_name: _builtins.str
     """Optional. Its name for people. At most 256 characters."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     @_builtins.property
@@ -2252,7 +2217,7 @@ class UpdateServicePrincipalRequest(_message.Message):
         service_principal: _builtins.str = ...,
         etag: _builtins.str = ...,
         display_name: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
         grants: _abc.Iterable[_role_pb2.RoleGrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
@@ -2301,7 +2266,7 @@ class DeleteServicePrincipalRequest(_message.Message):
     etag: _builtins.str
     """Required. The etag of the principal as you read it; `*` writes over whatever there is."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -2309,7 +2274,7 @@ class DeleteServicePrincipalRequest(_message.Message):
         *,
         service_principal: _builtins.str = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -2353,7 +2318,7 @@ class ApplyTenantsRequest(_message.Message):
     etag: _builtins.str
     """Optional. The etag of an earlier answer, such as that of a dry run: nothing is done if anything was changed since."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -2361,7 +2326,7 @@ class ApplyTenantsRequest(_message.Message):
         *,
         document: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
@@ -2635,14 +2600,14 @@ class ApproveChangeRequest(_message.Message):
     approval: _builtins.str
     """Required. Id of the approval."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind it, and why."""
 
     def __init__(
         self,
         *,
         approval: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -2687,14 +2652,14 @@ class WithdrawApprovalRequest(_message.Message):
     approval: _builtins.str
     """Required. Id of the approval."""
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind it, and why."""
 
     def __init__(
         self,
         *,
         approval: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -2822,7 +2787,7 @@ class UpdateAuditRetentionRequest(_message.Message):
         """Optional. How long at least; absent for ever."""
 
     @_builtins.property
-    def note(self) -> Global___ChangeNote:
+    def note(self) -> _change_note_pb2.ChangeNote:
         """Optional. Who stands behind the change, and why."""
 
     def __init__(
@@ -2830,7 +2795,7 @@ class UpdateAuditRetentionRequest(_message.Message):
         *,
         agreed: _duration_pb2.Duration | None = ...,
         etag: _builtins.str = ...,
-        note: Global___ChangeNote | None = ...,
+        note: _change_note_pb2.ChangeNote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from ownkey.v1 import admin_service_pb2 as ownkey_dot_v1_dot_admin__service__pb2
+from ownkey.v1 import notification_pb2 as ownkey_dot_v1_dot_notification__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -144,6 +145,46 @@ class AdminServiceStub:
                 '/ownkey.v1.AdminService/GetRevocationReceipt',
                 request_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.SerializeToString,
                 response_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.FromString,
+                _registered_method=True)
+        self.CreateNotificationChannel = channel.unary_unary(
+                '/ownkey.v1.AdminService/CreateNotificationChannel',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelResponse.FromString,
+                _registered_method=True)
+        self.GetNotificationChannel = channel.unary_unary(
+                '/ownkey.v1.AdminService/GetNotificationChannel',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelResponse.FromString,
+                _registered_method=True)
+        self.ListNotificationChannels = channel.unary_unary(
+                '/ownkey.v1.AdminService/ListNotificationChannels',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsResponse.FromString,
+                _registered_method=True)
+        self.UpdateNotificationChannel = channel.unary_unary(
+                '/ownkey.v1.AdminService/UpdateNotificationChannel',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelResponse.FromString,
+                _registered_method=True)
+        self.DeleteNotificationChannel = channel.unary_unary(
+                '/ownkey.v1.AdminService/DeleteNotificationChannel',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelResponse.FromString,
+                _registered_method=True)
+        self.TestNotificationChannel = channel.unary_unary(
+                '/ownkey.v1.AdminService/TestNotificationChannel',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelResponse.FromString,
+                _registered_method=True)
+        self.ListNotifications = channel.unary_unary(
+                '/ownkey.v1.AdminService/ListNotifications',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
+                _registered_method=True)
+        self.ReplayNotification = channel.unary_unary(
+                '/ownkey.v1.AdminService/ReplayNotification',
+                request_serializer=ownkey_dot_v1_dot_notification__pb2.ReplayNotificationRequest.SerializeToString,
+                response_deserializer=ownkey_dot_v1_dot_notification__pb2.ReplayNotificationResponse.FromString,
                 _registered_method=True)
         self.CreateGroup = channel.unary_unary(
                 '/ownkey.v1.AdminService/CreateGroup',
@@ -506,6 +547,88 @@ class AdminServiceServicer:
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
         Retriable: yes. Ask again while it is not complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateNotificationChannel(self, request, context):
+        """Adds a channel. A webhook's secret is made here, and shown this once.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+        KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNotificationChannel(self, request, context):
+        """Tells of a channel, without what of it is secret.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotificationChannels(self, request, context):
+        """Lists a tenant's channels.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateNotificationChannel(self, request, context):
+        """Changes a channel, or gives a webhook another secret.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+        KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: with the etag of what is there now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNotificationChannel(self, request, context):
+        """Removes a channel, with what is still to be delivered by it.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was done already answers RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestNotificationChannel(self, request, context):
+        """Sends a test through a channel, once, and tells what happened.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it sends one more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotifications(self, request, context):
+        """Lists a tenant's notifications, the newest first, with how far each is.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayNotification(self, request, context):
+        """Delivers a notification again, with the same id.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what is on its way already answers RESOURCE_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -874,6 +997,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetRevocationReceipt,
                     request_deserializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.FromString,
                     response_serializer=ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.SerializeToString,
+            ),
+            'CreateNotificationChannel': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateNotificationChannel,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelResponse.SerializeToString,
+            ),
+            'GetNotificationChannel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNotificationChannel,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelResponse.SerializeToString,
+            ),
+            'ListNotificationChannels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotificationChannels,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsResponse.SerializeToString,
+            ),
+            'UpdateNotificationChannel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNotificationChannel,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelResponse.SerializeToString,
+            ),
+            'DeleteNotificationChannel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNotificationChannel,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelResponse.SerializeToString,
+            ),
+            'TestNotificationChannel': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestNotificationChannel,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelResponse.SerializeToString,
+            ),
+            'ListNotifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotifications,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationsRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.ListNotificationsResponse.SerializeToString,
+            ),
+            'ReplayNotification': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayNotification,
+                    request_deserializer=ownkey_dot_v1_dot_notification__pb2.ReplayNotificationRequest.FromString,
+                    response_serializer=ownkey_dot_v1_dot_notification__pb2.ReplayNotificationResponse.SerializeToString,
             ),
             'CreateGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGroup,
@@ -1591,6 +1754,222 @@ class AdminService:
             '/ownkey.v1.AdminService/GetRevocationReceipt',
             ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptRequest.SerializeToString,
             ownkey_dot_v1_dot_admin__service__pb2.GetRevocationReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateNotificationChannel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/CreateNotificationChannel',
+            ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.CreateNotificationChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNotificationChannel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/GetNotificationChannel',
+            ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.GetNotificationChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotificationChannels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ListNotificationChannels',
+            ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.ListNotificationChannelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateNotificationChannel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/UpdateNotificationChannel',
+            ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.UpdateNotificationChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNotificationChannel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/DeleteNotificationChannel',
+            ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.DeleteNotificationChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestNotificationChannel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/TestNotificationChannel',
+            ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.TestNotificationChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ListNotifications',
+            ownkey_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayNotification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ownkey.v1.AdminService/ReplayNotification',
+            ownkey_dot_v1_dot_notification__pb2.ReplayNotificationRequest.SerializeToString,
+            ownkey_dot_v1_dot_notification__pb2.ReplayNotificationResponse.FromString,
             options,
             channel_credentials,
             insecure,

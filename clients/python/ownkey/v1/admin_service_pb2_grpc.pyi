@@ -6,6 +6,7 @@ The control plane: tenants, customer keys, groups, policy, and the audit trail."
 from collections import abc as _abc
 from grpc import aio as _aio
 from ownkey.v1 import admin_service_pb2 as _admin_service_pb2
+from ownkey.v1 import notification_pb2 as _notification_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -184,6 +185,56 @@ class AdminServiceStub:
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
     Retriable: yes. Ask again while it is not complete.
+    """
+    CreateNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.CreateNotificationChannelRequest, _notification_pb2.CreateNotificationChannelResponse]
+    """Adds a channel. A webhook's secret is made here, and shown this once.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+    KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more.
+    """
+    GetNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.GetNotificationChannelRequest, _notification_pb2.GetNotificationChannelResponse]
+    """Tells of a channel, without what of it is secret.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ListNotificationChannels: _grpc.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationChannelsRequest, _notification_pb2.ListNotificationChannelsResponse]
+    """Lists a tenant's channels.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    UpdateNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.UpdateNotificationChannelRequest, _notification_pb2.UpdateNotificationChannelResponse]
+    """Changes a channel, or gives a webhook another secret.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+    KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: with the etag of what is there now.
+    """
+    DeleteNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.DeleteNotificationChannelRequest, _notification_pb2.DeleteNotificationChannelResponse]
+    """Removes a channel, with what is still to be delivered by it.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was done already answers RESOURCE_NOT_FOUND.
+    """
+    TestNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.TestNotificationChannelRequest, _notification_pb2.TestNotificationChannelResponse]
+    """Sends a test through a channel, once, and tells what happened.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it sends one more.
+    """
+    ListNotifications: _grpc.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]
+    """Lists a tenant's notifications, the newest first, with how far each is.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ReplayNotification: _grpc.UnaryUnaryMultiCallable[_notification_pb2.ReplayNotificationRequest, _notification_pb2.ReplayNotificationResponse]
+    """Delivers a notification again, with the same id.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what is on its way already answers RESOURCE_IN_USE.
     """
     CreateGroup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]
     """Adds a group.
@@ -497,6 +548,56 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
     Retriable: yes. Ask again while it is not complete.
+    """
+    CreateNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.CreateNotificationChannelRequest, _notification_pb2.CreateNotificationChannelResponse]  # type: ignore[assignment]
+    """Adds a channel. A webhook's secret is made here, and shown this once.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+    KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it may make one more.
+    """
+    GetNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.GetNotificationChannelRequest, _notification_pb2.GetNotificationChannelResponse]  # type: ignore[assignment]
+    """Tells of a channel, without what of it is secret.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ListNotificationChannels: _aio.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationChannelsRequest, _notification_pb2.ListNotificationChannelsResponse]  # type: ignore[assignment]
+    """Lists a tenant's channels.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    UpdateNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.UpdateNotificationChannelRequest, _notification_pb2.UpdateNotificationChannelResponse]  # type: ignore[assignment]
+    """Changes a channel, or gives a webhook another secret.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+    KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: with the etag of what is there now.
+    """
+    DeleteNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.DeleteNotificationChannelRequest, _notification_pb2.DeleteNotificationChannelResponse]  # type: ignore[assignment]
+    """Removes a channel, with what is still to be delivered by it.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what was done already answers RESOURCE_NOT_FOUND.
+    """
+    TestNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.TestNotificationChannelRequest, _notification_pb2.TestNotificationChannelResponse]  # type: ignore[assignment]
+    """Sends a test through a channel, once, and tells what happened.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes; it sends one more.
+    """
+    ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]  # type: ignore[assignment]
+    """Lists a tenant's notifications, the newest first, with how far each is.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+    Retriable: yes.
+    """
+    ReplayNotification: _aio.UnaryUnaryMultiCallable[_notification_pb2.ReplayNotificationRequest, _notification_pb2.ReplayNotificationResponse]  # type: ignore[assignment]
+    """Delivers a notification again, with the same id.
+
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Retriable: yes: what is on its way already answers RESOURCE_IN_USE.
     """
     CreateGroup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateGroupRequest, _admin_service_pb2.CreateGroupResponse]  # type: ignore[assignment]
     """Adds a group.
@@ -939,6 +1040,104 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_FIELD, TENANT_NOT_FOUND, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
         Retriable: yes. Ask again while it is not complete.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateNotificationChannel(
+        self,
+        request: _notification_pb2.CreateNotificationChannelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.CreateNotificationChannelResponse, _abc.Awaitable[_notification_pb2.CreateNotificationChannelResponse]]:
+        """Adds a channel. A webhook's secret is made here, and shown this once.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+        KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it may make one more.
+        """
+
+    @_abc_1.abstractmethod
+    def GetNotificationChannel(
+        self,
+        request: _notification_pb2.GetNotificationChannelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.GetNotificationChannelResponse, _abc.Awaitable[_notification_pb2.GetNotificationChannelResponse]]:
+        """Tells of a channel, without what of it is secret.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNotificationChannels(
+        self,
+        request: _notification_pb2.ListNotificationChannelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.ListNotificationChannelsResponse, _abc.Awaitable[_notification_pb2.ListNotificationChannelsResponse]]:
+        """Lists a tenant's channels.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateNotificationChannel(
+        self,
+        request: _notification_pb2.UpdateNotificationChannelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.UpdateNotificationChannelResponse, _abc.Awaitable[_notification_pb2.UpdateNotificationChannelResponse]]:
+        """Changes a channel, or gives a webhook another secret.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, KEY_UNREACHABLE, KEY_STORE_THROTTLED, KEY_REVOKED,
+        KEY_MISCONFIGURED, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: with the etag of what is there now.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteNotificationChannel(
+        self,
+        request: _notification_pb2.DeleteNotificationChannelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.DeleteNotificationChannelResponse, _abc.Awaitable[_notification_pb2.DeleteNotificationChannelResponse]]:
+        """Removes a channel, with what is still to be delivered by it.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, ETAG_MISMATCH, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what was done already answers RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def TestNotificationChannel(
+        self,
+        request: _notification_pb2.TestNotificationChannelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.TestNotificationChannelResponse, _abc.Awaitable[_notification_pb2.TestNotificationChannelResponse]]:
+        """Sends a test through a channel, once, and tells what happened.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes; it sends one more.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNotifications(
+        self,
+        request: _notification_pb2.ListNotificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.ListNotificationsResponse, _abc.Awaitable[_notification_pb2.ListNotificationsResponse]]:
+        """Lists a tenant's notifications, the newest first, with how far each is.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE.
+        Retriable: yes.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayNotification(
+        self,
+        request: _notification_pb2.ReplayNotificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.ReplayNotificationResponse, _abc.Awaitable[_notification_pb2.ReplayNotificationResponse]]:
+        """Delivers a notification again, with the same id.
+
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Retriable: yes: what is on its way already answers RESOURCE_IN_USE.
         """
 
     @_abc_1.abstractmethod

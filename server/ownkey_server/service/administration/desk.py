@@ -18,11 +18,12 @@ from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.audit import AuditRecord, Caller, Result, microseconds
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import ApprovalInvalid, ApprovalRequired, InvalidRequest, OwnkeyError, TooManyWaiting
+from ownkey_server.domain.notifications import Notice
 from ownkey_server.domain.roles import Grant
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.directory import Directory
 from ownkey_server.service.roster import Roster
-from ownkey_server.storage import approvals
+from ownkey_server.storage import approvals, outbox
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.records import ApprovalRecord
 from ownkey_server.storage.registry import Change, Reader
@@ -165,6 +166,19 @@ class Desk:
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Work that waits for the database."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def tell(self, notice: Notice) -> None:
+        """Tell a tenant of something that changes nothing.
+
+        Raises:
+            DatabaseUnavailable: It is not known to be told.
+        """
+
+        def work() -> None:
+            with self._database.writing() as connection:
+                outbox.put(connection, notice)
+
+        await self.on_thread(work)
 
     async def change(
         self,

@@ -12,7 +12,7 @@ from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.clock import Clock
 from ownkey_server.domain.errors import ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
-from ownkey_server.service.administration import groups, tenants
+from ownkey_server.service.administration import groups, notices, tenants
 from ownkey_server.service.administration.desk import Act
 from ownkey_server.service.administration.keys import Keys
 from ownkey_server.storage.documents import GroupTable, KeyPlace, KeyTable, PolicyTable, TenantsDocument, TenantTable
@@ -135,7 +135,7 @@ class Edits:
         known = {group.id: group for group in reader.groups(tenant)} if record else {}
         for group in wanted.groups:
             yield from _group_edits(tenant, group, tuple(known[group.id].users) if group.id in known else None)
-        yield from _policy_edits(reader, record, wanted)
+        yield from _policy_edits(reader, record, wanted, self._clock)
         for left in known.keys() - {group.id for group in wanted.groups}:
 
             def delete(change: Change, _act: Act, left: str = left) -> None:
@@ -245,7 +245,7 @@ def _group_edits(tenant: str, wanted: GroupTable, before: tuple[str, ...] | None
         yield Edit(tenant, Step(StepKind.CHANGE, resource, "users", ", ".join(before), ", ".join(users)), update)
 
 
-def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTable) -> Iterator[Edit]:
+def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTable, clock: Clock) -> Iterator[Edit]:
     tenant = wanted.id
     version = reader.policy_version(tenant, record.policy_version) if record else None
     before = version.policy if version else PolicyTable()
@@ -256,6 +256,7 @@ def _policy_edits(reader: Reader, record: TenantRecord | None, wanted: TenantTab
         number = change.insert_policy(tenant, wanted.policy, act.author, act.reason or "applied from a document")
         owner = required(change.tenant(tenant), tenants.name(tenant))
         change.put_policy_in_force(owner, ANY_ETAG, number)
+        notices.policy_changed(change, act, owner, number, clock())
 
     kind = StepKind.CHANGE if version else StepKind.ADD
     old, new = (_lines(before) if version else {}), _lines(wanted.policy)

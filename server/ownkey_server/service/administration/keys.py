@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.canaries import Canary
-from ownkey_server.domain.errors import OwnkeyError, ResourceExists, ResourceInUse, ResourceNotFound
+from ownkey_server.domain.errors import (
+    DatabaseUnavailable,
+    EnrolmentFailed,
+    KeyStoreError,
+    OwnkeyError,
+    ResourceExists,
+    ResourceInUse,
+    ResourceNotFound,
+)
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
 from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
+from ownkey_server.service.administration import notices
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage import branch_keys, canaries
 from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
+
+_log = logging.getLogger(__name__)
 
 AWS_KMS = "aws_kms"
 
@@ -342,7 +354,19 @@ class Keys:
                     await self._enrolment.prove_replica(resource, primary, place)
         except OwnkeyError as error:
             await self._desk.refuse(act, what, tenant, resource, error)
+            await self._tell(act, what, tenant, resource, error)
             raise
+
+    async def _tell(self, act: Act, what: str, tenant: str, resource: str, error: OwnkeyError) -> None:
+        """Tell the tenant that a key of its could not be proven, where it was tried."""
+        if not isinstance(error, EnrolmentFailed | KeyStoreError):
+            return
+        notice = notices.enrolment_failed(tenant, act, what, resource, error, self._desk.clock())
+        try:
+            await self._desk.tell(notice)
+        except DatabaseUnavailable as unavailable:
+            # The caller has the failure itself, and the trail had it before.
+            _log.warning("tenant %s was not told that %s failed: %s", tenant, what, unavailable.cause)
 
     def _owner_of_arn(self, reader: Reader, resource: str, place: Replica) -> str | None:
         """Whose key an ARN is already: by another store, or as a related key of a multi-Region key.

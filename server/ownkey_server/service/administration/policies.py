@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
+from ownkey_server.service.administration import notices
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage.documents import PolicyTable
@@ -71,6 +72,7 @@ class Policies:
             number = change.insert_policy(tenant, policy, act.author, act.reason)
             if put_in_force:
                 change.put_policy_in_force(owner, etag, number)
+                notices.policy_changed(change, act, owner, number, self._desk.clock())
             detail = {"version": number, "in_force": put_in_force, "after": {"policy": plain(policy)}}
             return Done(change.policy_version(tenant, number), detail)
 
@@ -99,6 +101,7 @@ class Policies:
             if mistakes:
                 raise ResourceInUse(name(tenant, number), "; ".join(mistakes))
             change.put_policy_in_force(owner, etag, number)
+            notices.policy_changed(change, act, owner, number, self._desk.clock())
             detail = {"before": {"version": owner.policy_version}, "after": {"version": number}}
             return Done(change.policy_version(tenant, number), detail)
 

@@ -9,9 +9,10 @@ from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import InvalidRequest, ResourceInUse
 from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Ending, Revocation, Scope
 from ownkey_server.domain.tenants import KeyLifecycle
+from ownkey_server.service.administration import notices
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
-from ownkey_server.storage import key_states
+from ownkey_server.storage import key_notices, key_states
 from ownkey_server.storage import revocations as kept
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -70,6 +71,7 @@ class Revocations:
             change.touch(tenant)
             kept.add(change.connection, made, change.number)
             _settle(change, tenant, self._desk.clock())
+            notices.revocation_made(change, act, made)
             return Done(made, {"after": {"scope": kept.scope_json(scope), "ending": ending.value}})
 
         await self._desk.change(act, "revoke", tenant, name(tenant, made.id), work)
@@ -98,6 +100,7 @@ class Revocations:
                 raise ResourceInUse(name(tenant, revocation), "it was restored already")
             change.touch(tenant)
             _settle(change, tenant, self._desk.clock())
+            notices.revocation_restored(change, act, before, self._desk.clock())
             now = kept.find(change.connection, tenant, revocation)
             return Done(now, {**agreed, "before": scope})
 
@@ -108,7 +111,8 @@ class Revocations:
 def _settle(change: Change, tenant: str, now: datetime) -> None:
     """Have the states of keys say what is taken back as a whole, for those who watch them, and are notified."""
     keys = [key for key in change.keys(tenant) if key.lifecycle is not KeyLifecycle.REMOVED]
-    key_states.settle(change.connection, [(key.name, [one.place.name for one in key.replicas]) for key in keys], now)
+    places = [(key.name, [one.place.name for one in key.replicas]) for key in keys]
+    key_states.settle(change.connection, places, now, (key_notices.tell,))
 
 
 def require_meant(scope: Scope, *, everything: bool) -> None:

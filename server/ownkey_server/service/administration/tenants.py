@@ -10,7 +10,7 @@ from ownkey_server.domain.approvals import Danger, Effect
 from ownkey_server.domain.errors import InvalidRequest, ResourceExists, ResourceInUse
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
-from ownkey_server.storage import branch_keys
+from ownkey_server.storage import branch_keys, outbox
 from ownkey_server.storage.gate_documents import CallGateTable
 from ownkey_server.storage.records import TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
@@ -137,6 +137,7 @@ class Tenants:
                 raise ResourceInUse(name(tenant), _would_lose(tenant, count, under_provider))
             agreed = self._agreed_to_abandon(change, act, tenant, count, under_provider)
             branch_keys.delete(change.connection, tenant)
+            outbox.forget_tenant(change.connection, tenant)
             change.delete_tenant(before, etag)
             return Done(None, {**agreed, **({"deleted_branch_keys": count} if count else {})})
 
