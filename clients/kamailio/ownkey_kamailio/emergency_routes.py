@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 
-from ownkey.emergency import COUNTRIES, UNIVERSAL_NUMBERS
+from ownkey.emergency import COUNTRIES, UNIVERSAL_NUMBERS, patterns
 from ownkey_kamailio.settings import Emergency
 
 _HEAD = """\
@@ -65,10 +65,7 @@ def _outside_lines(emergency: Emergency) -> str:
 
 def _alternatives(countries: Iterable[str]) -> set[str]:
     """The numbers of the countries, or of all, as POSIX patterns."""
-    regions = frozenset(countries) & COUNTRIES or COUNTRIES
-    descriptions = (PhoneMetadata.short_metadata_for_region(region) for region in regions)
-    patterns = {one.emergency.national_number_pattern for one in descriptions if one and one.emergency}
-    return {_posix(pattern) for pattern in patterns if pattern}
+    return {_posix(pattern) for pattern in patterns(frozenset(countries))}
 
 
 def _posix(pattern: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -19,6 +19,18 @@ import phonenumbers
 
 # 3GPP TS 22.101 section 10.1: every mobile phone takes these for emergency calls, wherever it is.
 UNIVERSAL_NUMBERS = frozenset({"112", "911"})
+# The same section: those that a phone takes besides when no card tells it a country. Here: when nobody names one.
+WITHOUT_A_COUNTRY = frozenset({"000", "08", "110", "118", "119", "999"})
+# National numbers that libphonenumber's data does not have as emergency numbers, after Wikipedia's "List of emergency
+# telephone numbers": police of Spain, the deaf in France, coast guard of Japan, ambulances of Peru, civil defence of
+# Saudi Arabia.
+MORE_NUMBERS: Mapping[str, frozenset[str]] = {
+    "ES": frozenset({"062", "091"}),
+    "FR": frozenset({"114"}),
+    "JP": frozenset({"118"}),
+    "PE": frozenset({"106"}),
+    "SA": frozenset({"998"}),
+}
 SOS_URN = "urn:service:sos"
 # Emergency numbers have 2 to 6 digits in the data; a longer number needs no look-up, which is what calls mostly are.
 LONGEST = 8
@@ -137,6 +149,16 @@ def _known(number: str, regions: frozenset[str]) -> bool:
 @lru_cache(maxsize=1024)
 def _numbers_of(regions: frozenset[str]) -> re.Pattern[str]:
     """Every emergency number of the regions in one pattern: asked one by one, all countries take two milliseconds."""
+    return re.compile("|".join(f"(?:{pattern})" for pattern in sorted(patterns(regions))) or "(?!)")
+
+
+def patterns(countries: Collection[str]) -> frozenset[str]:
+    """Regular expressions of the national emergency numbers of these countries, or of all when none is known.
+
+    :data:`UNIVERSAL_NUMBERS` count besides, everywhere.
+    """
+    regions = frozenset(countries) & COUNTRIES or COUNTRIES
     descriptions = (phonenumbers.PhoneMetadata.short_metadata_for_region(region) for region in regions)
-    patterns = {one.emergency.national_number_pattern for one in descriptions if one and one.emergency}
-    return re.compile("|".join(f"(?:{pattern})" for pattern in sorted(filter(None, patterns))) or "(?!)")
+    found = {one.emergency.national_number_pattern for one in descriptions if one and one.emergency}
+    more = frozenset().union(*(MORE_NUMBERS.get(region, frozenset()) for region in regions))
+    return frozenset(filter(None, found)) | more | (WITHOUT_A_COUNTRY if regions == COUNTRIES else frozenset())

@@ -13,6 +13,7 @@ from ownkey.call_gate import CallGate
 from ownkey.errors import InvalidRequest
 from ownkey.gate import Choices, Gate, KeySight, Rule
 from ownkey.gate.view import PolicyLine, View
+from support.emergency_calls import request_uris
 
 NOWHERE = "unix:/nonexistent/ownkey.sock"
 STORES = ("phone_recording",)
@@ -46,7 +47,9 @@ def test_what_cannot_be_is_refused_at_once() -> None:
 
 
 def view(mode: str = "refuse") -> View:
-    return View(Gate((Rule("default", Choices(mode, mode, mode, mode)),), ("US",)), (PolicyLine("default", "k"),))
+    return View(
+        Gate((Rule("default", Choices(mode, mode, mode, mode)),), (), ("9", "0", "8")), (PolicyLine("default", "k"),)
+    )
 
 
 states = st.sampled_from(["available", "degraded", "unreachable", "revoked", "misconfigured", "unknown"])
@@ -56,7 +59,7 @@ states = st.sampled_from(["available", "degraded", "unreachable", "revoked", "mi
     states,
     st.sampled_from(["allow", "allow_no_recording", "refuse"]),
     st.floats(0, 1e9),
-    st.sampled_from(["911", "112", "urn:service:sos", "tel:+1911", "sip:911@x;user=phone"]),
+    request_uris(),
     st.booleans(),
     st.booleans(),
 )

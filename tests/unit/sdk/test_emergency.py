@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,4 +136,95 @@ def test_a_country_s_numbers_are_those_of_the_library(country: str) -> None:
         numbers.append(metadata.emergency.example_number)
     here = frozenset([country])
     for number in numbers:
-        assert emergency._known(number, here) == shortnumberinfo.is_emergency_number(number, country), number
+        theirs = shortnumberinfo.is_emergency_number(number, country)
+        assert emergency._known(number, here) == (theirs or number in emergency.MORE_NUMBERS.get(country, ())), number
+
+
+def numbers_of(country: str) -> list[str]:
+    """Every emergency number of the country of up to three digits, an example of the longer ones, and the universal."""
+    short = [str(number).zfill(width) for width in (2, 3) for number in range(10**width)]
+    metadata = PhoneMetadata.short_metadata_for_region(country)
+    example = metadata.emergency.example_number if metadata and metadata.emergency else None
+    found = {number for number in short if emergency._known(number, frozenset([country]))}
+    return sorted(found | {"112", "911"} | ({example} if example else set()))
+
+
+FORMS = [
+    "{}",
+    " {} ",
+    "9{}",
+    "9,{}",
+    "{},,12",
+    "{} ext 5",
+    "tel:{}",
+    "tel:{};phone-context=+1",
+    "TEL:{};ext=12;isub=3",
+    "sip:{}@pbx.example",
+    "sips:{};phone-context=example.org@pbx.example;user=phone",
+    "SIP:{}:secret@192.0.2.1:5060;transport=tcp?Subject=x",
+    '"Help <now>" <sip:{}@pbx.example>;tag=1',
+    "<tel:{}>",
+]
+
+
+@pytest.mark.parametrize("country", sorted(COUNTRIES))
+def test_every_number_of_a_country_is_known_in_every_form(country: str) -> None:
+    code = phonenumbers.country_code_for_region(country)
+    for number in numbers_of(country):
+        written = {
+            number,
+            "-".join(number),
+            ".".join(number),
+            f"({number[0]}) {number[1:]}",
+            "".join(f"%{ord(digit):02x}" for digit in number),
+            "".join(chr(0x660 + int(digit)) for digit in number),
+            "".join(chr(0xFF10 + int(digit)) for digit in number),
+            f"+{code}{number}",
+        }
+        for text in written:
+            for form in FORMS:
+                escaped = "%" in text and not form.lower().lstrip("<").startswith(("sip", "tel", '"'))
+                abroad = text.startswith("+") and form.startswith("9")
+                if not escaped and not abroad:
+                    callee = form.format(text)
+                    assert is_emergency(callee, [country], outside_line_prefixes=["9"]), callee
+
+
+@pytest.mark.parametrize("service", ["", ".police", ".FIRE", ".ambulance", ".x.y", ";a=b", "?x", "#f"])
+@pytest.mark.parametrize("form", ["{}", "<{}>", " {} ", "sip:{}@psap.example", '"SOS" <{}>'])
+@pytest.mark.parametrize("country", ["US", "DE", "JP"])
+def test_the_emergency_service_is_known_by_its_name(service: str, form: str, country: str) -> None:
+    for name in ("urn:service:sos", "URN:SERVICE:SOS", "Urn:Service:sOs"):
+        assert is_emergency(form.format(name + service), [country])
+
+
+@pytest.mark.parametrize("number", ["112", "911", "000", "08", "110", "118", "119", "999"])
+def test_what_a_phone_without_a_card_takes_is_known_where_nobody_names_a_country(number: str) -> None:
+    assert is_emergency(number)
+    assert is_emergency(f"tel:{number}", ["??"])
+
+
+# National numbers, written down apart from the data: Wikipedia, "List of emergency telephone numbers".
+KNOWN_ABROAD = {
+    "AU": "000 112",
+    "BR": "190 192 193",
+    "CN": "110 119 120",
+    "DE": "110 112",
+    "ES": "112 062 091",
+    "FR": "15 17 18 112 114",
+    "GB": "999 112",
+    "IN": "100 101 102 108 112",
+    "IT": "112 113 115 118",
+    "JP": "110 118 119",
+    "KR": "112 119",
+    "NZ": "111",
+    "PE": "105 106 116",
+    "SA": "997 998 999 911",
+    "UA": "101 102 103 112",
+    "ZA": "10111 10177 112",
+}
+
+
+@pytest.mark.parametrize("country", KNOWN_ABROAD)
+def test_what_people_dial_there_is_known(country: str) -> None:
+    assert [number for number in KNOWN_ABROAD[country].split() if not is_emergency(number, [country])] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from ownkey import _gate_messages
 from ownkey.gate import view as local
 from ownkey.v1 import call_watch_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
+from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.call_gates import CallDirection, CallGate, Choices, GateMode, GateRule
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.key_state import KeyState
@@ -23,9 +25,11 @@ from ownkey_server.domain.revocations import Ending, Revocation, Scope
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.rpc import call_watches
 from ownkey_server.service import gate_views
-from ownkey_server.service.call_gate import Call, CallGateKeeper
+from ownkey_server.service.call_gate import Call, CallDecision, CallGateKeeper
 from ownkey_server.service.gate_views import view_of
 from ownkey_server.service.status_board import StatusBoard
+from ownkey_server.service.watched_calls import CallLimits, WatchedCalls
+from support.emergency_calls import request_uris
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -213,3 +217,23 @@ def test_of_users_a_view_has_those_that_rules_tell_apart_and_not_too_many(monkey
     monkeypatch.setattr(gate_views, "MAX_MEMBERS", 2)
     with pytest.raises(InvalidRequest, match="tell 3 users apart: ask AuthorizeCall"):
         view_of(tenant, PROVIDER, NOW)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tenants, sights, calls, request_uris())
+def test_no_emergency_call_is_refused_whatever_the_rules_and_the_keys(
+    tenant: Tenant, seen: dict[str, list[KeyState]], call: Call, uri: str
+) -> None:
+    async def compare() -> None:
+        anywhere = replace(tenant.call_gate, countries=(), outside_line_prefixes=("9", "0", "8"))
+        told = replace(tenant, call_gate=anywhere)
+        keeper = a_keeper(told, seen)
+        sos = replace(call, callee=uri)
+        answer = await keeper.authorize(sos, Caller("pbx"))
+        assert (answer.decision, answer.emergency) == (CallDecision.ALLOW, True)
+        assert asked_locally(told, keeper, sos)[0] == "allow"
+        with WatchedCalls(keeper, CallLimits()).watching("acme", Caller("pbx")) as watch:
+            assert await watch.add([sos]) == []
+            assert await watch.changed() == []
+
+    asyncio.run(compare())
