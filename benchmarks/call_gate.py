@@ -1,13 +1,11 @@
-"""How fast the SDK's gate decides, by a view in memory: decisions a second on one core, and the time of one.
-
-python benchmarks/call_gate.py [--seconds 5]
-"""
+"""How fast the SDK's gate decides, by a view in memory: decisions a second on one core, and the time of one."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
+
+from harness import Result
 
 from ownkey.call_gate import CallGate
 from ownkey.gate import Choices, Gate, KeySight, Numbers, Rule
@@ -27,21 +25,20 @@ def tenant_view(rules: int) -> View:
     )
 
 
-def main() -> None:
-    """Measure, and print a line for each kind of call."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seconds", type=float, default=3.0)
-    seconds = options.parse_args().seconds
-    with CallGate("unix:/nonexistent/ownkey.sock") as gate:
+def results(quick: bool) -> list[Result]:
+    """The time of one decision, for each kind of call."""
+    found = []
+    with CallGate("unix:/nonexistent/ownkey.sock", staleness=3600) as gate:
         for rules in (0, 20):
             followed = gate._follow("acme")  # noqa: SLF001 - the view without a service
             keys = {name: KeySight(name, "available", "", 1.0, 1.0) for name in ("k", "k2")}
             followed.seen = (tenant_view(rules), keys, time.monotonic())
-            for name, callee in (("recorded", "+1555%07d"), ("emergency", "911")):
-                print(line(gate, f"{name}, {rules} rules", callee, seconds))
+            for name, callee in (("recorded call", "+1555%07d"), ("emergency call", "911")):
+                found.append(measured(gate, f"CallGate, {name}, {rules} rules", callee, 1.0 if quick else 5.0))
+    return found
 
 
-def line(gate: CallGate, name: str, callee: str, seconds: float) -> str:
+def measured(gate: CallGate, name: str, callee: str, seconds: float) -> Result:
     """Decide for so long, with other numbers every time."""
     callees = [callee % n if "%" in callee else callee for n in range(10_000)]
     times: list[float] = []
@@ -56,9 +53,12 @@ def line(gate: CallGate, name: str, callee: str, seconds: float) -> str:
             break
     times.sort()
     p50, p99 = (times[int(len(times) * share)] * 1e6 for share in (0.5, 0.99))
-    rate = len(times) / sum(times)
-    return f"{name:<22} {rate:>9,.0f} decisions/s   p50 {p50:5.1f} us   p99 {p99:5.1f} us"
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "name": name,
+        "value": round(p99, 1),
+        "unit": "microseconds, p99",
+        "aim": None,
+        "met": None,
+        "baseline": f"p50 {p50:.1f} us, {len(times) / sum(times):,.0f} decisions/s on one core",
+        "runs": len(times),
+    }

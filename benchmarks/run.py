@@ -32,6 +32,7 @@ TOPICS = (
     "revocation",
     "kamailio",
     "watchers",
+    "call_gate",
 )
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 
