@@ -104,6 +104,8 @@ class CallGate:
         self._first_wait = first_wait
         self._max_tenants = max_tenants
         self._monotonic = monotonic
+        # Its own: the program may want the same numbers again from the one that all share.
+        self._chance = random.Random()  # noqa: S311 - no secret
         self._tenants: dict[str, _Followed] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
@@ -268,7 +270,7 @@ class CallGate:
             except Exception:  # noqa: BLE001 - a message that cannot be used: what was known grows stale
                 _log.exception("the call gate of tenant %.64s cannot be followed", tenant)
                 pause = LONGEST_PAUSE
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - no secret
+            await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
 
     async def _listen(self, tenant: str, followed: _Followed) -> None:
         """Take the service's word until it ends.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ownkey.call_gate import CallGate
@@ -55,8 +55,6 @@ def view(mode: str = "refuse") -> View:
 states = st.sampled_from(["available", "degraded", "unreachable", "revoked", "misconfigured", "unknown"])
 
 
-# The background may be busy: no answer's time is told here, but whether it is the right one.
-@settings(deadline=None)
 @given(
     states,
     st.sampled_from(["allow", "allow_no_recording", "refuse"]),
