@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from ownkey_server.composition.core import open_core
 from ownkey_server.composition.first_start import first_view
-from ownkey_server.composition.notifying import notifying
+from ownkey_server.composition.notifying import expiry_watch, notifying
 from ownkey_server.composition.probing import open_probes
 from ownkey_server.composition.upkeep import cancel, fed, looked_after
 from ownkey_server.composition.use_cases import admin_services, gates, server_options, services
@@ -83,6 +83,10 @@ async def running_server(
         stack.push_async_callback(telling.courier.close)
         delivering = asyncio.create_task(telling.courier.run(), name="notifications")
         stack.push_async_callback(cancel, delivering)
+        expiries = expiry_watch(core)
+        if expiries is not None:
+            looking_ahead = asyncio.create_task(expiries.run(), name="expiries")
+            stack.push_async_callback(cancel, looking_ahead)
         sharing = asyncio.create_task(core.shared_states.run(), name="shared-states")
         stack.push_async_callback(cancel, sharing)
         probing = asyncio.create_task(probes.run(), name="probes")

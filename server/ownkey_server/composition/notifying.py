@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,15 +12,20 @@ from datetime import timedelta
 from ownkey import __version__
 from ownkey_server.composition.core import Core
 from ownkey_server.domain.notifications import ChannelKind, RetrySchedule
+from ownkey_server.domain.tenants import Replica
+from ownkey_server.keystores.base import KeyDescription
 from ownkey_server.service.administration.notifications import ChannelRules, Notifications
+from ownkey_server.service.notifications import expiry
 from ownkey_server.service.notifications.apprise_sender import AppriseSender
 from ownkey_server.service.notifications.courier import Courier, CourierOptions
+from ownkey_server.service.notifications.expiry import ExpiryWatch
 from ownkey_server.service.notifications.mail import MailSender, SmtpOptions
 from ownkey_server.service.notifications.resolving import SystemResolver
 from ownkey_server.service.notifications.sealing import Sealer
 from ownkey_server.service.notifications.sending import Sender
 from ownkey_server.service.notifications.webhook import WebhookOptions, WebhookSender, client_context
 from ownkey_server.settings.notifications import NotificationSettings
+from ownkey_server.storage import probe_leases
 from ownkey_server.storage.database import Database
 
 
@@ -75,6 +80,30 @@ def notifying(core: Core) -> Iterator[Notifying]:
         )
         courier = Courier(database, executor, senders, sealer, core.clock, options, uuid.uuid4().hex)
         yield Notifying(courier, Notifications(core.desk, sealer, courier, _rules(settings)))
+
+
+def expiry_watch(core: Core) -> ExpiryWatch | None:
+    """What looks after key material that ends; None where no key store has any."""
+    stores = [name for name, kind in core.kinds.items() if kind == "aws_kms"]
+    if not stores:
+        return None
+    holder = uuid.uuid4().hex
+
+    async def places(after: str, limit: int) -> Sequence[tuple[str, Replica]]:
+        return await core.desk.read(lambda reader: reader.places_in(stores, after, limit))
+
+    async def claim(keys: Sequence[str]) -> Collection[str]:
+        def work() -> Collection[str]:
+            with core.database.writing() as connection:
+                names = [f"expiry:{key}" for key in sorted(set(keys))]
+                return probe_leases.claim(connection, holder, names, expiry.INTERVAL_SECONDS / 2)
+
+        return [name.removeprefix("expiry:") for name in await core.desk.on_thread(work)]
+
+    async def describe(tenant: str, place: Replica) -> KeyDescription:
+        return await core.ring.describe(tenant, place, background=True)
+
+    return ExpiryWatch(places, claim, describe, core.desk.tell, core.clock)
 
 
 def _rules(settings: NotificationSettings) -> ChannelRules:

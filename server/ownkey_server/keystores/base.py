@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from ownkey.container import EncryptedDataKey
@@ -52,12 +53,14 @@ class KeyDescription:
         cause: Why it is not available; empty when it is.
         note: What its holder should know of it all the same, such as a date on which it ends.
         ours: Whether our own credentials or settings alone are why it is not available.
+        expires_at: When the key's material ends, if it does and that is known (UTC).
     """
 
     state: KeyState
     cause: str = ""
     note: str = ""
     ours: bool = False
+    expires_at: datetime | None = None
 
 
 class KeyStore(Protocol):

@@ -97,6 +97,17 @@ class Reader:
         )
         return [(key, Replica(store, reference)) for key, store, reference in self._connection.execute(query)]
 
+    def places_in(self, stores: Collection[str], after: str, limit: int) -> list[tuple[str, Replica]]:
+        """The places in these key stores, by the names of their keys from after that one, of at most so many keys."""
+        inside = REPLICAS.c.store.in_(sorted(stores))
+        keys = sa.select(REPLICAS.c.key).where(inside, REPLICAS.c.key > after).distinct()
+        keys = keys.order_by(REPLICAS.c.key).limit(limit)
+        query = sa.select(REPLICAS.c.key, REPLICAS.c.store, REPLICAS.c.reference).where(
+            inside, REPLICAS.c.key.in_(keys)
+        )
+        rows = self._connection.execute(query.order_by(REPLICAS.c.key, REPLICAS.c.position))
+        return [(key, Replica(store, reference)) for key, store, reference in rows]
+
     def group(self, tenant: str, group: str) -> GroupRecord | None:
         """A group, if there is one."""
         found = self._groups(sa.and_(GROUPS.c.tenant == tenant, GROUPS.c.id == group), 1)

@@ -6,7 +6,7 @@ import base64
 from datetime import UTC
 from typing import Any
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
@@ -35,6 +35,8 @@ def _field(message: Message, field: Any) -> Any:
 def _value(value: Any, field: Any) -> Any:
     if isinstance(value, timestamp_pb2.Timestamp):
         return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, struct_pb2.Struct):
+        return json_format.MessageToDict(value)
     if isinstance(value, Message):
         return values(value)
     if isinstance(value, bytes):

@@ -78,6 +78,13 @@ class Materials:
             return When.UNKNOWN
         return When.EXPIRED if known.expires is not None and known.expires <= self._clock() else When.DELETED
 
+    def ends(self, key: KeyArn) -> datetime | None:
+        """When a key's imported material ends; None when it does not, or that is not known."""
+        known = self._known.get(str(key))
+        if known is None or not known.imported or known.expires is None:
+            return None
+        return datetime.fromtimestamp(known.expires, UTC)
+
     def note(self, key: KeyArn) -> str:
         """What should be known of a key that works; empty when nothing. Warns in the log, once a day."""
         known = self._known.get(str(key))

@@ -286,7 +286,7 @@ class _TenantStore:
         order, materials = self._order(reference), self._parts.materials
         if materials.is_due(order.key):
             await self._look_at_material(order, deadline - time.monotonic())
-        return replace(found, note=materials.note(order.key))
+        return replace(found, note=materials.note(order.key), expires_at=materials.ends(order.key))
 
     async def close(self) -> None:
         pass
