@@ -49,6 +49,8 @@ def new_notice(
     once: str = "",
 ) -> Notice:
     """A notice with an id of its own; its arguments are :class:`Notice`'s."""
+    # From key stores and callers: no database is to choke on a character, nor a terminal to obey one.
+    cause = "".join(one if one.isprintable() else " " for one in cause)
     cause = cause if len(cause) <= MAX_CAUSE else cause[: MAX_CAUSE - 1] + "…"
     return Notice(secrets.token_hex(16), tenant, kind, now, key, replica, cause, data, once=once)
 

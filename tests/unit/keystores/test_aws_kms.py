@@ -328,10 +328,13 @@ async def test_imported_material_is_followed_from_its_warning_to_its_return(
     import time
 
     key, store = kms.create_key(origin="EXTERNAL"), open_aws()
-    kms.import_material(key, valid_to=time.time() + 13 * 86_400)
+    ends = time.time() + 13 * 86_400
+    kms.import_material(key, valid_to=ends)
     described = await store.for_tenant("acme").describe(key, TIMEOUT)
     assert (described.state, described.cause) == (KeyState.AVAILABLE, "")
     assert described.note.startswith("imported key material, until 20")
+    assert described.expires_at is not None
+    assert abs(described.expires_at.timestamp() - ends) < 1
     await store.for_tenant("acme").describe(key, TIMEOUT)
     [warning] = [record for record in caplog.records if "expires" in record.message]
     assert key in warning.message

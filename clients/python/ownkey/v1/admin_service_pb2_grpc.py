@@ -607,7 +607,7 @@ class AdminServiceServicer:
     def TestNotificationChannel(self, request, context):
         """Sends a test through a channel, once, and tells what happened.
 
-        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes; it sends one more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

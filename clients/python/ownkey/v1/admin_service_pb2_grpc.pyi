@@ -221,7 +221,7 @@ class AdminServiceStub:
     TestNotificationChannel: _grpc.UnaryUnaryMultiCallable[_notification_pb2.TestNotificationChannelRequest, _notification_pb2.TestNotificationChannelResponse]
     """Sends a test through a channel, once, and tells what happened.
 
-    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; it sends one more.
     """
     ListNotifications: _grpc.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]
@@ -584,7 +584,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     TestNotificationChannel: _aio.UnaryUnaryMultiCallable[_notification_pb2.TestNotificationChannelRequest, _notification_pb2.TestNotificationChannelResponse]  # type: ignore[assignment]
     """Sends a test through a channel, once, and tells what happened.
 
-    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+    Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     Retriable: yes; it sends one more.
     """
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]  # type: ignore[assignment]
@@ -1112,7 +1112,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_notification_pb2.TestNotificationChannelResponse, _abc.Awaitable[_notification_pb2.TestNotificationChannelResponse]]:
         """Sends a test through a channel, once, and tells what happened.
 
-        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        Errors: INVALID_FIELD, RESOURCE_NOT_FOUND, RESOURCE_IN_USE, DATABASE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         Retriable: yes; it sends one more.
         """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
-from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica
+from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, tenant_of
 from ownkey_server.service.administration import tenants
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Entry
 from ownkey_server.service.administration.edits import Edit, Edits, Step, table_of
@@ -50,6 +50,7 @@ class Configuration:
 
     def __init__(self, desk: Desk, keys: Keys, enrolment: Enrolment, kinds: Mapping[str, str]) -> None:
         self._desk = desk
+        self._keys = keys
         self._edits = Edits(keys, desk.clock)
         self._enrolment = enrolment
         self._kinds = kinds
@@ -92,7 +93,7 @@ class Configuration:
             raise EtagMismatch("tenants")
         proven = {proof for edit in edits for proof in edit.proofs}
         for proof in sorted(proven, key=str):
-            await self._prove(*proof)
+            await self._prove(None if dry_run else act, *proof)
         if dry_run or not any(edit.do for edit in edits):
             return Plan(tuple(edit.step for edit in edits), applied=False, etag=str(seen))
 
@@ -141,11 +142,17 @@ class Configuration:
 
         return await self._desk.read(question)
 
-    async def _prove(self, key: str, primary: Replica, place: Replica) -> None:
-        if place == primary:
-            await self._enrolment.prove(key, place)
-        else:
-            await self._enrolment.prove_replica(key, primary, place)
+    async def _prove(self, act: Act | None, key: str, primary: Replica, place: Replica) -> None:
+        """Try a key; a failure is told to its tenant, unless nobody acts."""
+        try:
+            if place == primary:
+                await self._enrolment.prove(key, place)
+            else:
+                await self._enrolment.prove_replica(key, primary, place)
+        except OwnkeyError as error:
+            if act is not None:
+                await self._keys.tell_of_failure(act, "apply_tenants", tenant_of(key), key, error)
+            raise
 
 
 def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> TenantsDocument:

@@ -354,10 +354,10 @@ class Keys:
                     await self._enrolment.prove_replica(resource, primary, place)
         except OwnkeyError as error:
             await self._desk.refuse(act, what, tenant, resource, error)
-            await self._tell(act, what, tenant, resource, error)
+            await self.tell_of_failure(act, what, tenant, resource, error)
             raise
 
-    async def _tell(self, act: Act, what: str, tenant: str, resource: str, error: OwnkeyError) -> None:
+    async def tell_of_failure(self, act: Act, what: str, tenant: str, resource: str, error: OwnkeyError) -> None:
         """Tell the tenant that a key of its could not be proven, where it was tried."""
         if not isinstance(error, EnrolmentFailed | KeyStoreError):
             return

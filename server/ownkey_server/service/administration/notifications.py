@@ -92,6 +92,7 @@ class Notifications:
         self._sealer = sealer
         self._courier = courier
         self._rules = rules
+        self._testing: set[str] = set()
 
     async def get(self, tenant: str, channel: str) -> Channel:
         """A channel.
@@ -230,7 +231,17 @@ class Notifications:
 
         Raises:
             ResourceNotFound: The tenant has none of that id.
+            ResourceInUse: It is being tested at the moment.
         """
+        if channel in self._testing:
+            raise ResourceInUse(name(tenant, channel), "it is being tested at the moment: wait for that")
+        self._testing.add(channel)
+        try:
+            return await self._test(act, tenant, channel)
+        finally:
+            self._testing.discard(channel)
+
+    async def _test(self, act: Act, tenant: str, channel: str) -> Tested:
         now = self._desk.clock()
         said = outbox.new_notice(
             tenant, NoticeKind.TEST, now, cause="somebody tests this channel", data={"channel": channel}
@@ -241,7 +252,8 @@ class Notifications:
             return Done(outbox.put(change.connection, said, deliver=False), {"notification": said.id})
 
         placed = await self._desk.change(act, "test_notification_channel", tenant, name(tenant, channel), work)
-        attempt = await self._courier.attempt(await self.get(tenant, channel), placed)
+        # Behind nobody but its like: what nobody has tried yet may hang.
+        attempt = await self._courier.attempt(await self.get(tenant, channel), placed, slow=True)
         end = self._desk.clock()
         state = DeliveryState.DELIVERED if attempt.taken else DeliveryState.DEAD
         error = "" if attempt.taken else attempt.told

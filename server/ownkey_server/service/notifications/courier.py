@@ -147,7 +147,17 @@ class Courier:
         tasks = list(self._busy.values())
         for task in tasks:
             task.cancel()
+        held = list(self._busy)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+        def let_go(connection: Connection) -> None:
+            for channel in held:
+                outbox.release(connection, channel, self._owner)
+            outbox.look_again(connection)
+
+        if held:
+            with contextlib.suppress(DatabaseUnavailable):  # then their leases run out
+                await self._writing(let_go)
 
     async def round(self) -> datetime | None:
         """Begin whatever can be begun; gives when to look again, None for when there is news.
