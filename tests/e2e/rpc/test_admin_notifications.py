@@ -164,6 +164,25 @@ async def test_what_could_not_be_delivered_is_listed_and_replayed(admin: Admin, 
     assert receiver.ids == [found.id, found.id]
 
 
+async def test_a_channel_and_a_notification_are_their_tenant_s_alone(admin: Admin, receiver: Receiver) -> None:
+    await admin("CreateTenant", id="beta")
+    made = await admin("CreateNotificationChannel", tenant="acme", webhook=pb.WebhookChannel(url=receiver.url))
+    provider = await admin("CreateNotificationChannel", webhook=pb.WebhookChannel(url=receiver.url))
+    tested = await admin("TestNotificationChannel", tenant="acme", channel=made.channel.id)
+    for tenant in ("beta", ""):
+        for method in ("Get", "Delete", "Update", "Test"):
+            fields = {"etag": "*"} if method in ("Delete", "Update") else {}
+            name = f"{method}NotificationChannel"
+            refused = await admin.fail(name, tenant=tenant, channel=made.channel.id, **fields)
+            assert refused.reason == "RESOURCE_NOT_FOUND", (tenant, method)
+        refused = await admin.fail("ReplayNotification", tenant=tenant, notification=tested.notification)
+        assert refused.reason == "RESOURCE_NOT_FOUND"
+        assert not (await admin("ListNotifications", tenant=tenant)).notifications
+    [listed] = (await admin("ListNotificationChannels")).channels
+    assert listed == provider.channel
+    assert len(receiver.came) == 1
+
+
 async def test_pages_of_notifications(admin: Admin, receiver: Receiver) -> None:
     made = await admin("CreateNotificationChannel", tenant="acme", webhook=pb.WebhookChannel(url=receiver.url))
     sent = [

@@ -62,6 +62,9 @@ def test_nobody_may_do_anything_by_default() -> None:
 def test_naming_no_tenant_is_asking_for_all_of_them() -> None:
     mine = [Grant(Role.AUDITOR, "acme")]
     assert decide(mine, "ListAuditRecords", Facts()) is None
+    # Without a tenant it is the provider whose channels are meant.
+    assert decide(mine, "ListNotificationChannels", Facts()) is None
+    assert decide(mine, "CreateNotificationChannel", Facts()) is None
     assert decide(mine, "ExportTenants", Facts(("acme", "globex"))) is None
     assert decide([*mine, Grant(Role.AUDITOR, "globex")], "ExportTenants", Facts(("acme", "globex"))) is not None
 

@@ -67,6 +67,20 @@ WHOLE: dict[str, Any] = {
             "retain_days": 1,
         },
     },
+    "notifications": {
+        "allow_addresses": ["10.20.0.0/16"],
+        "ca_file": "hooks.pem",
+        "apprise_schemes": ["slack"],
+        "apprise_hosts": ["ntfy.example.org"],
+        "smtp": {
+            "host": "mail.example.org",
+            "security": "starttls",
+            "sender": "ownkey@example.org",
+            "username": "ownkey",
+            "password": "file:mail",
+            "ca_file": "mail.pem",
+        },
+    },
     "key_stores": {
         "files": {"kind": "embedded", "directory": "keys", "passphrase": "file:passphrase"},
         "hsm": {"kind": "pkcs11", "module": "m.so", "token_label": "t", "pin": "file:pin", "mechanism": "auto"},
