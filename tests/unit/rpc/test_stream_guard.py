@@ -314,6 +314,8 @@ async def test_a_status_that_nobody_takes_is_not_waited_for() -> None:
 def test_the_settings_are_the_limits() -> None:
     settings, ours = LimitSettings(), StreamLimits()
     for field in fields(StreamLimits):
+        if field.name == "prefix":
+            continue  # says which settings these are
         assert getattr(settings, field.name) == getattr(ours, field.name), field.name
 
 
