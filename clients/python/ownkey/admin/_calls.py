@@ -72,3 +72,4 @@ class AdminCalls:
             yield page
             if not page.next_page_token:
                 return
+            request.page_token = page.next_page_token
