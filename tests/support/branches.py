@@ -28,6 +28,7 @@ from ownkey_server.keystores.base import (
     WrappedDataKey,
 )
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
+from ownkey_server.keystores.probe import PROBE_CONTEXT
 from ownkey_server.service.audit_log import AuditLog
 from ownkey_server.service.branch_keys import BranchKeys
 from ownkey_server.service.branch_loans import BranchKeyOptions
@@ -60,30 +61,36 @@ class Clock:
 
 
 class CountedStore:
-    """A real key store of which every call is counted, and may be made to fail or to wait."""
+    """A real key store of which every call is counted, and may be made to fail or to wait.
+
+    Attributes:
+        calls: Those for data keys and branch keys.
+        probes: Those that only look whether a key works.
+    """
 
     def __init__(self, store: KeyStore) -> None:
         self._store = store
         self.name = store.name
         self.counts_wraps = store.counts_wraps
         self.calls: list[str] = []
+        self.probes: list[str] = []
         self.failure: Callable[[str, str, str], KeyStoreError] | None = None
         self.gate: asyncio.Event | None = None
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
-        await self._called("generate_data_key", reference)
+        await self._called("generate_data_key", reference, context)
         return await self._store.generate_data_key(reference, context, timeout)
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
     ) -> WrappedDataKey:
-        await self._called("wrap", reference)
+        await self._called("wrap", reference, context)
         return await self._store.wrap(reference, data_key, context, timeout)
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
     ) -> UnwrappedDataKey:
-        await self._called("unwrap", reference)
+        await self._called("unwrap", reference, context)
         return await self._store.unwrap(reference, wrapped, context, timeout)
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
@@ -97,8 +104,8 @@ class CountedStore:
     async def close(self) -> None:
         await self._store.close()
 
-    async def _called(self, what: str, reference: str) -> None:
-        self.calls.append(what)
+    async def _called(self, what: str, reference: str, context: Mapping[str, str]) -> None:
+        (self.probes if context == PROBE_CONTEXT else self.calls).append(what)
         if self.gate is not None:
             await self.gate.wait()
         if self.failure:

@@ -11,9 +11,19 @@ import grpc
 import pytest
 
 from ownkey.v1 import admin_service_pb2 as pb
-from ownkey.v1 import admin_service_pb2_grpc, call_pb2, change_note_pb2, customer_key_pb2, key_service_pb2, policy_pb2
+from ownkey.v1 import (
+    admin_service_pb2_grpc,
+    call_pb2,
+    change_note_pb2,
+    customer_key_pb2,
+    key_service_pb2,
+    notification_pb2,
+    policy_pb2,
+    revocation_pb2,
+)
 from ownkey_server.rpc import page_tokens
 from support import server
+from support.requests import request_class
 from support.rpc import Failure, asset
 
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["AdminService"].methods]
@@ -25,6 +35,9 @@ MEANINGFUL_WHEN_EMPTY = {
     "ListServicePrincipals",
     "ExportTenants",
     "ListAuditRecords",
+    # The provider's own.
+    "ListNotificationChannels",
+    "ListNotifications",
 }
 NOTE = change_note_pb2.ChangeNote(author="ann", reason="a test", request_id="r-1")
 
@@ -37,7 +50,7 @@ class Admin:
         self.keys = channel
 
     async def __call__(self, method: str, **fields: Any) -> Any:
-        return await getattr(self._stub, method)(getattr(pb, f"{method}Request")(**fields), timeout=20)
+        return await getattr(self._stub, method)(request_class(method)(**fields), timeout=20)
 
     async def fail(self, method: str, **fields: Any) -> Failure:
         try:
@@ -81,9 +94,15 @@ async def test_what_is_not_there_is_not_found_by_any_method(admin: Admin) -> Non
         "policy": policy_pb2.Policy(),
         "service_principal": "nobody",
         "tenants": ["nobody"],
+        "scope": revocation_pb2.RevocationScope(keys=["main"]),
+        "revocation": "0" * 32,
+        "channel": "0" * 32,
+        "notification": "0" * 32,
+        "kinds": [notification_pb2.NOTIFICATION_KIND_KEY_REVOKED],
+        "webhook": notification_pb2.WebhookChannel(url="https://hooks.example.org/"),
     }
     for method in METHODS:
-        request = getattr(pb, f"{method}Request").DESCRIPTOR
+        request = request_class(method).DESCRIPTOR
         if method in MEANINGFUL_WHEN_EMPTY or not {"tenant", "service_principal"} & set(request.fields_by_name):
             continue
         fields = {name: value for name, value in known.items() if name in request.fields_by_name}
