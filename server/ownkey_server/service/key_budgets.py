@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ownkey_server.domain.errors import DatabaseUnavailable, KeyExhausted
 from ownkey_server.domain.tenants import CustomerKey
+from ownkey_server.service.view_cache import on_thread
 from ownkey_server.storage.key_usage import PROBES_OF
 
 _log = logging.getLogger(__name__)
@@ -116,12 +117,8 @@ class KeyBudgets:
 
     async def _fetch(self, name: str, budget: _Budget, block: int, limit: int) -> bool:
         """Reserve a block; False when there is none any more."""
-        loop = asyncio.get_running_loop()
         try:
-            asked = loop.run_in_executor(self._executor, self._reserve, name, block, limit)
-            reserved = await asyncio.wait_for(asked, RESERVE_SECONDS)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"no answer within {RESERVE_SECONDS:g} s") from None
+            reserved = await on_thread(self._executor, lambda: self._reserve(name, block, limit), RESERVE_SECONDS)
         finally:
             budget.renewing = None
         if reserved:

@@ -174,14 +174,18 @@ class ViewCache(Generic[T]):
         return value
 
 
-async def on_thread(executor: Executor, question: Callable[[], A]) -> A:
-    """Ask the database something on a thread, within bounded time.
+async def on_thread(executor: Executor, question: Callable[[], A], seconds: float | None = None) -> A:
+    """Ask the database something on a thread, and wait so many seconds for it.
 
     Raises:
         DatabaseUnavailable: It does not answer.
     """
+    seconds = LOAD_SECONDS if seconds is None else seconds
     asked = asyncio.get_running_loop().run_in_executor(executor, question)
     try:
-        return await asyncio.wait_for(asked, LOAD_SECONDS)
+        # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the answer, and whoever is
+        # ended at that moment then goes on for ever.
+        async with asyncio.timeout(seconds):
+            return await asked
     except TimeoutError:
-        raise DatabaseUnavailable(f"no answer within {LOAD_SECONDS:g} s") from None
+        raise DatabaseUnavailable(f"no answer within {seconds:g} s") from None
