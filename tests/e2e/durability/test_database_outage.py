@@ -37,6 +37,7 @@ VIEW_SECONDS = 10.0
 FROZEN_SECONDS = 12.0
 # A promise of this product: afterwards it serves again by itself.
 RECOVERY_SECONDS = 10.0
+UNKNOWN = "CALL_REASON_KEY_UNKNOWN"
 IMPAIRED = {"AUDIT_UNAVAILABLE", "DATABASE_UNAVAILABLE", "VIEW_STALE"}
 ALWAYS = {"emergency": emergency_call, "emergency of a stranger": emergency_call_of_a_stranger, "health": health}
 
@@ -124,8 +125,9 @@ async def test_without_its_database_no_key_leaves_and_afterwards_all_is_well_aga
     assert {call.outcome for call in while_away} <= IMPAIRED
     assert watch.outcomes("check", gone, gone + VIEW_SECONDS - 1) == {""}
     assert watch.outcomes("check", gone + VIEW_SECONDS + 0.5, returning - 0.5) == {"VIEW_STALE"}
-    # By then as calls whose key is in an unknown state: telephony has an answer from memory, and the tenant chose it.
-    assert watch.outcomes("call", gone, returning - 0.5) == {""}
+    # Telephony has an answer all the same, from memory: first as ever, then as for a key of which nothing is known.
+    assert watch.outcomes("call", gone, gone + VIEW_SECONDS - 1) == {""}
+    assert watch.outcomes("call", gone + VIEW_SECONDS + 0.5, returning - 0.5) == {UNKNOWN}
     require_always_served(watch, "without a database")
     await require_nothing_lost(servers, load)
 
@@ -152,7 +154,8 @@ async def test_while_its_database_hangs_calls_fail_in_time_and_the_service_does_
     assert max(call.seconds for call in watch.of("generate")) < patience + 1
     assert watch.outcomes("check", frozen, frozen + VIEW_SECONDS - 1) == {""}
     assert watch.outcomes("check", frozen + VIEW_SECONDS + 0.5, thawed) == {"VIEW_STALE"}
-    assert watch.outcomes("call", frozen, thawed) == {""}
+    assert watch.outcomes("call", frozen, frozen + VIEW_SECONDS - 1) == {""}
+    assert watch.outcomes("call", frozen + VIEW_SECONDS + 0.5, thawed) == {UNKNOWN}
     for kind in ("check", "call"):
         assert max(call.seconds for call in watch.of(kind)) < 1.0
     require_always_served(watch, "hung")

@@ -16,7 +16,7 @@ from ownkey.v1 import asset_pb2, call_pb2
 from support.rpc import Failure, Rpc, asset, connected, pb
 
 RECORDING = asset_pb2.ASSET_CLASS_PHONE_RECORDING
-Ask = Callable[[Rpc], Awaitable[object]]
+Ask = Callable[[Rpc], Awaitable[str | None]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Watch:
             begun = time.monotonic()
             outcome = ""
             try:
-                await ask(rpc)
+                outcome = await ask(rpc) or ""
             except grpc.aio.AioRpcError as error:
                 failure = Failure.of(error)
                 outcome = failure.reason or failure.code.name
@@ -105,10 +105,11 @@ async def emergency_call_of_a_stranger(rpc: Rpc) -> None:
     await _allowed(rpc, f"nobody-{uuid.uuid4().hex}")
 
 
-async def other_call(rpc: Rpc) -> None:
-    """Whatever is decided."""
+async def other_call(rpc: Rpc) -> str:
+    """Any other; gives what decided, unless that was a key which works."""
     request = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee="+15551234567", stores=[RECORDING])
-    await rpc.stub.AuthorizeCall(request, timeout=10)
+    answer = await rpc.stub.AuthorizeCall(request, timeout=10)
+    return "" if answer.reason == call_pb2.CALL_REASON_KEY_AVAILABLE else call_pb2.CallReason.Name(answer.reason)
 
 
 async def health(rpc: Rpc) -> None:
