@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
@@ -30,7 +31,7 @@ from ownkey_server.service.canaries import Canaries, made
 from ownkey_server.service.inquiries import Inquiries
 from ownkey_server.service.key_budgets import KeyBudgets
 from ownkey_server.service.key_store_calls import Begin, KeyStoreCalls, noted, unrecorded
-from ownkey_server.service.replica_walk import Hedges, ReplicaWalk, Use
+from ownkey_server.service.replica_walk import HANGS_FROM, Hedges, ReplicaWalk, Use
 from ownkey_server.service.status_board import StatusBoard
 
 # Between the two looks that a probe takes before it tells of an outage.
@@ -73,9 +74,19 @@ class KeyRing:
         self._board = board
         self._clock = clock
         self._timeout = timeout.total_seconds()
+        self._hanging: set[tuple[str, str]] = set()
         self._inquiries = Inquiries(self._probe_at)
+        # Apart: whoever is denied the key waits for what is found out about that, and not for an outage's sake.
+        self._looks = Inquiries(self._probe_at)
         self._walk = ReplicaWalk(
-            board, clock, self._inquiries, self._timeout, self._is_watched, self._is_doubtful, hedge=hedge
+            board,
+            clock,
+            self._inquiries,
+            self._timeout,
+            self._is_watched,
+            self._is_doubtful,
+            looks=self._looks,
+            hedge=hedge,
         )
 
     @property
@@ -204,10 +215,15 @@ class KeyRing:
         """Use the key both ways on throw-away bytes in each of its replicas, to learn its state, as background work."""
         await asyncio.gather(*(self._probe_at(key, place, background=True) for place in key.replicas))
 
+    def hangs(self, key: str, place: str) -> bool:
+        """Whether the last probe of a key at a place had no answer in its time, and may be waiting for one still."""
+        return (key, place) in self._hanging
+
     async def close(self) -> None:
         """End what goes on although nobody waits for it."""
         await self._walk.close()
         await self._inquiries.close()
+        await self._looks.close()
 
     async def describe(self, tenant: str, place: Replica, *, background: bool = False) -> KeyDescription:
         """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
@@ -273,8 +289,14 @@ class KeyRing:
         counted = self._budgets is not None and self._is_counted((place,))
         if counted and self._budgets is not None and not await self._budgets.take_probe(key):
             return
+        began, of = time.monotonic(), (key.name, place.name)
         await self._look(key, place, background=background)
-        if self._board.doubts(key.name, place.name):
+        self._hanging.discard(of)
+        if time.monotonic() - began >= HANGS_FROM * self._timeout:
+            # The thread that waits for it hangs as long as the key store likes. Another look beside it would take the
+            # place of the first that can succeed again; so the next probe, in its own time, is the second look.
+            self._hanging.add(of)
+        elif self._board.doubts(key.name, place.name):
             # One failure is no outage. The second look is apart in time, so that both have not met the same moment.
             await self._pause(CONFIRM_SECONDS)
             await self._look(key, place, background=background, again=True)

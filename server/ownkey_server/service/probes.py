@@ -166,6 +166,8 @@ class Probes:
         """How old evidence of a key may become before it is asked after."""
         factor = 1.0 + min(CALM - 1.0, self._calm[key.name] / 4)
         for place in key.replicas:
+            if self._ring.hangs(key.name, place.name):
+                continue  # more probes would hang beside it
             judged = self._board.judged(key.name, place.name)
             if judged is not None and (judged.doubt or judged.recovering or judged.now.state is KeyState.UNREACHABLE):
                 factor = ALARMED

@@ -50,6 +50,8 @@ Ask = Callable[[Replica, float], Awaitable[T]]
 PASSABLE = (KeyUnreachable, KeyStoreThrottled, KeyMisconfigured)
 # What may be about the key, or about this one use of it.
 DENIALS = (KeyRevoked, KeyMisconfigured, OperationUnsupported)
+# Who took this much of the time that it had gave no answer.
+HANGS_FROM = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class ReplicaWalk:
     Args:
         board: Where every answer leaves its evidence.
         inquiries: What is asked when a use was denied.
+        looks: What is asked when a place seems out of order; the same when not given.
         timeout: Seconds that a place may take, and a use of a key whose caller does not say how long it waits.
         watched: Whether a place is passed over while it is out of order, or finds out about that by itself.
         doubtful: Whether a place that says that the key is misconfigured may have had it taken away: it cannot tell
@@ -92,12 +95,14 @@ class ReplicaWalk:
         watched: Callable[[CustomerKey, Replica], bool],
         doubtful: Callable[[Replica], bool],
         *,
+        looks: Inquiries | None = None,
         hedge: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
         self._clock = clock
         self._inquiries = inquiries
+        self._looks = looks or inquiries
         self._timeout = timeout
         self._watched = watched
         self._doubtful = doubtful
@@ -297,8 +302,11 @@ class ReplicaWalk:
         except KeyUnreachable as error:
             told = True
             self._board.saw_error(key.name, error, self._clock())
-            if self._board.doubts(key.name, place.name):
-                self._inquiries.begin(key, place)  # nobody is told of an outage by one failed call
+            # Nobody is told of an outage by one failed call. One that hangs does so until its key store lets it go, and
+            # so would whatever is asked beside it: then the next probe tells, in its own time.
+            hung = self._monotonic() - began >= HANGS_FROM * limit
+            if self._board.doubts(key.name, place.name) and not hung:
+                self._looks.begin(key, place)
             if self._watched(key, place):
                 self._breakers.was_out(key.name, place.name, admission, alone=len(key.replicas) == 1)
             raise
