@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ownkey.v1 import call_pb2, error_reason_pb2, key_service_pb2_grpc, role_pb2
+from ownkey.v1 import call_pb2, call_watch_pb2, error_reason_pb2, key_service_pb2_grpc, role_pb2
 from support import server
 from support.access import DOMAIN, Caller, Lab
 from support.requests import METHODS, request
@@ -236,9 +236,14 @@ def test_a_stream_ends_whatever_comes(method: Any, kind: str, channel: grpc.Chan
     call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
         f"/{method.containing_service.full_name}/{method.name}"
     )
-    start = getattr(pb, f"{method.name}Request")(start=getattr(pb, f"{method.name}Start")(asset=asset()))
-    chunk = getattr(pb, f"{method.name}Request")(chunk=b"some bytes").SerializeToString()
-    pieces = st.lists(raw(method.input_type, chunk), max_size=4)
+    kind_of_request = GetMessageClass(method.input_type)
+    if method.name == "WatchCalls":
+        watched = [call_watch_pb2.WatchedCall(call_id="c-1", callee="+15551234567")]
+        start, chunk = kind_of_request(tenant="acme", add=watched), kind_of_request(tenant="acme", ended=["c-1"])
+    else:
+        start = kind_of_request(start=getattr(pb, f"{method.name}Start")(asset=asset()))
+        chunk = kind_of_request(chunk=b"some bytes")
+    pieces = st.lists(raw(method.input_type, chunk.SerializeToString()), max_size=4)
 
     @bounded(kind)
     @given(st.booleans(), pieces)
