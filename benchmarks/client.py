@@ -115,6 +115,18 @@ class Client:
         loop = http2.closed_loop(address, method, requests, calls=calls, connections=connections, at_once=at_once)
         return {"seconds": loop, "client_cpu": time.process_time() - cpu}
 
+    async def timed(
+        self, address: str, method: str, requests: Sequence[str], calls: int, connections: int, at_once: int
+    ) -> Answer:
+        """Calls in a closed loop, with these requests (in hex) in turn; with p50 and p99 of how long one took."""
+        raw, taken = [bytes.fromhex(one) for one in requests], list[float]()
+        seconds = http2.closed_loop(
+            address, method, raw, calls=calls, connections=connections, at_once=at_once, latencies=taken
+        )
+        taken.sort()
+        p50, p99 = (1000 * taken[min(calls - 1, calls * percent // 100)] for percent in (50, 99))
+        return {"seconds": seconds, "p50_ms": p50, "p99_ms": p99}
+
     async def slow_readers(
         self, address: str, streams: int, size: int, chunk: int, pause: float, each: float, seconds: float
     ) -> Answer:

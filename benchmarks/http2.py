@@ -45,6 +45,9 @@ class Connection:
     ended: int = 0
     answered: int = 0
     buffer: bytearray = field(default_factory=bytearray)
+    # When each call under way was begun, and how long the others took, where that is asked for.
+    began: dict[int, float] | None = None
+    latencies: list[float] = field(default_factory=list)
 
     def begin(self, count: int) -> bytes:
         """The bytes of so many more requests, as far as the connection's window lets them."""
@@ -54,6 +57,8 @@ class Connection:
             message = self.messages[(self.next_stream >> 1) % len(self.messages)]
             out += frame(HEADERS, END_HEADERS, self.next_stream, self.headers)
             out += frame(DATA, END_STREAM, self.next_stream, message)
+            if self.began is not None:
+                self.began[self.next_stream] = time.perf_counter()
             self.next_stream += 2
             self.window -= len(message)
             self.to_begin -= 1
@@ -77,6 +82,9 @@ class Connection:
                 self.answered += 1
             elif kind == HEADERS:
                 ended += flags & END_STREAM
+                if self.began is not None and flags & END_STREAM:
+                    stream = int.from_bytes(self.buffer[at - length - 4 : at - length])
+                    self.latencies.append(time.perf_counter() - self.began.pop(stream))
             elif kind in (RST_STREAM, GOAWAY):
                 raise ConnectionError(f"the server ended a call or the connection: {bytes(payload)!r}")
             elif kind == WINDOW_UPDATE:
@@ -104,12 +112,24 @@ def connect(address: str, path: str, requests: list[bytes]) -> Connection:
     return Connection(connected, headers, [b"\0" + len(request).to_bytes(4) + request for request in requests])
 
 
-def closed_loop(address: str, path: str, requests: list[bytes], *, calls: int, connections: int, at_once: int) -> float:
+def closed_loop(
+    address: str,
+    path: str,
+    requests: list[bytes],
+    *,
+    calls: int,
+    connections: int,
+    at_once: int,
+    latencies: list[float] | None = None,
+) -> float:
     """Make so many calls, `at_once` under way on each connection; gives the seconds from the first to the last.
 
-    Each connection takes the requests in turn; all are of one length.
+    Each connection takes the requests in turn; all are of one length. How long each call took is put into `latencies`.
     """
     made = [connect(address, path, requests) for _ in range(connections)]
+    if latencies is not None:
+        for connection in made:
+            connection.began = {}
     try:
         with selectors.DefaultSelector() as selector:
             for connection in made:
@@ -137,4 +157,7 @@ def closed_loop(address: str, path: str, requests: list[bytes], *, calls: int, c
             connection.socket.close()
     if sum(connection.answered for connection in made) != calls:
         raise RuntimeError("a call had no answer")
+    if latencies is not None:
+        for connection in made:
+            latencies += connection.latencies
     return spent

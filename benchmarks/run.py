@@ -30,9 +30,11 @@ TOPICS = (
     "bulkhead",
     "branch",
     "revocation",
+    "refusal",
     "kamailio",
     "watchers",
     "call_gate",
+    "authorize_call",
 )
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ SERVER_START_SECONDS = 30.0
 STATUS_SECONDS = 30.0
 EXIT_REVOKED = 4
 EXIT_REFUSED = 7
+# So that nobody who looks on has to wait.
+IMPATIENT: Mapping[str, str] = {"OWNKEY_KEYS__PROBE_INTERVAL_SECONDS": "0.5"}
 
 
 class DemoFailed(Exception):
@@ -80,12 +82,12 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def served(command: str, folder: Path) -> Iterator[str]:
-    """A server over the folder's settings; gives its address."""
+def served(command: str, folder: Path, settings: Mapping[str, str] = IMPATIENT) -> Iterator[str]:
+    """A server over the folder's settings, and these of its environment; gives its address."""
     environment = os.environ | {
         "OWNKEY_SERVER__LISTEN": "127.0.0.1:0",
-        "OWNKEY_KEYS__PROBE_INTERVAL_SECONDS": "0.5",
         "OWNKEY_SERVER__DRAIN_SECONDS": "1",
+        **settings,
     }
     log = folder / "server.log"
     with log.open("wb") as sink:
