@@ -5,8 +5,8 @@ shorter. For each key store, one after the other:
 
 - **in use**: data keys are asked for without a pause, wrapped directly. The key store is asked each time, so that no
   use that begins after the act may get plaintext;
-- **by a branch key**: one is in use, five times a second, and nothing else uses the key. The lease on it is the bound;
-- **without traffic**: nothing uses the key. Calls are authorized five times a second, and a watch waits for news: what
+- **by a branch key**: one is in use, five times in two seconds, and nothing else uses the key. The lease on it is the bound;
+- **without traffic**: nothing uses the key. Calls are authorized five times in two seconds, and a watch waits for news: what
   finds the act is a probe, and by default these are at their rarest when a key was well for a minute, as here.
 
 Acts come at random moments of all these rhythms. Times go from when the act began to when the answer was received.
@@ -33,11 +33,17 @@ from ownkey.v1 import asset_pb2, call_pb2, key_service_pb2, key_service_pb2_grpc
 BRANCH_LEASE = 60.0  # keys.branch_lease_seconds
 # keys.probe_interval_seconds twice, a tenth more, a second until its turn, and keys.timeout_seconds for its answer.
 WITHOUT_TRAFFIC = 2.2 * 10.0 + 1.0 + 5.0
-PAUSE = 0.2
+PAUSE = 0.4
+REVOCATION = "word of a revocation"
 TENANTS_A_CHANNEL = 25  # with a call and a watch each at once: a connection carries 64
 PATIENCE = 120.0
 RECORDING, CHAT = asset_pb2.ASSET_CLASS_PHONE_RECORDING, asset_pb2.ASSET_CLASS_TEAM_CHAT
-CODES = {grpc.StatusCode.FAILED_PRECONDITION: "KEY_REVOKED", grpc.StatusCode.UNAVAILABLE: "KEY_UNREACHABLE"}
+BUSY = "busy"
+CODES = {
+    grpc.StatusCode.FAILED_PRECONDITION: "KEY_REVOKED",
+    grpc.StatusCode.UNAVAILABLE: "KEY_UNREACHABLE",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BUSY,
+}
 
 Stub = Any
 
@@ -65,6 +71,7 @@ class Try:
         refused: When each way to be refused came first.
         reasons: As what.
         after: Plaintexts, or calls let through, of uses that began when the act was done.
+        busy: Calls for which the server had no time, which says nothing of the key.
     """
 
     tenant: str
@@ -74,6 +81,7 @@ class Try:
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     after: int = 0
+    busy: int = 0
 
     def act(self, act: Act) -> None:
         """Take the key away."""
@@ -130,8 +138,7 @@ async def _of_one_store(store: str, holders: Holders, tenants: Sequence[str], pa
         for channel in channels:
             await channel.close()
     how = " or ".join(holders.take_away)
-    _told(f"{store}: key without traffic, act to word that it was taken away", idle, "watch told of a revocation")
-    return [
+    found = [
         _at_once(store, in_use),
         _within(f"{store}: branch key in use, act to first refusal", branch, "use", BRANCH_LEASE, "a branch lease"),
         _within(
@@ -139,6 +146,13 @@ async def _of_one_store(store: str, holders: Holders, tenants: Sequence[str], pa
         ),
         _within(f"{store}: key without traffic, act to news of a watch", idle, "watch", WITHOUT_TRAFFIC, f"key {how}"),
     ]
+    _told(f"{store}: key without traffic, act to word that it was taken away", idle, REVOCATION)
+    if turned_away := sum(one.busy for one in (*in_use, *branch, *idle)):
+        print(
+            f"    {store}: {turned_away} calls were turned away by a server that was too busy, and made again",
+            flush=True,
+        )
+    return found
 
 
 async def _in_use(one: Try, act: Act) -> None:
@@ -181,10 +195,12 @@ async def _until_refused(one: Try, what: str, *calls: Callable[[], Awaitable[str
         begun, act_was_done = time.monotonic(), one.ended
         reason = await calls[number % len(calls)]()
         number += 1
-        if reason:
+        if reason == BUSY:
+            one.busy += 1
+        elif reason:
             one.note(what, reason)
             break
-        if act_was_done:
+        elif act_was_done:
             one.after += 1
         await asyncio.sleep(max(0.0, begun + pause - time.monotonic()))
     else:
@@ -233,7 +249,12 @@ def _authorize(one: Try) -> Callable[[], Awaitable[str]]:
     )
 
     async def ask() -> str:
-        answer = await one.stub.AuthorizeCall(request)
+        try:
+            answer = await one.stub.AuthorizeCall(request)
+        except grpc.aio.AioRpcError as error:
+            if _refusal(error) != BUSY:
+                raise
+            return BUSY
         if answer.decision == call_pb2.CALL_DECISION_ALLOW:
             return ""
         return str(call_pb2.CallReason.Name(answer.reason).removeprefix("CALL_REASON_"))
@@ -250,7 +271,7 @@ async def _watch(one: Try) -> None:
             if state not in (key_state_pb2.KEY_STATE_AVAILABLE, key_state_pb2.KEY_STATE_UNKNOWN):
                 one.note("watch", key_state_pb2.KeyState.Name(state).removeprefix("KEY_STATE_"))
             if state == key_state_pb2.KEY_STATE_REVOKED:
-                one.note("watch told of a revocation", "REVOKED")
+                one.note(REVOCATION, "REVOKED")
                 call.cancel()
                 return
 

@@ -169,9 +169,7 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", choices=PROFILES, metavar="NAME", help=f"one of {', '.join(PROFILES)}; repeatable"
     )
-    parser.add_argument(
-        "--share-cores", action="store_true", help="let server and ghz run on all cores"
-    )
+    parser.add_argument("--share-cores", action="store_true", help="let server and ghz run on all cores")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     if not 1 <= options.seconds <= MAX_SECONDS:

@@ -37,7 +37,7 @@ class World:
 
     def __init__(self) -> None:
         self.token = SimpleNamespace(serial=b"first")
-        self.module = SimpleNamespace(generation=0)
+        self.module = SimpleNamespace(generation=0, rests_for=0.0)
         self.now = 1000.0
         token, module = cast("Pkcs11Token", self.token), cast("Pkcs11Module", self.module)
         self.answers = Answers("hsm", "acme", token, module, lambda: self.now)
@@ -85,6 +85,33 @@ def test_a_key_seen_again_must_be_missed_twice_anew(worked: World) -> None:
     worked.look_anew()
     worked.answers.note_success(KEY, GCM_PROVIDER_ID)
     assert worked.meaning(NoKey()) is KeyUnreachable
+
+
+def test_it_is_told_how_long_a_missing_key_must_be_missing(worked: World) -> None:
+    assert worked.answers.unsettled(KEY) == 0
+    worked.answers.note_failure(KEY, NoKey())
+    worked.look_anew(seconds_later=0.2)
+    assert worked.answers.unsettled(KEY) == pytest.approx(0.3)
+    worked.now += 0.3
+    assert worked.answers.unsettled(KEY) == 0
+    assert worked.meaning(NoKey()) is KeyRevoked
+
+
+def test_a_missing_key_waits_for_the_module_to_start_anew(worked: World) -> None:
+    worked.answers.note_failure(KEY, NoKey())
+    worked.module.rests_for = 0.9
+    assert worked.answers.unsettled(KEY) == pytest.approx(0.9)
+    worked.look_anew(seconds_later=0.1)
+    assert worked.answers.unsettled(KEY) == pytest.approx(0.4)
+
+
+def test_nothing_is_waited_for_of_a_key_that_is_there_again_or_never_was(worked: World, fresh: World) -> None:
+    worked.answers.note_failure(KEY, NoKey())
+    worked.answers.note_success(KEY, GCM_PROVIDER_ID)
+    assert worked.answers.unsettled(KEY) == 0
+    never = World()
+    never.answers.note_failure(KEY, NoKey())
+    assert never.answers.unsettled(KEY) == 0
 
 
 def test_another_failure_is_not_a_first_miss(worked: World) -> None:

@@ -97,6 +97,20 @@ class Answers:
         # A key that never worked is looked for again at the next call; one that did is not given up that easily.
         return isinstance(error, _CERTAIN) or (isinstance(error, NoKey) and reference not in self._worked)
 
+    def unsettled(self, reference: str) -> float:
+        """Seconds until it can be told whether a missing key was destroyed; 0 when that is known, or it is there.
+
+        Until then a use of it has failed as in an outage, and it may be none.
+        """
+        missing = self._missing_since.get(reference)
+        if missing is None or not self._works_here(reference):
+            return 0.0
+        generation, at = missing
+        left = SECONDS_MISSING - (self._monotonic() - at)
+        if generation == self._module.generation:
+            left = max(left, self._module.rests_for)
+        return max(left, 0.0)
+
     def meaning(self, reference: str, error: Exception, doubtful: str = "") -> KeyStoreError:
         """What a failure means that remained after recovery.
 

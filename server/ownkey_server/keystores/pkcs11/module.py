@@ -155,6 +155,12 @@ class Pkcs11Module:
         """Changes with every reinitialization, which ends all sessions and handles of the module."""
         return self._generation
 
+    @property
+    def rests_for(self) -> float:
+        """Seconds until it may be reinitialized again; 0 when it may now."""
+        at = self._reinitialized_at
+        return 0.0 if at is None else max(0.0, at + self._pause - self._monotonic())
+
     def reinitialize(self) -> bool:
         """Start the module anew, so that it sees tokens as they are now. Only on its thread.
 
@@ -162,10 +168,9 @@ class Pkcs11Module:
             Whether it was: not again so soon after the last time, whoever asks. One dead token would otherwise keep
             ending the sessions of the others.
         """
-        now = self._monotonic()
-        if self._reinitialized_at is not None and now - self._reinitialized_at < self._pause:
+        if self.rests_for > 0:
             return False
-        self._reinitialized_at = now
+        self._reinitialized_at = self._monotonic()
         library = self.library()
         self._generation += 1
         library.reinitialize()

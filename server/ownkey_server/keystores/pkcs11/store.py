@@ -11,6 +11,7 @@ key: if that works, it was the ciphertext.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
@@ -50,6 +51,8 @@ MECHANISMS: Mapping[str, Mechanism | None] = {
     "aes-key-wrap": Mechanism.AES_KEY_WRAP,
 }
 SECONDS_BETWEEN_LOOKS = 1.0
+# Timers may be this early.
+_A_MOMENT = 0.01
 _PROBE_DATA_KEY = bytes(DATA_KEY_LENGTH)
 _PROBE_AAD = serialize_context({"ownkey:probe": "sound"})
 
@@ -81,7 +84,7 @@ class Pkcs11KeyStore:
         self._token_label = token_label
         self._token = Pkcs11Token(module, token_label, pin, MECHANISMS[mechanism])
         self._answers = Answers(name, token_label, self._token, module, monotonic)
-        # What the last full look at a key found, or at the whole token (under None), and when.
+        # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
         self._monotonic = monotonic
         self._closed = False
@@ -106,7 +109,7 @@ class Pkcs11KeyStore:
             self._answers.note_success(reference, wrapped.provider_id)
             return GeneratedDataKey(SecretBytes(data_key), wrapped)
 
-        return await self._call(reference, timeout, lambda: self._use(reference, work))
+        return await self._settled(reference, timeout, work)
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
@@ -124,7 +127,7 @@ class Pkcs11KeyStore:
             self._answers.note_success(reference, wrapped.provider_id)
             return WrappedDataKey(wrapped)
 
-        return await self._call(reference, timeout, lambda: self._use(reference, work))
+        return await self._settled(reference, timeout, work)
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
@@ -140,7 +143,7 @@ class Pkcs11KeyStore:
             self._answers.note_success(reference, wrapped.provider_id)
             return opened
 
-        return await self._call(reference, timeout, lambda: self._use(reference, work, wrapped.provider_id))
+        return await self._settled(reference, timeout, work, wrapped.provider_id)
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         """Whether the entry names exactly this key."""
@@ -168,6 +171,20 @@ class Pkcs11KeyStore:
         # A token that does not answer has nothing left to close.
         with contextlib.suppress(ModuleBusy, ModuleStuck, p11.PKCS11Error):
             await self._module.call(self._token.forget, timeout=1.0)
+
+    async def _settled(self, reference: str, timeout: float, work: Callable[[], T], doubtful: str = "") -> T:
+        """Use the key. Where it is missing, wait until it can be told what that means: a revocation is no outage."""
+        end = self._monotonic() + timeout
+        try:
+            return await self._call(reference, timeout, lambda: self._use(reference, work, doubtful))
+        except KeyUnreachable:
+            wait = self._answers.unsettled(reference)
+            if not wait or self._monotonic() + wait + _A_MOMENT >= end:
+                raise
+        # Not on the module's thread, which others need.
+        await asyncio.sleep(wait + _A_MOMENT)
+        left = end - self._monotonic()
+        return await self._call(reference, left, lambda: self._use(reference, work, doubtful))
 
     async def _call(self, reference: str, timeout: float, work: Callable[[], T]) -> T:
         """Run on the module's thread, within the time."""
@@ -226,8 +243,12 @@ class Pkcs11KeyStore:
                 last = error
         verdict = self._answers.meaning(reference, last, doubtful)
         if not isinstance(last, MechanismUnusable):
+            stands = SECONDS_BETWEEN_LOOKS
+            if isinstance(verdict, KeyUnreachable):
+                # Not longer than until more can be told: an echo of this would pass for a second sign of an outage.
+                stands = min(stands, self._answers.unsettled(reference) or stands)
             whole_token = isinstance(last, WHOLE_TOKEN)
-            self._verdicts[None if whole_token else reference] = (self._monotonic(), verdict)
+            self._verdicts[None if whole_token else reference] = (self._monotonic() + stands, verdict)
         raise verdict from last
 
     def _raise_fresh_verdict(self, reference: str) -> None:
@@ -236,8 +257,8 @@ class Pkcs11KeyStore:
             found = self._verdicts.get(scope)
             if found is None:
                 continue
-            at, verdict = found
-            if self._monotonic() - at < SECONDS_BETWEEN_LOOKS:
+            until, verdict = found
+            if self._monotonic() < until:
                 raise type(verdict)(self._name, reference, verdict.cause)
             del self._verdicts[scope]
 
