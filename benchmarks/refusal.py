@@ -5,9 +5,10 @@ shorter. For each key store, one after the other:
 
 - **in use**: data keys are asked for without a pause, wrapped directly. The key store is asked each time, so that no
   use that begins after the act may get plaintext;
-- **by a branch key**: one is in use, five times in two seconds, and nothing else uses the key. The lease on it is the bound;
-- **without traffic**: nothing uses the key. Calls are authorized five times in two seconds, and a watch waits for news: what
-  finds the act is a probe, and by default these are at their rarest when a key was well for a minute, as here.
+- **by a branch key**: one is in use, five times in two seconds, and nothing else uses the key. The lease on it is the
+  bound;
+- **without traffic**: nothing uses the key. Calls are authorized five times in two seconds, and a watch waits for news:
+  what finds the act is a probe, and these are at their rarest when a key was well for a minute, as here.
 
 Acts come at random moments of all these rhythms. Times go from when the act began to when the answer was received.
 """
