@@ -3,35 +3,25 @@
 It stands in the SDK, so that a phone service can tell an emergency call even when it cannot ask anybody. In doubt the
 answer is yes: a call let through by mistake costs less than one that is not.
 
-The numbers of each country are libphonenumber's short-number data (``phonenumberslite``), kept up to date there.
-``urn:service:sos`` and its sub-services are RFC 5031's.
+The numbers of each country are libphonenumber's short-number data (``phonenumberslite``), kept up to date there, and
+those of :mod:`ownkey.emergency_numbers`, each with its source.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
 import phonenumbers
 
-# 3GPP TS 22.101 section 10.1: every mobile phone takes these for emergency calls, wherever it is.
-UNIVERSAL_NUMBERS = frozenset({"112", "911"})
-# The same section: those that a phone takes besides when no card tells it a country. Here: when nobody names one.
-WITHOUT_A_COUNTRY = frozenset({"000", "08", "110", "118", "119", "999"})
-# National numbers that libphonenumber's data does not have as emergency numbers, after Wikipedia's "List of emergency
-# telephone numbers": police of Spain, the deaf in France, coast guard of Japan, ambulances of Peru, civil defence of
-# Saudi Arabia.
-MORE_NUMBERS: Mapping[str, frozenset[str]] = {
-    "ES": frozenset({"062", "091"}),
-    "FR": frozenset({"114"}),
-    "JP": frozenset({"118"}),
-    "PE": frozenset({"106"}),
-    "SA": frozenset({"998"}),
-}
-SOS_URN = "urn:service:sos"
+from ownkey.emergency_numbers import EVERYWHERE, NATIONAL, SERVICES, WITHOUT_A_COUNTRY, numbers
+
+UNIVERSAL_NUMBERS = numbers(EVERYWHERE)
+NO_COUNTRY_NUMBERS = numbers(WITHOUT_A_COUNTRY)
+SOS_URN = SERVICES[0].number
 # Emergency numbers have 2 to 6 digits in the data; a longer number needs no look-up, which is what calls mostly are.
 LONGEST = 8
 
@@ -160,5 +150,5 @@ def patterns(countries: Collection[str]) -> frozenset[str]:
     regions = frozenset(countries) & COUNTRIES or COUNTRIES
     descriptions = (phonenumbers.PhoneMetadata.short_metadata_for_region(region) for region in regions)
     found = {one.emergency.national_number_pattern for one in descriptions if one and one.emergency}
-    more = frozenset().union(*(MORE_NUMBERS.get(region, frozenset()) for region in regions))
-    return frozenset(filter(None, found)) | more | (WITHOUT_A_COUNTRY if regions == COUNTRIES else frozenset())
+    more = numbers(entry for entry in NATIONAL if entry.country in regions)
+    return frozenset(filter(None, found)) | more | (NO_COUNTRY_NUMBERS if regions == COUNTRIES else frozenset())
