@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -49,6 +50,14 @@ async def in_process(folder: Path, **options: str) -> AsyncIterator[str]:
     loaded = settings.load(write_settings(folder, **options))
     async with running_server(loaded) as server:
         yield server.address
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -17,8 +17,38 @@ SILENCE = 35.0
 FINAL = (errors.InvalidRequest, errors.NotFound, errors.PermissionDenied)
 
 
+class Tries:
+    """When to connect again, and whether."""
+
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
+        self._pause = FIRST_PAUSE
+        self._heard = False
+
+    def begin(self) -> None:
+        """A try begins."""
+        self._heard = False
+
+    def heard(self) -> None:
+        """The service has answered it."""
+        self._heard, self._pause = True, FIRST_PAUSE
+
+    def failed(self, error: errors.OwnkeyError) -> float:
+        """How many seconds to wait after a try that ended so.
+
+        Raises:
+            OwnkeyError: There is no sense in another.
+        """
+        # Whose token has just ended is let in with the next one; who never was is not.
+        if isinstance(error, FINAL) or (isinstance(error, errors.NotAuthenticated) and not self._heard):
+            raise error
+        pause = self._pause * (0.5 + self._chance() / 2)
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+        return pause
+
+
 class Watching:
-    """Where a watch is. One thread or task at a time."""
+    """Where a watch of keys is. One thread or task at a time."""
 
     def __init__(
         self,
@@ -31,32 +61,33 @@ class Watching:
         self._tenant = tenant
         self._key = key
         self._request_id = request_id
-        self._chance = chance
-        self._pause = FIRST_PAUSE
-        self._heard = False
+        self._tries = Tries(chance)
         self.token = resume_token
 
     def request(self) -> key_status_pb2.WatchKeyStatusRequest:
         """The request of the next try."""
-        self._heard = False
+        self._tries.begin()
         with sendable():
             return key_status_pb2.WatchKeyStatusRequest(
                 tenant=self._tenant, key=self._key, request_id=self._request_id, resume_token=self.token
             )
 
-    def event(self, message: key_status_pb2.WatchKeyStatusResponse) -> KeyWatchEvent:
+    def events(self, message: key_status_pb2.WatchKeyStatusResponse) -> list[KeyWatchEvent]:
         """What a message tells."""
-        self._heard, self._pause = True, FIRST_PAUSE
-        token = self.token = message.resume_token
+        self._tries.heard()
+        self.token = message.resume_token
+        return [self._event(message)]
+
+    def _event(self, message: key_status_pb2.WatchKeyStatusResponse) -> KeyWatchEvent:
         match message.WhichOneof("event"):
             case "snapshot":
                 keys = tuple(customer_key_status(one) for one in message.snapshot.keys)
-                return KeyWatchEvent("snapshot", token, keys, changes_missed=message.snapshot.changes_missed)
+                return KeyWatchEvent("snapshot", self.token, keys, changes_missed=message.snapshot.changes_missed)
             case "status":
-                return KeyWatchEvent("status", token, (customer_key_status(message.status),))
+                return KeyWatchEvent("status", self.token, (customer_key_status(message.status),))
             case "change":
-                return KeyWatchEvent("change", token, change=key_state_change(message.change))
-        return KeyWatchEvent("heartbeat", token)
+                return KeyWatchEvent("change", self.token, change=key_state_change(message.change))
+        return KeyWatchEvent("heartbeat", self.token)
 
     def failed(self, error: errors.OwnkeyError) -> tuple[KeyWatchEvent, float]:
         """What a try that ended means, and how many seconds to wait before the next.
@@ -64,11 +95,7 @@ class Watching:
         Raises:
             OwnkeyError: There is no sense in another.
         """
-        # Whose token has just ended is let in with the next one; who never was is not.
-        if isinstance(error, FINAL) or (isinstance(error, errors.NotAuthenticated) and not self._heard):
-            raise error
-        pause = self._pause * (0.5 + self._chance() / 2)
-        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+        pause = self._tries.failed(error)
         return KeyWatchEvent("disconnected", self.token, cause=str(error)), pause
 
 
@@ -77,6 +104,6 @@ def ended() -> errors.OwnkeyError:
     return errors.ServiceUnavailable("the service ended the watch: it is being restarted")
 
 
-def silent() -> errors.OwnkeyError:
+def silent(seconds: float) -> errors.OwnkeyError:
     """That nothing came."""
-    return errors.ServiceUnavailable(f"nothing was heard of the service for {SILENCE:g} s")
+    return errors.ServiceUnavailable(f"nothing was heard of the service for {seconds:g} s")

@@ -16,9 +16,11 @@ from typing import Any, BinaryIO, Self, TypeVar
 import grpc
 
 from ownkey import _exchange, _stream, emergency, errors
+from ownkey._call_watching import CallWatching
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
 from ownkey._watching import Watching
+from ownkey.call_watch import AsyncCallWatch
 from ownkey.client import EMERGENCY_TIMEOUT, LOCAL_EMERGENCY
 from ownkey.container import Buffer
 from ownkey.key_watch import AsyncKeyWatch
@@ -188,6 +190,10 @@ class AsyncClient:
     ) -> AsyncKeyWatch:
         """As :meth:`ownkey.client.Client.watch_key_status`."""
         return AsyncKeyWatch(self._stub.WatchKeyStatus, Watching(tenant, key, resume_token, request_id))
+
+    def watch_calls(self, tenant: str, *, request_id: str = "") -> AsyncCallWatch:
+        """As :meth:`ownkey.client.Client.watch_calls`."""
+        return AsyncCallWatch(self._stub.WatchCalls, CallWatching(tenant, request_id))
 
     async def key_state_changes(
         self, tenant: str, key: str = "", *, page_size: int = 0, page_token: str = ""

@@ -17,9 +17,11 @@ from typing import BinaryIO, Self, TypeVar
 import grpc
 
 from ownkey import _exchange, _stream, emergency, errors
+from ownkey._call_watching import CallWatching
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
 from ownkey._watching import Watching
+from ownkey.call_watch import CallWatch
 from ownkey.container import Buffer
 from ownkey.key_watch import KeyWatch
 from ownkey.media_stream import MediaStream
@@ -140,6 +142,17 @@ class Client:
             OwnkeyError: While iterating. See :mod:`ownkey.errors`.
         """
         return KeyWatch(self._stub.WatchKeyStatus, Watching(tenant, key, resume_token, request_id))
+
+    def watch_calls(self, tenant: str, *, request_id: str = "") -> CallWatch:
+        """Be told which calls that are under way have lost the key that they need, and which have it back.
+
+        It goes on by itself when the connection is lost, misses nothing and tells nothing twice. Each watch takes one
+        of the calls that a connection may have at once.
+
+        Raises:
+            OwnkeyError: While iterating. See :mod:`ownkey.errors`.
+        """
+        return CallWatch(self._stub.WatchCalls, CallWatching(tenant, request_id))
 
     def key_state_changes(
         self, tenant: str, key: str = "", *, page_size: int = 0, page_token: str = ""

@@ -224,6 +224,67 @@ class CallAuthorization:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedCall:
+    """A call that is under way, with the facts that a tenant's call gate may look at.
+
+    Attributes:
+        call_id: Your id of it: 1 to 256 printable ASCII characters without spaces.
+        callee: Who is called, in any way of writing; ``caller`` likewise, or empty.
+        direction: ``inbound``, ``outbound``, ``internal``, or empty.
+        stores: The asset classes that are stored of it; empty means nothing.
+    """
+
+    call_id: str
+    callee: str
+    caller: str = ""
+    direction: str = ""
+    user: str = ""
+    group: str = ""
+    stores: tuple[str, ...] = ()
+    site: str = ""
+    queue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallChange:
+    """That something else is to be done with a call than before.
+
+    Attributes:
+        action: ``end`` it; ``stop_recording``: it goes on, and nothing of it is stored; ``continue``: it goes on, and
+            what was to be stored is stored. A call to an emergency service is never told to end.
+        reason: What decided, as of :class:`CallAuthorization`.
+        key: Name of the key that decided; empty when none did.
+        rule: Name of the call gate's rule that decided.
+    """
+
+    call_id: str
+    action: str
+    reason: str
+    explanation: str
+    key: str = ""
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallWatchEvent:
+    """What a watch of calls tells.
+
+    Attributes:
+        kind: ``connected``: the service hears of the calls, the first time or again. ``change``: something else is to
+            be done with a call. ``heartbeat``: nothing is. ``disconnected``: the service cannot be reached; the watch
+            goes on by itself when it can, and until then nobody tells whether a key was taken away.
+        calls: How many calls the service watches; when it is disconnected, how many are to be watched.
+        change: What is to be done.
+        cause: Why it was disconnected.
+    """
+
+    kind: str
+    calls: int
+    change: CallChange | None = None
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MediaInfo:
     """What was decided about an object, before its first byte.
 

@@ -33,6 +33,7 @@ ACTIONS = {
     CallDecision.ALLOW_NO_RECORDING: call_watch_pb2.CALL_ACTION_STOP_RECORDING,
     CallDecision.REFUSE: call_watch_pb2.CALL_ACTION_END,
 }
+_DECISIONS = {action: decision for decision, action in ACTIONS.items()}
 _CLASS_NUMBERS = {one: asset_pb2.AssetClass.Value(f"ASSET_CLASS_{one.name}") for one in AssetClass}
 
 
@@ -114,7 +115,8 @@ class CallWatchServicer:
 
     async def _take(self, request: call_watch_pb2.WatchCallsRequest, calls: CallWatch, watch: Watch) -> None:
         calls.ended(request.ended)
-        changes = await calls.add([_call_of(request.tenant, one) for one in request.add])
+        told = {one.call_id: _DECISIONS[one.last_action] for one in request.add if one.last_action}
+        changes = await calls.add([_call_of(request.tenant, one) for one in request.add], told)
         for part in _parts(changes) if changes else [()]:
             await watch.write(_changes(part, calls))
 

@@ -56,6 +56,8 @@ class RequestLimits:
 # Room for every request whose fields keep the rules; chunks of media do not pass here. The longest field that the rules
 # allow is a wrapped key, and the longest list has fewer entries.
 KEY_LIMITS = RequestLimits(request=96 * 1024, field=16 * 1024, entries=64)
+# So many calls in a message of WatchCalls, each with all that it may have: some 5 ms of the event loop.
+CALLS_LIMITS = RequestLimits(request=768 * 1024, field=16 * 1024, entries=200)
 # A tenants file, or the users of a large group.
 ADMIN_LIMITS = RequestLimits(request=5 * 1024 * 1024, field=4 * 1024 * 1024, entries=10_000)
 

@@ -25,7 +25,7 @@ from ownkey_server.domain.errors import OwnkeyError, PermissionDenied, TooMuch, 
 from ownkey_server.domain.roles import Facts, Permit
 from ownkey_server.rpc import errors
 from ownkey_server.rpc.calls import Call, Context
-from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, RequestParser, load_contract
+from ownkey_server.rpc.contract import ADMIN_LIMITS, ADMIN_SERVICE_NAME, CALLS_LIMITS, RequestParser, load_contract
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.media_streams import Requests
 from ownkey_server.rpc.methods import Method
@@ -109,6 +109,7 @@ class Dispatcher:
         self._gates = gates
         contract = load_contract()
         self._key_parser = RequestParser(contract)
+        self._calls_parser = RequestParser(contract, CALLS_LIMITS)
         self._admin_parser = RequestParser(contract, ADMIN_LIMITS)
         self._peek = Peek(_TENANT, _CALLEE)
 
@@ -216,7 +217,9 @@ class Dispatcher:
         return grpc.stream_stream_rpc_method_handler(handle)
 
     def _parser(self, method: Method) -> RequestParser:
-        return self._admin_parser if method.service == ADMIN_SERVICE_NAME else self._key_parser
+        if method.service == ADMIN_SERVICE_NAME:
+            return self._admin_parser
+        return self._calls_parser if method.name == "WatchCalls" else self._key_parser
 
     async def _known(self, context: Context, about: _About, *, or_wait: bool = False) -> str:
         """Who calls, if they may call now."""

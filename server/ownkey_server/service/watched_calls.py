@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.errors import InvalidRequest
@@ -14,6 +16,7 @@ from ownkey_server.service.call_gate import FIRST_SECONDS, Call, CallAnswer, Cal
 
 # Between so many decisions others have their turn.
 TOGETHER = 50
+NOTHING_TOLD: Final[Mapping[str, CallDecision]] = MappingProxyType({})
 
 
 class TooManyCalls(Exception):
@@ -46,6 +49,8 @@ class _Watched:
     call: Call
     decision: CallDecision = CallDecision.ALLOW
     graced: bool = False
+    # Whether it was decided about before, here or by another stream: its group was one then.
+    known: bool = False
 
 
 class WatchedCalls:
@@ -99,8 +104,14 @@ class CallWatch:
         """Whether time alone may change what is said of some call."""
         return any(one.graced for one in self._calls.values())
 
-    async def add(self, calls: Collection[Call]) -> list[tuple[str, CallAnswer]]:
-        """Watch more calls, or calls with other facts; gives those that are not allowed in full.
+    async def add(
+        self, calls: Collection[Call], told: Mapping[str, CallDecision] = NOTHING_TOLD
+    ) -> list[tuple[str, CallAnswer]]:
+        """Watch more calls, or calls with other facts; gives those of which something else is to be said than was last.
+
+        Args:
+            calls: The calls.
+            told: What was last said of calls that were watched before, elsewhere; of others nothing was: they go on.
 
         Raises:
             TooManyCalls: There are too many.
@@ -110,10 +121,12 @@ class CallWatch:
         self._all.count(self._tenant, len(new.keys() - self._calls.keys()), len(self._calls))
         added = []
         for call_id, call in new.items():
-            watched = self._calls.setdefault(call_id, _Watched(call))
+            before = _Watched(call, told.get(call_id, CallDecision.ALLOW), known=call_id in told)
+            watched = self._calls.setdefault(call_id, before)
+            watched.known = watched.known and watched.call.group == call.group
             watched.call = call
             added.append(watched)
-        return await self._look(added, strict=True)
+        return await self._look(added, new=True)
 
     def ended(self, call_ids: Collection[str]) -> None:
         """Watch these calls no more."""
@@ -123,14 +136,14 @@ class CallWatch:
 
     async def changed(self) -> list[tuple[str, CallAnswer]]:
         """The calls of which something else is to be said than was last."""
-        return await self._look(list(self._calls.values()), strict=False)
+        return await self._look(list(self._calls.values()), new=False)
 
     def close(self) -> None:
         """Watch no call any more."""
         self._all.count(self._tenant, -len(self._calls), 0)
         self._calls.clear()
 
-    async def _look(self, calls: list[_Watched], *, strict: bool) -> list[tuple[str, CallAnswer]]:
+    async def _look(self, calls: list[_Watched], *, new: bool) -> list[tuple[str, CallAnswer]]:
         found = []
         # A key that was never asked after is no reason to end a call: new calls wait for its first word, all together
         # no longer than one would.
@@ -139,14 +152,9 @@ class CallWatch:
             if number % TOGETHER == TOGETHER - 1:
                 await asyncio.sleep(0)
             call = watched.call
-            try:
-                answer = await self._keeper.emergency_answer(call.tenant, call.callee) or await self._keeper.decide(
-                    call, wait=strict and asyncio.get_running_loop().time() < waiting_ends
-                )
-            except InvalidRequest:
-                if strict:
-                    raise
-                continue  # such as a group that was deleted meanwhile: what was said of the call stands
+            wait = new and asyncio.get_running_loop().time() < waiting_ends
+            answer = await self._answer(watched, wait=wait)
+            watched.known = True
             watched.graced = answer.reason is CallReason.GRACE
             if answer.decision is watched.decision or call.call_id not in self._calls:
                 continue
@@ -155,3 +163,16 @@ class CallWatch:
                 self._keeper.note(call, self._caller, answer, mid_call=True)
             found.append((call.call_id, answer))
         return found
+
+    async def _answer(self, watched: _Watched, *, wait: bool) -> CallAnswer:
+        call = watched.call
+        urgent = await self._keeper.emergency_answer(call.tenant, call.callee)
+        if urgent is not None:
+            return urgent
+        try:
+            return await self._keeper.decide(call, wait=wait)
+        except InvalidRequest as error:
+            if not watched.known:
+                raise InvalidRequest("add.group", f"call {call.call_id!r}: {error.description}") from None
+            # Its group was deleted meanwhile. The call goes on, and so does what may be said of it.
+            return await self._keeper.decide(replace(call, group=""), wait=wait)

@@ -145,6 +145,38 @@ async def test_a_gateway_is_told_which_of_its_calls_lost_their_key_and_which_hav
     assert await stream.code() is grpc.StatusCode.OK
 
 
+async def test_what_was_said_of_a_call_before_is_said_again_only_if_it_is_otherwise_now(rpc: Rpc, admin: Admin) -> None:
+    await admin("Revoke", tenant="acme", scope=revocation_pb2.RevocationScope(queues=["support"]))
+    end, go_on = call_watch_pb2.CALL_ACTION_END, call_watch_pb2.CALL_ACTION_CONTINUE
+    stream = rpc.stub.WatchCalls(timeout=20)
+    await stream.write(
+        add(
+            a_call("told", queue="support", last_action=end),
+            a_call("untold", queue="support", last_action=go_on),
+            a_call("freed", last_action=end),
+            a_call("free", last_action=go_on),
+            a_call("sos", callee="911", queue="support", last_action=end),
+        )
+    )
+    told = {one.call_id: one.action for one in await changes(stream)}
+    assert told == {"untold": end, "freed": go_on, "sos": go_on}
+    stream.cancel()
+
+
+async def test_a_call_whose_group_is_gone_is_watched_on_and_one_that_never_had_it_is_named(
+    rpc: Rpc, admin: Admin
+) -> None:
+    stream = rpc.stub.WatchCalls(timeout=20)
+    await stream.write(add(a_call("old", group="gone", last_action=call_watch_pb2.CALL_ACTION_CONTINUE)))
+    first = await stream.read()
+    assert (first.calls, list(first.changes)) == (1, [])
+    await admin("Revoke", tenant="acme", scope=revocation_pb2.RevocationScope(), everything=True)
+    assert [(one.call_id, one.action) for one in await changes(stream)] == [("old", call_watch_pb2.CALL_ACTION_END)]
+    await stream.write(add(a_call("new", group="gone")))
+    failure = await the_end(stream)
+    assert (failure.reason, "call 'new'" in failure.message) == ("INVALID_FIELD", True), failure
+
+
 async def changes(stream: grpc.aio.StreamStreamCall) -> list[call_watch_pb2.CallChange]:  # type: ignore[type-arg]
     while not (message := await stream.read()).changes:
         pass

@@ -20,7 +20,7 @@ def test_the_page_s_examples_run(
     monkeypatch.chdir(tmp_path)
     Path("call.wav").write_bytes(b"content" * 100_000)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     Authority(tmp_path).issue("recorder", uris=["spiffe://example.org/recorder"])
     Path("ann.token").write_text("a.bearer.token\n", encoding="ascii")
     names: dict[str, Any] = {}

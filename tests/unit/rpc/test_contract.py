@@ -9,14 +9,14 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from ownkey import frame_lengths
-from ownkey.v1 import asset_pb2, call_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
+from ownkey.v1 import asset_pb2, call_pb2, call_watch_pb2, error_reason_pb2, key_service_pb2, key_state_pb2
 from ownkey_server.domain.assets import AssetClass, AssetOrigin
 from ownkey_server.domain.call_gates import CallDirection
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.patterns import in_words
 from ownkey_server.domain.policy import Effect
 from ownkey_server.rpc import convert
-from ownkey_server.rpc.contract import KEY_LIMITS, RequestParser, load_contract
+from ownkey_server.rpc.contract import CALLS_LIMITS, KEY_LIMITS, RequestParser, load_contract
 from ownkey_server.rpc.errors import InvalidRequests
 from ownkey_server.rpc.media_streams import MAX_CHUNK
 from ownkey_server.service.call_gate import CallDecision, CallReason
@@ -86,6 +86,35 @@ def test_no_rule_allows_more_entries_or_longer_fields_than_are_looked_at() -> No
     lengths = [int(n) for n in re.findall(r"max_(?:len|bytes)[:=] ?(\d+)", text.replace("max_bytes = ", "max_bytes:"))]
     assert max(lengths) <= KEY_LIMITS.field
     assert 32 * (512 + 1024) + KEY_LIMITS.field + 4096 < KEY_LIMITS.request
+
+
+def test_what_the_rules_allow_at_most_of_calls_that_are_watched_is_taken() -> None:
+    call = call_watch_pb2.WatchedCall(
+        call_id="c" * 256,
+        caller="+" * 512,
+        callee="+" * 512,
+        direction=1,
+        user="u" * 256,
+        group="g" * 63,
+        stores=[asset_pb2.ASSET_CLASS_PHONE_RECORDING] * 15,
+        queue="q" * 256,
+        site="s" * 256,
+        last_action=3,
+    )
+    most = call_watch_pb2.WatchCallsRequest(
+        tenant="t" * 63,
+        request_id="r" * 128,
+        add=[call] * CALLS_LIMITS.entries,
+        ended=["e" * 256] * CALLS_LIMITS.entries,
+    )
+    parser = RequestParser(load_contract(), CALLS_LIMITS)
+    assert parser.parse(most.SerializeToString(), call_watch_pb2.WatchCallsRequest) is not None
+    for field in ("add", "ended"):
+        more = call_watch_pb2.WatchCallsRequest(tenant="t", add=[call] * 201 if field == "add" else [])
+        more.ended.extend(["e"] * 201 if field == "ended" else [])
+        with pytest.raises(InvalidRequests) as caught:
+            parser.parse(more.SerializeToString(), call_watch_pb2.WatchCallsRequest)
+        assert [violation.field for violation in caught.value.violations] == [field]
 
 
 @pytest.mark.parametrize("service", ["KeyService", "AdminService"])

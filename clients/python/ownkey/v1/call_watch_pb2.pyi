@@ -352,6 +352,7 @@ class WatchedCall(_message.Message):
     STORES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
+    LAST_ACTION_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Required. The call's id. 1 to 256 printable ASCII characters."""
     caller: _builtins.str
@@ -368,6 +369,11 @@ class WatchedCall(_message.Message):
     """Optional. The call queue."""
     site: _builtins.str
     """Optional. The site."""
+    last_action: Global___CallAction.ValueType
+    """Optional. What was last said of the call, if it was watched before, by another stream: only what is to be done
+    otherwise is told then, that it goes on again too. Such a call may name a group that has been deleted meanwhile, and
+    is decided about without it.
+    """
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_asset_pb2.AssetClass.ValueType]:
         """Optional. What is stored of the call; empty means nothing."""
@@ -384,10 +390,11 @@ class WatchedCall(_message.Message):
         stores: _abc.Iterable[_asset_pb2.AssetClass.ValueType] | None = ...,
         queue: _builtins.str = ...,
         site: _builtins.str = ...,
+        last_action: Global___CallAction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "callee", b"callee", "caller", b"caller", "direction", b"direction", "group", b"group", "queue", b"queue", "site", b"site", "stores", b"stores", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "callee", b"callee", "caller", b"caller", "direction", b"direction", "group", b"group", "last_action", b"last_action", "queue", b"queue", "site", b"site", "stores", b"stores", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,7 +402,7 @@ Global___WatchedCall: _TypeAlias = WatchedCall  # noqa: Y015
 
 @_typing.final
 class WatchCallsRequest(_message.Message):
-    """Which calls are under way, as it changes. After a reconnect, all of them are told again."""
+    """Which calls are under way, as it changes. After a reconnect, all of them are told again, with their last_action."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
