@@ -46,6 +46,7 @@ COMMANDS = {
     "init": "ownkey_server.commands.server:init",
     "serve": "ownkey_server.commands.server:serve",
     "keystore": "ownkey_server.commands.server:keystore",
+    "hsm": "ownkey_server.commands.hsm:hsm",
     "db": "ownkey_server.commands.server:db",
     "audit": "ownkey_server.commands.audit:audit",
     "aws": "ownkey_server.commands.aws:aws",

@@ -1,0 +1,34 @@
+"""``ownkey hsm``: the HSM operator's tools. They need no running server, and load no module into their own process."""
+
+from __future__ import annotations
+
+import click
+
+from ownkey.cli.main import Group
+from ownkey_server.commands.hsm.ceremony import ceremony, custodian
+from ownkey_server.commands.hsm.ending import close_command, retire_command
+from ownkey_server.commands.hsm.init import init_command
+from ownkey_server.commands.hsm.listing import list_command
+from ownkey_server.commands.hsm.making import keygen_command, rotate_command, settle_command
+
+
+@click.group(cls=Group, no_args_is_help=True)
+def hsm() -> None:
+    """Look after the tokens of an HSM: make, rotate and retire the keys in them by ceremonies that are on record.
+
+    docs/hsm.md walks through it. PINs are never given on the command line: options say where they are.
+    """
+
+
+for command in (
+    init_command,
+    keygen_command,
+    list_command,
+    rotate_command,
+    close_command,
+    retire_command,
+    settle_command,
+    custodian,
+    ceremony,
+):
+    hsm.add_command(command)

@@ -1,0 +1,151 @@
+"""``ownkey hsm keygen``, ``rotate`` and ``settle``: keys, their next versions, and what was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ownkey.cli.main import Shared, output_options
+from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options, log_option
+from ownkey_server.commands.hsm.options import TokenChoice, replica_options, token_options, told
+from ownkey_server.domain.ceremonies import Action
+from ownkey_server.domain.clock import system_clock
+from ownkey_server.hsm import making
+from ownkey_server.hsm.ceremony_log import opened
+from ownkey_server.hsm.facts import told_check_value
+from ownkey_server.hsm.making import Made
+from ownkey_server.hsm.work import TokenAtWork, at_work
+
+
+@click.command("keygen")
+@click.argument("name")
+@token_options
+@replica_options
+@ceremony_options
+@output_options
+@click.pass_obj
+def keygen_command(shared: Shared, /, name: str, **options: Any) -> None:
+    """Make the first version of the key NAME in a token: NAME/v1, AES of 256 bits, sensitive, never to be extracted.
+
+    With --replica, the same key in several tokens: made in the first, wrapped for each by an RSA key of that token, and
+    in clear nowhere. Each key is tried before it counts, and all open what each has wrapped.
+    """
+    with told():
+        key = making.parsed(name)
+        choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
+        with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
+            label = str(making.first_version(tokens, key))
+            what = describe("make a key", label, tokens)
+            custodians = ceremony.custodians(shared, what)
+            made = making.make(
+                log,
+                custodians,
+                Action.KEYGEN,
+                tokens,
+                label,
+                lambda: making.generate(tokens, label),
+                ceremony.approve(shared),
+            )
+        answer(shared, ceremony, tokens, made, f'reference = "{label}" for the key in the tenants file')
+
+
+@click.command("rotate")
+@click.argument("name")
+@token_options
+@replica_options
+@ceremony_options
+@output_options
+@click.pass_obj
+def rotate_command(shared: Shared, /, name: str, **options: Any) -> None:
+    """Make the next version of the key NAME. The old ones are left as they are, until nobody wraps under them.
+
+    Name every token that has the key. What comes after: enrol the new version and have policy name it; `ownkey hsm
+    close` takes the right to wrap from the old one, and `ownkey hsm retire` ends it once nothing is wrapped under it.
+    """
+    with told():
+        key = making.parsed(name)
+        choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
+        with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
+            old, new = making.next_version(tokens, key)
+            label = str(new)
+            custodians = ceremony.custodians(shared, {**describe("rotate a key", label, tokens), "after": str(old)})
+            made = making.make(
+                log,
+                custodians,
+                Action.ROTATE,
+                tokens,
+                label,
+                lambda: making.generate(tokens, label),
+                ceremony.approve(shared),
+                {"after": str(old)},
+            )
+        following = f"enrol a key with reference {label}, have policy name it; then: ownkey hsm close {old}"
+        answer(shared, ceremony, tokens, made, following, {"after": str(old)})
+
+
+@click.command("settle")
+@token_options
+@log_option
+@output_options
+@click.pass_obj
+def settle_command(shared: Shared, /, **options: Any) -> None:
+    """End what ceremonies that were cut off have left in a token.
+
+    A key that was made, proved and recorded gets its label; any other is destroyed: it was never used.
+    """
+    with told():
+        choice = TokenChoice.taken(options)
+        with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(options["log"], system_clock) as log:
+            done = making.settle(log, tokens[0])
+        value = {
+            "published": list(done.published),
+            "discarded": list(done.discarded),
+            "token": tokens[0].facts.identity,
+        }
+        lines = {
+            "published": ", ".join(done.published) or "none",
+            "destroyed": ", ".join(done.discarded) or "none",
+            "token": str(tokens[0].facts),
+        }
+        shared.output.answer(value, lines)
+
+
+def describe(what: str, label: str, tokens: Sequence[TokenAtWork]) -> dict[str, str]:
+    """What is to be done, for those who confirm it."""
+    return {"ceremony": what, "key": label, "token": "; ".join(str(token.facts) for token in tokens)}
+
+
+def answer(
+    shared: Shared,
+    ceremony: CeremonyChoice,
+    tokens: Sequence[TokenAtWork],
+    made: Made,
+    following: str = "",
+    more: dict[str, str] | None = None,
+) -> None:
+    """Tell what came of a ceremony about a key."""
+    first = made.keys[0]
+    value = {
+        "key": made.label,
+        "check_values": dict(first.check_values),
+        "use": first.use.value,
+        "tokens": [dict(token.facts.identity) for token in tokens],
+        "ceremony": made.ceremony,
+        "log": str(ceremony.log),
+        "head": str(made.head),
+        "next": following,
+        **(more or {}),
+    }
+    lines = {
+        "key": made.label,
+        **(more or {}),
+        "check value": told_check_value(first.check_values) or "none: the token lets none be computed",
+        "use": first.use.value,
+        "token": "; ".join(str(token.facts) for token in tokens),
+        "ceremony": f"{made.ceremony} in {ceremony.log}",
+        "head": made.head,
+        "next": following,
+    }
+    shared.output.answer(value, lines)

@@ -1,0 +1,258 @@
+"""The ceremony log: a file of JSON lines that is only ever added to, by one ceremony at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ownkey_server.domain import audit
+from ownkey_server.domain.audit_chain import ChainRow
+from ownkey_server.domain.audit_documents import line
+from ownkey_server.domain.ceremonies import (
+    WRITER,
+    Action,
+    CeremonyInvalid,
+    Description,
+    Phase,
+    Record,
+    Register,
+)
+from ownkey_server.domain.clock import Clock
+from ownkey_server.hsm.ceremony_check import Checked, Head, check
+from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.errors import HsmError, Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is to be done.
+
+    Attributes:
+        tokens: The tokens concerned, as they describe themselves.
+        key: The key's label.
+        detail: What else there is to say, never a secret.
+    """
+
+    action: Action
+    tokens: tuple[Mapping[str, str], ...] = ()
+    key: str = ""
+    detail: Mapping[str, Any] | None = None
+
+
+class CeremonyLog:
+    """A log that is open for one ceremony.
+
+    Args:
+        path: The file.
+        clock: Tells the time.
+        checked: What is in it.
+        descriptor: The file, locked and open for adding to it.
+    """
+
+    def __init__(self, path: Path, clock: Clock, checked: Checked, descriptor: int) -> None:
+        self.path = path
+        self.checked = checked
+        self._clock = clock
+        self._descriptor = descriptor
+        self._cut_off = len(checked.cut_off)
+
+    @property
+    def register(self) -> Register:
+        """Who confirms."""
+        return self.checked.register
+
+    @property
+    def head(self) -> Head:
+        """How far it has come."""
+        return self.checked.head
+
+    def begin(self, intent: Intent, custodians: Sequence[Custodian]) -> Ceremony:
+        """Begin a ceremony, confirmed by custodians: nothing is done before this is on disk.
+
+        Raises:
+            HsmError: They are not who must confirm it, or it cannot be written.
+        """
+        self._require(intent.action, custodians)
+        detail = {**(intent.detail or {})}
+        if self._cut_off:
+            detail["cut_off_before"] = self._cut_off
+            self._cut_off = 0
+        record = self._record(intent, Phase.BEGUN, 0, detail)
+        number = self._append(record, custodians)
+        return Ceremony(self, number, intent, tuple(custodians))
+
+    def _require(self, action: Action, custodians: Sequence[Custodian]) -> None:
+        present = {each.name for each in custodians if self.register.custodians.get(each.name) == each.public_key}
+        strangers = sorted({each.name for each in custodians} - present)
+        if strangers and action is not Action.CUSTODIANS:
+            raise HsmError(
+                f"{strangers[0]} is no custodian of {self.path}, or that is not the key that the log knows",
+                Trouble.REFUSED,
+                f"its custodians are: {', '.join(sorted(self.register.custodians)) or 'none'}",
+            )
+        needed = self.register.needed_for(action)
+        if len(present) < needed:
+            names = ", ".join(sorted(self.register.custodians)) or "none: `ownkey hsm ceremony custodians` names some"
+            raise HsmError(
+                f"{needed} custodians must confirm this, and {len(present)} did",
+                Trouble.REFUSED,
+                f"--custodian NAME=KEYFILE for each; the custodians are {names}",
+            )
+
+    def _record(self, intent: Intent, phase: Phase, ceremony: int, detail: Mapping[str, Any]) -> Record:
+        return Record(
+            action=intent.action,
+            phase=phase,
+            time=self._clock(),
+            ceremony=ceremony,
+            operator=_operator(),
+            tokens=intent.tokens,
+            key=intent.key,
+            detail=detail,
+        )
+
+    def _append(self, record: Record, custodians: Sequence[Custodian]) -> int:
+        previous, number = self.head.hash, self.head.sequence + 1
+        record = replace(record, confirmations=tuple(each.confirm(record, previous) for each in custodians))
+        body = record.body()
+        digest = audit.chained(previous, WRITER, number, body)
+        row = ChainRow(WRITER, number, audit.microseconds(record.time), "", body, digest)
+        _write(self.path, self._descriptor, line(row))
+        self.checked.records[number] = record
+        self.checked.head = Head(number, digest)
+        return number
+
+
+class Ceremony:
+    """A ceremony that has begun. It must end, one way or the other."""
+
+    def __init__(self, log: CeremonyLog, number: int, intent: Intent, custodians: tuple[Custodian, ...]) -> None:
+        self.number = number
+        self._log = log
+        self._intent = intent
+        self._custodians = custodians
+
+    def done(self, outcome: Mapping[str, Any], tokens: tuple[Mapping[str, str], ...] | None = None) -> Head:
+        """Record what came of it, confirmed by the same custodians.
+
+        Args:
+            outcome: What there is to say of it, never a secret.
+            tokens: The tokens, where they are others than before: one that was initialized.
+        """
+        return self._end(Phase.DONE, outcome, self._custodians, tokens)
+
+    def failed(self, why: str) -> Head:
+        """Record that nothing came of it."""
+        return self._end(Phase.FAILED, {"why": why}, (), None)
+
+    def _end(
+        self,
+        phase: Phase,
+        outcome: Mapping[str, Any],
+        custodians: Sequence[Custodian],
+        tokens: tuple[Mapping[str, str], ...] | None,
+    ) -> Head:
+        intent = self._intent if tokens is None else replace(self._intent, tokens=tokens)
+        self._log._append(self._log._record(intent, phase, self.number, outcome), custodians)  # noqa: SLF001
+        return self._log.head
+
+
+def open_new(path: Path, clock: Clock, register: Register, custodians: Sequence[Custodian]) -> Head:
+    """Begin a log, confirmed by all its custodians.
+
+    Raises:
+        HsmError: There is a file already, or it cannot be written.
+    """
+    try:
+        register.require_sound()
+    except CeremonyInvalid as error:
+        raise HsmError(str(error)) from None
+    now = clock()
+    description = Description(secrets.token_hex(16), now, register)
+    genesis = audit.genesis(description.to_bytes())
+    record = Record(Action.OPEN_LOG, Phase.DONE, now, 0, _operator(), (), "")
+    record = replace(record, confirmations=tuple(each.confirm(record, genesis) for each in custodians))
+    body = record.body()
+    digest = audit.chained(genesis, WRITER, 1, body)
+    row = ChainRow(WRITER, 1, audit.microseconds(now), "", body, digest)
+    content = description.to_bytes() + b"\n" + line(row)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _write(aside, descriptor, content)
+            os.link(aside, path)
+        finally:
+            os.close(descriptor)
+            aside.unlink()
+        _sync_folder(path)
+    except FileExistsError:
+        raise HsmError(f"{path} is there already: a log is never overwritten", Trouble.TAKEN) from None
+    except OSError as error:
+        raise HsmError(f"{path}: the log cannot be written: {error.strerror}") from None
+    return Head(1, digest)
+
+
+@contextlib.contextmanager
+def opened(path: Path, clock: Clock) -> Iterator[CeremonyLog]:
+    """A log to add to, until the block ends. Nobody else adds to it meanwhile.
+
+    Raises:
+        HsmError: It is not there, not right, or in use.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except OSError as error:
+        hint = "`ownkey hsm ceremony open` begins a log; --log names another"
+        raise HsmError(f"{path}: the ceremony log: {error.strerror}", Trouble.NOT_FOUND, hint) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HsmError(f"{path}: another ceremony is under way", Trouble.TAKEN, "wait until it has ended") from None
+        checked = check(path)
+        checked.require_sound(path)
+        if checked.cut_off:
+            # It was never told to anybody as written; the next record says that it was here.
+            os.ftruncate(descriptor, checked.end)
+            os.fsync(descriptor)
+        yield CeremonyLog(path, clock, checked, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, descriptor: int, content: bytes) -> None:
+    try:
+        written = os.write(descriptor, content)
+        os.fsync(descriptor)
+    except OSError as error:
+        raise HsmError(f"{path}: the log cannot be written: {error.strerror}") from None
+    if written != len(content):
+        raise HsmError(f"{path}: the log cannot be written: no space is left")
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _operator() -> str:
+    """Who runs this, as the system says: whoever is root can be anybody."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+PresentCustodians = Callable[[int], Sequence[Custodian]]

@@ -1,0 +1,351 @@
+"""Keys on their way into a token: wrapped under an RSA key whose private half never leaves that token.
+
+The wrapped key is RSA-OAEP of the 32 bytes (``rsa-oaep``), or RSA-AES key wrap (``rsa-aes``, CKM_RSA_AES_KEY_WRAP of
+PKCS#11 3.0, section 2.1.21): RSA-OAEP of an AES key, and then AES key wrap with padding (RFC 5649) under that one. The
+token takes it apart itself, in two steps where it does not know the second as one mechanism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import exceptions as p11
+
+from ownkey_server.domain.key_labels import pending
+from ownkey_server.hsm.errors import HsmError, Trouble
+from ownkey_server.hsm.facts import KeyFacts
+from ownkey_server.hsm.operations.keys import proper
+from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, customer_key, envelope_key, passing_key
+
+if TYPE_CHECKING:
+    from ownkey_server.hsm.bench import Bench
+
+OAEP: Mapping[str, tuple[Mechanism, MGF, None]] = {
+    "sha256": (Mechanism.SHA256, MGF.SHA256, None),
+    "sha1": (Mechanism.SHA_1, MGF.SHA1, None),
+}
+SCHEMES = ("rsa-oaep", "rsa-aes")
+SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public half of a wrapping key pair.
+
+    Attributes:
+        modulus: Big-endian.
+        exponent: Big-endian.
+        hashes: By which of these hashes for OAEP its token unwraps, the best first.
+        schemes: In which ways it unwraps an AES key.
+    """
+
+    modulus: bytes
+    exponent: bytes
+    hashes: tuple[str, ...]
+    schemes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWrappingPair:
+    """Make a pair that keys come into the token by, and try what it can do.
+
+    Attributes:
+        label: What its two objects are called if it is to outlive the session; else how operations name it.
+        bits: Of the modulus.
+        keep: It outlives the session.
+        decrypts: It may also decrypt, which brings what it decrypts into this process in clear.
+    """
+
+    label: str
+    bits: int
+    keep: bool
+    decrypts: bool = False
+
+    def run(self, bench: Bench) -> PublicKey:
+        """Make it."""
+        if self.keep and _pair_objects(bench, self.label):
+            raise HsmError(
+                f"an import of {self.label!r} has begun already",
+                Trouble.TAKEN,
+                "end it with --finish, or give it up with --abandon",
+            )
+        public, private = bench.session.generate_keypair(
+            KeyType.RSA,
+            self.bits,
+            store=self.keep,
+            label=self.label,
+            public_template=_public_rights(),
+            private_template=_private_rights(decrypts=self.decrypts),
+        )
+        try:
+            made = PublicKey(
+                bytes(public[Attribute.MODULUS]),
+                bytes(public[Attribute.PUBLIC_EXPONENT]),
+                hashes := _hashes(bench, public, private, decrypts=self.decrypts),
+                _schemes(bench, hashes),
+            )
+        except BaseException:
+            public.destroy()
+            private.destroy()
+            raise
+        if not self.keep:
+            bench.pairs[self.label] = private
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Unwrap:
+    """Take a wrapped key into the token, pending.
+
+    Attributes:
+        label: What it will be called.
+        mechanism: What it wraps with.
+        pair: The wrapping pair's label.
+        wrapped: The key.
+        scheme: One of ``SCHEMES``.
+        hash: One of ``OAEP``.
+    """
+
+    label: str
+    mechanism: str
+    pair: str
+    wrapped: bytes
+    scheme: str
+    hash: str
+
+    def run(self, bench: Bench) -> KeyFacts:
+        """Take it in."""
+        mechanism = choose(bench.offered, self.mechanism)
+        bench.require_free(self.label, pending(self.label))
+        private = private_half(bench, self.pair)
+        modulus = len(bytes(private[Attribute.MODULUS]))
+        inner = self.wrapped[modulus:]
+        if len(self.wrapped) < modulus or bool(inner) != (self.scheme == "rsa-aes"):
+            wanted = f"{modulus} bytes" if self.scheme == "rsa-oaep" else f"more than {modulus} bytes"
+            raise HsmError(f"a key wrapped by {self.scheme} has {wanted} here, not {len(self.wrapped)}", Trouble.WRONG)
+        try:
+            _require_length(bench, self._unwrapped(private, modulus, passing_key()))
+            key = self._unwrapped(private, modulus, customer_key(mechanism), pending(self.label))
+        except p11.PKCS11Error as error:
+            raise HsmError(
+                f"the token cannot unwrap it ({type(error).__name__})",
+                Trouble.FORGED,
+                "it must be wrapped under the public key of this import, exactly as the instructions say",
+            ) from None
+        return proper(bench, key, self.label)
+
+    def _unwrapped(self, private: Any, modulus: int, template: Mapping[Attribute, Any], label: str = "") -> Any:
+        """The key; with a label it stays in the token."""
+        outer, inner = self.wrapped[:modulus], self.wrapped[modulus:]
+        if not inner:
+            return _unwrap(private, outer, OAEP[self.hash], template, label)
+        envelope = _unwrap(private, outer, OAEP[self.hash], envelope_key(Attribute.UNWRAP))
+        try:
+            return envelope.unwrap_key(
+                ObjectClass.SECRET_KEY,
+                KeyType.AES,
+                inner,
+                label=label or None,
+                store=bool(label),
+                mechanism=Mechanism.AES_KEY_WRAP_PAD,
+                template=template,
+            )
+        finally:
+            envelope.destroy()
+
+
+@dataclass(frozen=True, slots=True)
+class Decrypt:
+    """The key in clear, in this process: for tokens that do not unwrap, where that was asked for by name."""
+
+    pair: str
+    wrapped: bytes
+    hash: str
+
+    def run(self, bench: Bench) -> bytes:
+        """Decrypt it."""
+        private = private_half(bench, self.pair)
+        parameters = OAEP[self.hash]
+        try:
+            return bytes(private.decrypt(self.wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters))
+        except p11.PKCS11Error as error:
+            raise HsmError(f"the token cannot decrypt it ({type(error).__name__})", Trouble.FORGED) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a key of bytes in clear, pending: where the token unwraps nothing."""
+
+    label: str
+    mechanism: str
+    value: bytes = field(repr=False)
+
+    def run(self, bench: Bench) -> KeyFacts:
+        """Make it."""
+        mechanism = choose(bench.offered, self.mechanism)
+        bench.require_free(self.label, pending(self.label))
+        key = bench.session.create_object(
+            {
+                **customer_key(mechanism),
+                Attribute.CLASS: ObjectClass.SECRET_KEY,
+                Attribute.KEY_TYPE: KeyType.AES,
+                Attribute.VALUE: self.value,
+                Attribute.TOKEN: True,
+                Attribute.LABEL: pending(self.label),
+            }
+        )
+        return proper(bench, key, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFor:
+    """Make a key that is in no token for good, and wrap it for each of several tokens; then it is gone here.
+
+    Attributes:
+        public_keys: Of their wrapping pairs, each with the hash to use.
+    """
+
+    public_keys: tuple[tuple[PublicKey, str], ...]
+
+    def run(self, bench: Bench) -> list[bytes]:
+        """Make it."""
+        key = bench.session.generate_key(KeyType.AES, KEY_BITS, store=False, template=passing_key())
+        try:
+            return [_wrapped_for(bench, public, name, key) for public, name in self.public_keys]
+        finally:
+            key.destroy()
+
+
+@dataclass(frozen=True, slots=True)
+class EndPair:
+    """Destroy a wrapping pair, if there is one."""
+
+    label: str
+
+    def run(self, bench: Bench) -> bool:
+        """Destroy it."""
+        bench.pairs.pop(self.label, None)
+        found = _pair_objects(bench, self.label)
+        for each in found:
+            each.destroy()
+        return bool(found)
+
+
+def private_half(bench: Bench, label: str) -> Any:
+    """The private key of a pair.
+
+    Raises:
+        HsmError: There is none.
+    """
+    if label in bench.pairs:
+        return bench.pairs[label]
+    wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label}
+    found = list(bench.session.get_objects(wanted))
+    if len(found) != 1:
+        raise HsmError("no such import has begun in this token", Trouble.NOT_FOUND, "begin it with --begin")
+    return found[0]
+
+
+def _pair_objects(bench: Bench, label: str) -> list[Any]:
+    return [
+        each
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+        for each in list(bench.session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label}))
+    ]
+
+
+def _public_rights() -> dict[Attribute, Any]:
+    rights = dict.fromkeys((Attribute.ENCRYPT, Attribute.VERIFY, Attribute.VERIFY_RECOVER), False)
+    return {**rights, Attribute.WRAP: True}
+
+
+def _private_rights(*, decrypts: bool) -> dict[Attribute, Any]:
+    return {
+        Attribute.SENSITIVE: True,
+        Attribute.EXTRACTABLE: False,
+        Attribute.UNWRAP: True,
+        Attribute.DECRYPT: decrypts,
+        Attribute.SIGN: False,
+        Attribute.SIGN_RECOVER: False,
+        Attribute.DERIVE: False,
+    }
+
+
+def _hashes(bench: Bench, public: Any, private: Any, *, decrypts: bool) -> tuple[str, ...]:
+    """By which hashes the token opens what it wrapped itself: what it claims to offer does not say."""
+    found = []
+    for name, parameters in OAEP.items():
+        probe = bench.session.generate_key(KeyType.AES, KEY_BITS, store=False, template=passing_key())
+        try:
+            wrapped = public.wrap_key(probe, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
+            if decrypts:
+                private.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
+            else:
+                _unwrap(private, wrapped, parameters, envelope_key(Attribute.UNWRAP)).destroy()
+        except p11.PKCS11Error:
+            continue
+        finally:
+            probe.destroy()
+        found.append(name)
+    return tuple(found)
+
+
+def _schemes(bench: Bench, hashes: tuple[str, ...]) -> tuple[str, ...]:
+    if not hashes:
+        return ()
+    return SCHEMES if Mechanism.AES_KEY_WRAP_PAD in bench.offered else SCHEMES[:1]
+
+
+def _unwrap(private: Any, wrapped: bytes, parameters: Any, template: Mapping[Attribute, Any], label: str = "") -> Any:
+    return private.unwrap_key(
+        ObjectClass.SECRET_KEY,
+        KeyType.AES,
+        wrapped,
+        label=label or None,
+        store=bool(label),
+        mechanism=Mechanism.RSA_PKCS_OAEP,
+        mechanism_param=parameters,
+        template=template,
+    )
+
+
+def _require_length(bench: Bench, key: Any) -> None:
+    """Refuse a key of another length, and destroy it here in any case: it belongs to the session, and is a copy.
+
+    Tokens need not tell the length of what they unwrapped, and SoftHSM says 0; so it is wrapped once more, in the
+    token, under a key that nobody keeps: 8 bytes more than it has.
+    """
+    try:
+        length = key[Attribute.VALUE_LEN]
+        if not length and Mechanism.AES_KEY_WRAP in bench.offered:
+            scale = bench.session.generate_key(
+                KeyType.AES, KEY_BITS, store=False, template={**dict.fromkeys(RIGHTS, False), Attribute.WRAP: True}
+            )
+            try:
+                length = len(scale.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)) - 8
+            finally:
+                scale.destroy()
+    finally:
+        key.destroy()
+    if length and length * 8 != KEY_BITS:
+        raise HsmError(f"it is a key of {length * 8} bits, and not of {KEY_BITS}", Trouble.UNFIT)
+
+
+def _wrapped_for(bench: Bench, public: PublicKey, name: str, key: Any) -> bytes:
+    other = bench.session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.RSA,
+            Attribute.TOKEN: False,
+            Attribute.MODULUS: public.modulus,
+            Attribute.PUBLIC_EXPONENT: public.exponent,
+            **_public_rights(),
+        }
+    )
+    try:
+        return bytes(other.wrap_key(key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[name]))
+    finally:
+        other.destroy()

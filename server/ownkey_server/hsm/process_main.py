@@ -1,0 +1,52 @@
+"""The process with the module in it: takes operations from its socket, one after another, until that closes."""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ownkey_server import hardening
+from ownkey_server.hsm.answers import told
+from ownkey_server.hsm.bench import Bench
+from ownkey_server.hsm.errors import HsmError
+from ownkey_server.hsm.processes import end_with_parent
+
+
+def main(number: int, module: Path) -> None:
+    """Serve one socket.
+
+    Args:
+        number: Its descriptor.
+        module: The vendor's library.
+    """
+    hardening.harden()
+    end_with_parent()
+    connection = Connection(number)
+    try:
+        bench = Bench(module)
+    except HsmError as error:
+        connection.send(_refusal(error))
+        return
+    connection.send(("done", None))
+    while True:
+        try:
+            operation = connection.recv()
+        except EOFError:
+            break
+        try:
+            answer = ("done", operation.run(bench))
+        except Exception as error:  # noqa: BLE001 - all of them are told where somebody reads them
+            answer = _refusal(told(error))
+        connection.send(answer)
+        # Nothing of it, a PIN least of all, stays until the next one comes.
+        del operation, answer
+    bench.close()
+
+
+def _refusal(error: HsmError) -> tuple[str, tuple[str, str, str]]:
+    return "refused", (str(error), error.trouble.value, error.hint)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
