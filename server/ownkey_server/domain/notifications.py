@@ -21,6 +21,18 @@ MAX_DATA_BYTES = 4096
 MAX_CAUSE = 500
 EXPIRY_DAYS = (30, 7, 1)
 """How many days before key material expires its tenant is told, once each."""
+APPRISE_NEVER: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("syslog", "dbus", "kde", "qt", "glib", "gio", "gnome", "macosx", "windows", "blink1"),
+        "leads to the machine of this service itself",
+    ),
+    "acs": "leads to whatever host stands in the path of a URL",
+    "bluesky": "leads to whatever host the account says",
+    "nostr": "leads to whatever relays the receiver says",
+    "vapid": "leads to what a file on the machine of this service says",
+    "fcm": "leads to a file on the machine of this service",
+}
+"""Schemes of Apprise that no provider can let tenants use, and why."""
 _NOTHING: Mapping[str, Any] = {}
 
 

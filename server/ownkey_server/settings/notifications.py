@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
+from ownkey_server.domain.notifications import APPRISE_NEVER
 from ownkey_server.settings.fields import FilePath, Section
 from ownkey_server.settings.secrets import SecretSetting
 
@@ -85,6 +86,13 @@ class NotificationSettings(_Section):
     def _outlive_an_attempt(self) -> Self:
         if self.lease_seconds < 2 * self.attempt_seconds:
             raise ValueError("lease_seconds: must be twice attempt_seconds at least, or two instances deliver at once")
+        return self
+
+    @model_validator(mode="after")
+    def _lead_nowhere_else(self) -> Self:
+        for scheme in self.apprise_schemes:
+            if scheme in APPRISE_NEVER:
+                raise ValueError(f"apprise_schemes: {scheme} {APPRISE_NEVER[scheme]}, and is not to be used by tenants")
         return self
 
     @property

@@ -1,7 +1,8 @@
 """Notices through Apprise (https://github.com/caronc/apprise), for what is neither a webhook nor mail.
 
 Apprise's own HTTP connects to wherever a URL leads, so that only schemes that the provider names are let in, and of
-those whose URL names a host (such as ``ntfys`` or ``matrixs``) only hosts that the provider names too.
+those whose URL names a host (such as ``ntfys`` or ``matrixs``) only hosts that the provider names too. It follows no
+redirect, and its log, which repeats tokens, is kept silent.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ownkey_server.domain.notifications import Channel, Notice
+from ownkey_server.domain.notifications import APPRISE_NEVER, Channel, Notice
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.service.notifications.sending import DeliveryFailed
 
-_log = logging.getLogger(__name__)
-
 MISSING = "this service's installation has no Apprise: its provider has to install ownkey[apprise]"
 THREADS = 8
+# What Apprise and the libraries under it log: URLs with tokens, what was wrong with a token, what is signed by it.
+_TALKATIVE = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "httpx", "httpcore")
 
 
 class AppriseRefused(ValueError):
@@ -45,14 +46,19 @@ def checked(url: str, schemes: Collection[str], hosts: Collection[str]) -> Any:
     if scheme not in schemes:
         there = f"; allowed are: {', '.join(sorted(schemes))}" if schemes else "; none is"
         raise AppriseRefused(f"its scheme is not among those that the provider allows{there}")
+    if scheme in APPRISE_NEVER:
+        raise AppriseRefused(f"its scheme {APPRISE_NEVER[scheme]}")
     if not is_installed():
         raise AppriseRefused(MISSING)
-    from apprise import Apprise  # noqa: PLC0415
+    from apprise import Apprise, AppriseAsset  # noqa: PLC0415
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     # Switches of Apprise's own, such as one that ends the check of certificates, are not a tenant's to set.
     if "?" in url:
         raise AppriseRefused("must have no ?arguments: they would change how Apprise connects")
-    service = Apprise.instantiate(url, suppress_exceptions=True)
+    service = Apprise.instantiate(url, AppriseAsset(http_redirects=False), suppress_exceptions=True)
     if service is None:
         raise AppriseRefused("is no URL that Apprise understands")
     named = any("{host}" in template for template in getattr(service, "templates", ()))
@@ -84,7 +90,8 @@ class AppriseSender:
         url = secrets[0].reveal().decode()
         asked = asyncio.get_running_loop().run_in_executor(self._threads[slow], self._send, url, notice)
         try:
-            done = await asyncio.wait_for(asked, self._attempt)
+            async with asyncio.timeout(self._attempt):
+                done = await asked
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {self._attempt:g} s") from None
         except AppriseRefused as error:
