@@ -49,6 +49,9 @@ EMERGENCY_SECONDS = 0.25
 _TENANT = call_pb2.AuthorizeCallRequest.TENANT_FIELD_NUMBER
 _CALLEE = call_pb2.AuthorizeCallRequest.CALLEE_FIELD_NUMBER
 
+# Whoever is told things for longer than this, without a pause, is looked at again before the next.
+AGAIN_SECONDS = 10.0
+
 # Before a principal where others have a tenant's id: no tenant has an id like that.
 _OWN = "@"
 
@@ -76,21 +79,34 @@ class Gates:
     turned_away: Strangers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Watch:
     """What a watch's method writes to.
 
     Attributes:
-        still_may: Makes sure that the caller is who it was, and may still do this; raises otherwise.
+        look: Makes sure that the caller is who it was, and may still do this; raises otherwise.
         next_request: Gives the caller's next request, of a method that has several; None when it has sent its last.
+        looked_at: When that was made sure last, by the event loop's clock.
     """
 
     guard: StreamGuard
-    still_may: Callable[[], Awaitable[None]]
+    look: Callable[[], Awaitable[None]]
     next_request: Callable[[], Coroutine[Any, Any, Any]]
+    looked_at: float
+
+    async def still_may(self) -> None:
+        """Make sure of the caller now."""
+        await self.look()
+        self.looked_at = asyncio.get_running_loop().time()
 
     async def write(self, message: bytes) -> None:
-        """Send a message; errors as of the guard's."""
+        """Send a message; errors as of the guard's.
+
+        A watch on which much happens, or whose caller makes much happen, never comes to a heartbeat: so that its
+        caller is looked at all the same, a message tells whether it is time.
+        """
+        if asyncio.get_running_loop().time() - self.looked_at >= AGAIN_SECONDS:
+            await self.still_may()
         await self.guard.write(message)
 
 
@@ -199,7 +215,11 @@ class Dispatcher:
 
             async def next_request() -> Message | None:
                 raw: Any = await context.read()
-                return None if raw is grpc.aio.EOF else parser.parse(raw, method.request)
+                if raw is grpc.aio.EOF:
+                    return None
+                # As a call of its own: a stream is no way around what a caller and a tenant may ask in a second.
+                self._gates.rates.take(about.principal, about.facts.tenant)
+                return parser.parse(raw, method.request)
 
             try:
                 principal = await self._known(context, about, or_wait=True)
@@ -207,7 +227,12 @@ class Dispatcher:
                 facts = about.facts = method.facts(request)
                 call = await self._let_in(method, principal, facts, context, method.urgency(request))
                 async with self._gates.watches.guard(context, principal) as guard:
-                    watch = Watch(guard, lambda: self._still_may(method, principal, facts, context), next_request)
+                    watch = Watch(
+                        guard,
+                        lambda: self._still_may(method, principal, facts, context),
+                        next_request,
+                        asyncio.get_running_loop().time(),
+                    )
                     await work(request, watch, call)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, unknown ones INTERNAL
                 if context.done():

@@ -17,8 +17,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ownkey.v1 import key_service_pb2, role_pb2
+from ownkey.v1 import call_watch_pb2, key_service_pb2, role_pb2
 from ownkey_server import health
+from ownkey_server.rpc.dispatch import AGAIN_SECONDS
 from ownkey_server.rpc.media_streams import DECIDED_SECONDS
 from support.access import DOMAIN, Caller, Lab
 from support.pki import DAY, Authority, now
@@ -247,6 +248,28 @@ def test_a_stream_ends_when_its_caller_s_role_or_certificate_is_taken_away(lab: 
     soon.join()
     assert ended.reason == ("UNAUTHENTICATED" if what == "certificate" else "PERMISSION_DENIED"), ended
     assert 1.0 < seconds < 1.0 + 2 * DECIDED_SECONDS + 2
+
+
+def test_a_gateway_that_never_pauses_is_looked_at_all_the_same(lab: Lab) -> None:
+    name = "busy-gateway"
+    caller = lab.caller(name, role_pb2.RoleGrant(role=role_pb2.ROLE_CALL_GATE, tenant="acme"))
+    began = time.monotonic()
+
+    def requests() -> Iterator[object]:
+        while time.monotonic() - began < 2 * AGAIN_SECONDS:
+            yield call_watch_pb2.WatchCallsRequest(tenant="acme")
+            time.sleep(0.2)
+
+    def take_away() -> None:
+        administrator = lab.by_certificate(lab.admin)
+        administrator("UpdateServicePrincipal", service_principal=f"{DOMAIN}/{name}", etag="*")
+
+    soon = threading.Timer(0.5, take_away)
+    soon.start()
+    ended = caller.send_all("WatchCalls", requests())
+    soon.join()
+    assert isinstance(ended, Failure), f"it was served to its end: {len(ended)} answers"
+    assert ended.reason == "PERMISSION_DENIED"
 
 
 def test_a_certificate_that_expires_on_a_living_connection_counts_no_more(lab: Lab) -> None:

@@ -219,3 +219,14 @@ async def the_end(stream: grpc.aio.StreamStreamCall) -> Failure:  # type: ignore
     except grpc.aio.AioRpcError as error:
         return Failure.of(error)
     raise AssertionError("the stream ended well")
+
+
+async def test_a_stream_is_no_way_around_the_rate_of_calls(tmp_path: Path) -> None:
+    rates = "\n[limits]\ntenant_calls_per_second = 0.01\nburst_seconds = 400\n"
+    async with server.in_process(tmp_path, extra=rates) as address, connected(address) as rpc:
+        stream = rpc.stub.WatchCalls(timeout=20)
+        for number in range(4):
+            await stream.write(add(a_call(f"call-{number}", stores=[])))
+            assert (await stream.read()).calls == number + 1
+        await stream.write(add(a_call("one-too-many", stores=[])))
+        assert (await the_end(stream)).reason == "RATE_LIMITED"
