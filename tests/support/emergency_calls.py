@@ -48,6 +48,8 @@ SPELLINGS = (
     lambda n: f"*67{n}",
     lambda n: f"*31#{n}",
     lambda n: f"+{n}",
+    lambda n: f"{n}:12345",
+    lambda n: f"{n},,1a",
     lambda n: f"{n};phone-context=+1",
     lambda n: f"{n};x=y",
     _escaped,

@@ -30,6 +30,8 @@ _BRACKETED = re.compile("<([^<>]*)>")
 _LONG_NUMBER = re.compile(r"\+[0-9]{10,}|[0-9]{13,}")
 _STARS = re.compile("[*#]+")
 _PAUSE = re.compile(r"[,pwx]|ext\.?")
+# What gateways make of an emergency number that was dialled. Other names with digits are people's: bob18, room-110.
+_NAMES = frozenset({"e911", "e112"})
 
 COUNTRIES: frozenset[str] = frozenset(phonenumbers.SUPPORTED_SHORT_REGIONS)
 """ISO 3166 codes of the countries whose emergency numbers are known."""
@@ -53,7 +55,7 @@ def is_emergency(
     prefixes = [prefix for prefix in outside_line_prefixes if prefix]
     own = _bare_numbers(frozenset(own_numbers))
     regions = _regions(tuple(countries))
-    for target in _targets(callee):
+    for target, named in _targets(callee):
         if _LONG_NUMBER.fullmatch(target):
             # What calls mostly go to: too long for any country's emergency number, whatever stands before it.
             number = target.removeprefix("+")
@@ -61,16 +63,19 @@ def is_emergency(
                 return True
             continue
         name = target.partition("#")[0]
-        if name == SOS_URN or name.startswith(SOS_URN + "."):
+        if name == SOS_URN or name.startswith(SOS_URN + ".") or target.partition(":")[0] in _NAMES:
             return True
-        for number in _numbers(target, prefixes):
+        for number in _numbers(target, prefixes, named=named):
             if number.removeprefix("+") in own or _is_emergency_number(number, regions):
                 return True
     return False
 
 
-def _targets(callee: str) -> Iterator[str]:
-    """Every part of a callee that may name whom to reach, without host, parameters and escapes."""
+def _targets(callee: str) -> Iterator[tuple[str, bool]]:
+    """Every part of a callee that may name whom to reach, without host, parameters and escapes.
+
+    With each, whether it is the user of an address, which may be somebody's name.
+    """
     # Directional marks and the like come along when a number is pasted.
     text = callee if callee.isascii() else "".join(c for c in callee if unicodedata.category(c) != "Cf")
     text = text.strip()
@@ -78,19 +83,35 @@ def _targets(callee: str) -> Iterator[str]:
     # In a name-addr the URI stands in the last brackets; a display name may hold others.
     for uri in {text, *bracketed[-1:]} if bracketed else {text}:
         scheme, colon, rest = uri.partition(":")
-        known = bool(colon) and scheme.strip().lower() in ("tel", "sip", "sips")
+        scheme = scheme.strip().lower() if colon else ""
+        known = scheme in ("tel", "sip", "sips")
         user = unquote((rest.removeprefix("//") if known else uri).partition("@")[0])
+        # The whole of what has brackets is looked at besides: its letters may be those of a display name.
+        named = not (bracketed and uri == text) and (scheme in ("sip", "sips") or ("@" in uri and not known))
         # A SIP URI may carry a whole URN as its user part. `;` and `?` begin what is not part of a name (RFC 8141).
-        yield re.split("[;?]", user)[0].strip().lower()
+        yield re.split("[;?]", user)[0].strip().lower(), named
 
 
-def _numbers(target: str, prefixes: list[str]) -> Iterator[str]:
+def _numbers(target: str, prefixes: list[str], *, named: bool) -> Iterator[str]:
     """Every number that the dialled text may mean: with pauses and service codes, or without; with prefixes, or not."""
+    # A password may follow the user (RFC 3261, 19.1.1).
+    for dialled in {target, target.partition(":")[0]}:
+        yield from _dialled(dialled, prefixes, named=named)
+
+
+def _dialled(target: str, prefixes: list[str], *, named: bool) -> Iterator[str]:
     # *67911 withholds the caller's number, and #31#112 does: what follows the code is what is called.
     for text in {target, target[3:], target[4:], _STARS.split(target)[-1]} if target[:1] in "*#" else {target}:
         # An extension may follow the number after a pause, and a pause may follow the outside line.
-        first, *others = (_digits(part) for part in _PAUSE.split(text))
-        candidates = {first, "".join((first, *(other.removeprefix("+") for other in others)))}
+        parts = _PAUSE.split(text)
+        # Nobody dials letters: what has some is a name, and what stands before them may be a number all the same.
+        until = next((at for at, part in enumerate(parts) if named and _has_letters(part)), len(parts))
+        if not until:
+            continue
+        first, *others = (_digits(part) for part in parts[:until])
+        candidates = {first}
+        if until == len(parts):
+            candidates.add("".join((first, *(other.removeprefix("+") for other in others))))
         if others and (not first or first in prefixes):
             candidates.add(others[0])
         for prefix in prefixes:
@@ -108,6 +129,10 @@ def _bare_numbers(numbers: frozenset[str]) -> frozenset[str]:
 @lru_cache(maxsize=1024)
 def _regions(countries: tuple[str, ...]) -> frozenset[str]:
     return frozenset(countries) & COUNTRIES or COUNTRIES
+
+
+def _has_letters(text: str) -> bool:
+    return any(letter.isalpha() for letter in text)
 
 
 def _digits(text: str) -> str:

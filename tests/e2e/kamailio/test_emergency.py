@@ -68,7 +68,26 @@ def test_every_country_s_number_passes_a_broken_script(broken: Kamailio, caller:
             assert caller.invite(uri).status == broken.callee.ANSWER, (country, uri)
 
 
-@pytest.mark.parametrize("user", ["+15551234567", "bob", "12345", "5559110", "4911", "+4930911112", "911911911911"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "+15551234567",
+        "bob",
+        "12345",
+        "5559110",
+        "4911",
+        "+4930911112",
+        "911911911911",
+        "bob18",
+        "anna.08",
+        "room-110",
+        "112.bob",
+        "bob:911",
+        "*67bob911",
+        "9,bob911",
+        "bob%31%31%30",
+    ],
+)
 def test_a_broken_script_refuses_other_calls(broken: Kamailio, caller: Caller, user: str) -> None:
     uri = f"sip:{user}@acme.example"
     assert not is_emergency(uri, (), outside_line_prefixes=PREFIXES)

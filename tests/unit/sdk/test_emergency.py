@@ -59,6 +59,16 @@ from ownkey.emergency_numbers import NATIONAL
         '"' + "x" * 600 + '" <sip:911@x>',
         "+4930123456789",
         "4930123456789",
+        "sip:911:12345@pbx.example",
+        "sip:911:a1@pbx.example",
+        "sip:911,,12a@pbx.example",
+        "sip:*67911:1@pbx.example",
+        "911:12345@pbx.example",
+        "sip:e911@pbx.example",
+        "sip:E112:x@pbx.example",
+        "Emergency 911",
+        '"Emergency 911" <sip:911:1@pbx.example>',
+        "sip:+1-911;phone-context=example.com@pbx.example",
     ],
 )
 def test_an_emergency_call_is_known_in_every_way_of_writing(callee: str) -> None:
@@ -94,6 +104,26 @@ def test_a_country_after_a_pause_is_no_hindrance(callee: str) -> None:
 @pytest.mark.parametrize("callee", ["00,+0", "e+00\x00Al,+e0", "+,+,+", "00p+p+1"])
 def test_signs_in_wrong_places_break_nothing(callee: str) -> None:
     assert not is_emergency(callee, ["US"])
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "bob18",
+        "anna.08",
+        "room-110",
+        "911a",
+        "e18",
+        "bob911",
+        "112.bob",
+        "bob:911",
+        "*67bob911",
+        "9,bob911",
+    ],
+)
+def test_somebody_whose_name_has_digits_is_no_emergency_service(user: str) -> None:
+    for callee in (f"sip:{user}@acme.example", f"SIPS:{user}@acme.example;user=phone", f"{user}@acme.example"):
+        assert not is_emergency(callee, outside_line_prefixes=["9"]), callee
 
 
 def test_the_numbers_of_a_country_count_there_and_wherever_no_country_is_known() -> None:
