@@ -11,13 +11,11 @@ import contextlib
 import itertools
 import os
 import re
-import secrets
 import signal
 import sqlite3
 import struct
 import subprocess
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from attacks.secrets import channels
+from attacks.secrets.heaps import LOUD, Scene, secret_text
 from ownkey.container import HeaderReader, serialize_context
 from ownkey.v1 import asset_pb2
 from ownkey.wrapped_key import WrappedKey
@@ -41,13 +41,6 @@ from support.softhsm import SoftHsm
 KEYS = ("provider", "acme-main")
 FINANCE = {"user": "frida@acme.example"}
 CHAT = {"asset_class": asset_pb2.ASSET_CLASS_TEAM_CHAT}
-LOUD = {
-    "PYTHONASYNCIODEBUG": "1",
-    "PYTHONFAULTHANDLER": "1",
-    "PYTHONWARNINGS": "default",
-    "GRPC_VERBOSITY": "debug",
-    "GRPC_TRACE": "all",
-}
 SETTINGS = """
 passphrase = "file:passphrase"
 
@@ -65,51 +58,15 @@ pin_file = "wrong-pin"
 """
 LOCKED_KEY = '\n[[tenants.keys]]\nid = "locked"\nkey_store = "locked"\nreference = "acme-locked"\n'
 # The only files that may hold a secret in clear.
-SECRET_FILES = {"passphrase", "wrong-pin", "password", "wrong-password", "audit-signing.pem", "careless.toml"}
+SECRET_FILES = {
+    "passphrase",
+    "wrong-pin",
+    "password",
+    "wrong-password",
+    "audit-signing.pem",
+    "careless.toml",
+} | channels.FILES
 _serial = itertools.count()
-
-
-def secret_text() -> str:
-    """A secret that somebody could type."""
-    return secrets.token_urlsafe(24)
-
-
-@dataclass
-class Scene:
-    """What is secret, and what was shown."""
-
-    folder: Path
-    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
-    heaps: dict[str, bytes] = field(default_factory=dict, repr=False)
-
-    def show(self, heap: str, content: bytes | str) -> None:
-        """Add to a heap."""
-        added = content.encode(errors="surrogateescape") if isinstance(content, str) else content
-        self.heaps[heap] = self.heaps.get(heap, b"") + added + b"\n"
-
-    def keep_secret(self, name: str, file: str, text: str) -> None:
-        """Write a secret into a file of its own."""
-        path = self.folder / file
-        path.touch(mode=0o600)
-        path.write_text(f"{text}\n", encoding="utf-8")
-        self.secrets[name] = text.encode()
-
-    def cli(self, *arguments: str, expect: int | None = 0, **environment: str) -> str:
-        """Run a command; gives its standard output."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OWNKEY_")}
-        pin = {"HSM_PIN": self.secrets["the PIN"].decode()}
-        done = subprocess.run(
-            [OWNKEY, *arguments],
-            env=inherited | LOUD | pin | {"OWNKEY_TENANT": "acme"} | environment,
-            cwd=self.folder,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-        self.show("what commands print", done.stdout)
-        self.show("what commands say", done.stderr)
-        assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stderr[-3000:])
-        return done.stdout.decode()
 
 
 async def play(folder: Path, softhsm: SoftHsm, postgres: PostgresServer | None) -> Scene:
@@ -117,16 +74,9 @@ async def play(folder: Path, softhsm: SoftHsm, postgres: PostgresServer | None) 
     scene = Scene(folder)
     token, locked = f"secrets-{next(_serial)}", f"locked-{next(_serial)}"
     try:
-        role = _prepare(scene, softhsm, token, locked, postgres)
-        with _served(scene) as server:
-            async with connected(server.address) as rpc:
-                await _use_keys(scene, rpc)
-                _administer(scene, server.address)
-                await _take_keys_away(scene, rpc)
-                _look_back(scene, server.address)
-                await _break_the_database(scene, rpc, server.address, role)
-            os.kill(server.pid, signal.SIGABRT)
-            assert server.wait() == -signal.SIGABRT
+        with channels.receiving(scene) as receivers:
+            role = _prepare(scene, softhsm, token, locked, postgres, channels.settings(receivers))
+            await _serve(scene, role, receivers)
         _collect(scene, role)
     finally:
         softhsm.delete_token(token)
@@ -134,8 +84,21 @@ async def play(folder: Path, softhsm: SoftHsm, postgres: PostgresServer | None) 
     return scene
 
 
+async def _serve(scene: Scene, role: GuardedRole | None, receivers: channels.Receivers) -> None:
+    with _served(scene) as server:
+        async with connected(server.address) as rpc:
+            await _use_keys(scene, rpc)
+            _administer(scene, server.address)
+            await channels.tell(scene, Admin(rpc.channel), server.address, receivers)
+            await _take_keys_away(scene, rpc)
+            _look_back(scene, server.address)
+            await _break_the_database(scene, rpc, server.address, role)
+        os.kill(server.pid, signal.SIGABRT)
+        assert server.wait() == -signal.SIGABRT
+
+
 def _prepare(
-    scene: Scene, softhsm: SoftHsm, token: str, locked: str, postgres: PostgresServer | None
+    scene: Scene, softhsm: SoftHsm, token: str, locked: str, postgres: PostgresServer | None, more: str
 ) -> GuardedRole | None:
     scene.keep_secret("the passphrase", "passphrase", secret_text())
     scene.keep_secret("the wrong PIN", "wrong-pin", secret_text())
@@ -147,7 +110,7 @@ def _prepare(
     finance = 'key_store = "embedded"\nreference = "acme-finance"'
     assert finance in tenants
     tenants = tenants.replace(finance, 'key_store = "hsm"\nreference = "acme-hsm"')
-    config = write_settings(scene.folder, tenants=tenants, extra="")
+    config = write_settings(scene.folder, tenants=tenants, extra=more)
     own = config.read_text(encoding="utf-8").replace('\ndirectory = "keys"\n', f'\ndirectory = "keys"\n{text}')
     role = None
     if postgres:
@@ -187,11 +150,16 @@ def _prepare(
 def _write_carelessly(scene: Scene, settings: str) -> None:
     """Settings with secrets where references should be: refused, and not repeated."""
     passphrase, pin = (scene.secrets[name].decode() for name in ("the passphrase", "the PIN"))
+    mail = scene.secrets["the mail server's password"].decode()
     for old, new in (
         ('"file:passphrase"', f'"{passphrase}"'),
         ('"env:HSM_PIN"', f'"{pin}"'),
         ('"env:HSM_PIN"', pin),
         ('pin = "env:HSM_PIN"', f'pin_code = "{pin}"'),
+        ('"file:smtp-password"', f'"{mail}"'),
+        ('sender = "ownkey@provider.example"', f'sender = "{mail}"'),
+        (r'apprise_hosts = \["', f'apprise_hosts = ["https://{mail}@'),
+        (r'apprise_schemes = \["', f'apprise_schemes = ["slack://{mail}", "'),
         (r"(?m)^url = .*$", f'url = "postgresql://ownkey:{pin}@127.0.0.1/ownkey"'),
         (r"(?m)^url = .*$", f'url = "postgresql://ownkey@127.0.0.1/ownkey"\npassword = "{pin}"'),
     ):

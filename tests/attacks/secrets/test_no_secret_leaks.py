@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from attacks.secrets import callers
-from attacks.secrets.scenario import LOUD, Scene, play
+from attacks.secrets.heaps import LOUD, Scene
+from attacks.secrets.scenario import play
 from ownkey_server.domain.errors import OwnkeyError
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores import catalog
@@ -57,7 +58,10 @@ def test_it_was_worth_looking(scene: Scene) -> None:
     errors = scene.heaps["errors of calls"]
     for reason in (b"KEY_REVOKED", b"KEY_MISCONFIGURED", b"KEY_UNREACHABLE", b"CIPHERTEXT_INVALID", b"ASSET_MISMATCH"):
         assert reason in errors, reason
+    for told in (b"HTTP 500", b"SMTP 535", b"taken by the mail server", b"taken by Apprise's service", b"names a host"):
+        assert told in said + scene.heaps["what commands print"], told
     names = {"the passphrase", "the PIN", "the sealing key", "data key 3", "a recording's data key"}
+    names |= {"the mail server's password", "the Apprise URL", "the second secret of webhook no"}
     assert names <= set(scene.secrets)
     assert all(len(secret) >= 32 for secret in scene.secrets.values())
     assert len(set(scene.secrets.values())) == len(scene.secrets)
