@@ -14,8 +14,8 @@ from support.key_stores import EmbeddedSubject, Pkcs11Subject, SealedSubject, Su
 MakeSubject = Callable[[Path, pytest.FixtureRequest], Subject]
 
 
-def _pkcs11(mechanism: str) -> MakeSubject:
-    return lambda folder, request: Pkcs11Subject(request.getfixturevalue("softhsm"), mechanism)
+def _pkcs11(mechanism: str, isolation: str = "process") -> MakeSubject:
+    return lambda folder, request: Pkcs11Subject(request.getfixturevalue("softhsm"), mechanism, isolation)
 
 
 # Every kind of key store, and every way in which one can be set up that changes what it stores.
@@ -24,6 +24,7 @@ SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
     "embedded-sealed": (EmbeddedOptions, lambda folder, request: SealedSubject(folder)),
     "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
     "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
+    "pkcs11-thread": (Pkcs11Options, _pkcs11("aes-gcm", "thread")),
     "aws-kms-fake": (AwsKmsOptions, lambda folder, request: FakeSubject()),
     "aws-kms-moto": (AwsKmsOptions, lambda folder, request: MotoSubject(request.getfixturevalue("moto"))),
     "aws-kms-ministack": (

@@ -168,14 +168,14 @@ def label(softhsm: SoftHsm) -> Iterator[str]:
 
 
 async def on_token(softhsm: SoftHsm, label: str, work: Callable[[Token], int]) -> int:
-    module = softhsm.modules.get(softhsm.module)
+    thread = softhsm.modules.thread(softhsm.module)
 
     def run() -> int:
-        module.reinitialize()
-        with module.library().get_token(token_label=label).open(user_pin=PIN) as session:
+        thread.module.reinitialize()
+        with thread.module.library().get_token(token_label=label).open(user_pin=PIN) as session:
             return work(Token(session))
 
-    return await module.call(run, 60.0)
+    return await thread.call(run, 60.0)
 
 
 async def test_softhsm_seals_and_opens_gcm_as_wycheproof_says(softhsm: SoftHsm, label: str, gcm: list[Case]) -> None:

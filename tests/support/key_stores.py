@@ -23,6 +23,7 @@ from ownkey_server.keystores.embedded.sealed_directory import SealedDirectory
 from ownkey_server.keystores.embedded.sealing import Cost
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
+from support.pkcs11_workers import stopped_workers
 from support.softhsm import PIN, SoftHsm
 
 TIMEOUT = 10.0
@@ -167,11 +168,11 @@ class Pkcs11Subject(_Named):
 
     cannot: Mapping[str, str] = {}
 
-    def __init__(self, softhsm: SoftHsm, mechanism: str) -> None:
+    def __init__(self, softhsm: SoftHsm, mechanism: str, isolation: str = "process") -> None:
         self._softhsm = softhsm
         self.label = f"contract-{next(_serial)}"
         pin_file = softhsm.make_token(self.label)
-        self.options = Pkcs11Options(softhsm.module, self.label, SecretReference.file(pin_file), mechanism)
+        self.options = Pkcs11Options(softhsm.module, self.label, SecretReference.file(pin_file), mechanism, isolation)
 
     def open(self, name: str = "subject") -> KeyMaker:
         return catalog.open_key_store(name, self.options, self._softhsm.modules)
@@ -198,16 +199,19 @@ class Pkcs11Subject(_Named):
     def forbid_opening(self) -> None:
         self._softhsm.set_rights(self.label, KEY, "ENCRYPT" if self.options.mechanism == "aes-gcm" else "WRAP")
 
+    def hang(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return stopped_workers() if self.options.isolation == "process" else self._held_thread()
+
     @contextlib.asynccontextmanager
-    async def hang(self) -> AsyncIterator[None]:
-        module = self._softhsm.modules.get(self._softhsm.module)
+    async def _held_thread(self) -> AsyncIterator[None]:
+        thread = self._softhsm.modules.thread(self._softhsm.module)
         entered, released = threading.Event(), threading.Event()
 
         def hold() -> None:
             entered.set()
             released.wait()
 
-        held = asyncio.ensure_future(module.call(hold, timeout=60.0))
+        held = asyncio.ensure_future(thread.call(hold, timeout=60.0))
         await until(lambda: _now(entered.is_set()))
         try:
             yield

@@ -102,7 +102,7 @@ def open_key_stores(settings: Settings, uses: FirstUses | None = None) -> Mappin
         settings: Everything that can be set.
         uses: Which keys have ever worked; None where there is no database to know it.
     """
-    modules = catalog.Modules()
+    modules = catalog.Modules(lock_memory=settings.server.lock_memory)
     return {
         name: catalog.open_key_store(name, key_store_options(section), modules, uses)
         for name, section in settings.key_stores.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +16,8 @@ from ownkey_server.keystores.pkcs11.pin import Pin
 from ownkey_server.secret_sources import SecretReference
 
 if TYPE_CHECKING:
-    from ownkey_server.keystores.pkcs11.module import Pkcs11Module
+    from ownkey_server.keystores.pkcs11.host import ModuleHost
+    from ownkey_server.keystores.pkcs11.thread import ModuleThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +42,58 @@ class Pkcs11Options:
         token_label: Which of its tokens.
         pin: Where its user PIN is.
         mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        isolation: ``process`` when the module has processes of its own, ``thread`` when it is in this one.
+        sessions: How many processes, each with a session of its own.
+        hang_seconds: After which a call has hung.
     """
 
     module: Path
     token_label: str
     pin: SecretReference
     mechanism: str = "auto"
+    isolation: str = "process"
+    sessions: int = 1
+    hang_seconds: float = 2.0
 
 
 KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options | AwsKmsOptions
 
 
 class Modules:
-    """The PKCS#11 modules of this process, one owner for each: a module must not be loaded by two.
+    """The PKCS#11 modules in this process, one owner for each, and those in processes of their own.
 
     Args:
         pause: Seconds from one reinitialization of a module until the next may be.
+        lock_memory: Whether the processes keep their memory out of swap, as this one does.
     """
 
-    def __init__(self, pause: float = 1.0) -> None:
+    def __init__(self, pause: float = 1.0, *, lock_memory: bool = False) -> None:
         self._pause = pause
-        self._modules: dict[Path, Pkcs11Module] = {}
+        self._lock_memory = lock_memory
+        self._threads: dict[Path, ModuleThread] = {}
 
-    def get(self, path: Path) -> Pkcs11Module:
-        """The owner of the module at ``path``."""
-        from ownkey_server.keystores.pkcs11.module import Pkcs11Module  # noqa: PLC0415
+    def host(self, options: Pkcs11Options) -> ModuleHost:
+        """Where the module is for one key store: processes of its own, or the thread that all stores share."""
+        from ownkey_server.keystores.pkcs11.process import ModuleProcesses  # noqa: PLC0415
+
+        if options.isolation == "thread":
+            return self.thread(options.module, options.hang_seconds)
+        return ModuleProcesses(
+            options.module.resolve(),
+            count=options.sessions,
+            patience=options.hang_seconds,
+            pause=self._pause,
+            lock_memory=self._lock_memory,
+        )
+
+    def thread(self, path: Path, hang_seconds: float = 2.0) -> ModuleThread:
+        """The thread of the module at ``path``: a module must not be loaded by two in one process."""
+        from ownkey_server.keystores.pkcs11.thread import ModuleThread  # noqa: PLC0415
 
         path = path.resolve()
-        if path not in self._modules:
-            self._modules[path] = Pkcs11Module(path, pause=self._pause)
-        return self._modules[path]
+        if path not in self._threads:
+            self._threads[path] = ModuleThread(path, patience=hang_seconds, pause=self._pause)
+        return self._threads[path]
 
 
 def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: FirstUses | None = None) -> KeyStore:
@@ -88,14 +112,15 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: 
         case EmbeddedOptions():
             return EmbeddedKeyStore(name, options.directory, options.passphrase)
         case Pkcs11Options():
-            try:
-                from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore  # noqa: PLC0415 - not everybody has an HSM
-            except ModuleNotFoundError as error:
-                cause = "the package python-pkcs11 is not installed; run: pip install 'ownkey[server]'"
-                raise KeyMisconfigured(name, "", cause) from error
+            if importlib.util.find_spec("pkcs11") is None:  # not everybody has an HSM
+                raise KeyMisconfigured(
+                    name, "", "the package python-pkcs11 is not installed; run: pip install 'ownkey[server]'"
+                )
+            from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore  # noqa: PLC0415
+
             return Pkcs11KeyStore(
                 name,
-                modules.get(options.module),
+                modules.host(options),
                 token_label=options.token_label,
                 pin=Pin(options.pin),
                 mechanism=options.mechanism,

@@ -198,6 +198,15 @@ class Pkcs11Settings(_Section):
     pin: SecretSetting | None = None
     pin_file: FilePath | None = None
     mechanism: Literal["auto", "aes-gcm", "aes-key-wrap"] = "auto"
+    isolation: Literal["process", "thread"] = "process"
+    sessions: int = Field(default=1, ge=1, le=64)
+    hang_seconds: float = Field(default=2.0, ge=0.1, le=60.0)
+
+    @model_validator(mode="after")
+    def _require_processes_for_sessions(self) -> Self:
+        if self.sessions > 1 and self.isolation == "thread":
+            raise ValueError('sessions: a module on a thread has one; set isolation = "process" for more')
+        return self
 
     @model_validator(mode="after")
     def _require_one_pin(self) -> Self:
@@ -316,7 +325,15 @@ def key_store_options(section: EmbeddedSettings | Pkcs11Settings | AwsKmsSetting
         case EmbeddedSettings():
             return EmbeddedOptions(section.directory, section.passphrase)
         case Pkcs11Settings():
-            return Pkcs11Options(section.module, section.token_label, section.pin_source, section.mechanism)
+            return Pkcs11Options(
+                section.module,
+                section.token_label,
+                section.pin_source,
+                section.mechanism,
+                isolation=section.isolation,
+                sessions=section.sessions,
+                hang_seconds=section.hang_seconds,
+            )
         case AwsKmsSettings():
             return section.options()
 

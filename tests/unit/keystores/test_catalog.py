@@ -23,10 +23,10 @@ def test_a_module_has_one_owner_by_whatever_path_it_is_named(tmp_path: Path) -> 
     (tmp_path / "module.so").touch()
     (tmp_path / "link.so").symlink_to("module.so")
     modules = Modules()
-    owner = modules.get(tmp_path / "module.so")
-    assert modules.get(tmp_path / "link.so") is owner
-    assert modules.get(tmp_path / ".." / tmp_path.name / "module.so") is owner
-    owner.close()
+    owner = modules.thread(tmp_path / "module.so")
+    assert modules.thread(tmp_path / "link.so") is owner
+    assert modules.thread(tmp_path / ".." / tmp_path.name / "module.so") is owner
+    owner.end()
 
 
 async def test_a_module_that_is_not_there_is_misconfigured(tmp_path: Path) -> None:
@@ -37,12 +37,9 @@ async def test_a_module_that_is_not_there_is_misconfigured(tmp_path: Path) -> No
     with pytest.raises(KeyMisconfigured, match="cannot be loaded"):
         await store.create("acme-main")
     await store.close()
-    modules.get(TOKEN.module).close()
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("ownkey_server.keystores.pkcs11.store")]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     with pytest.raises(KeyMisconfigured, match=r"pip install 'ownkey\[server\]'"):
         open_key_store("hsm", TOKEN, Modules())

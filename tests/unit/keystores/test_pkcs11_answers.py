@@ -17,17 +17,16 @@ from ownkey_server.domain.errors import (
     OperationUnsupported,
 )
 from ownkey_server.keystores.pkcs11.answers import Answers
-from ownkey_server.keystores.pkcs11.module import ModuleMissing, Pkcs11Module
-from ownkey_server.keystores.pkcs11.pin import PinUnusable
+from ownkey_server.keystores.pkcs11.module import LoadedModule, ModuleMissing
 from ownkey_server.keystores.pkcs11.tokens import (
-    GCM_PROVIDER_ID,
-    KEY_WRAP_PROVIDER_ID,
     KeyUnfit,
+    LoginSpent,
     MechanismUnusable,
     NoKey,
     Pkcs11Token,
     RightsMissing,
 )
+from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID
 
 KEY = "acme-main"
 
@@ -39,7 +38,7 @@ class World:
         self.token = SimpleNamespace(serial=b"first")
         self.module = SimpleNamespace(generation=0, rests_for=0.0)
         self.now = 1000.0
-        token, module = cast("Pkcs11Token", self.token), cast("Pkcs11Module", self.module)
+        token, module = cast("Pkcs11Token", self.token), cast("LoadedModule", self.module)
         self.answers = Answers("hsm", "acme", token, module, lambda: self.now)
 
     def look_anew(self, seconds_later: float = 1.0) -> None:
@@ -173,7 +172,7 @@ def test_outage_is_never_reported_as_revocation(worked: World, error: Exception)
         p11.PinLocked(),
         p11.PinExpired(),
         p11.UserPinNotInitialized(),
-        PinUnusable("no PIN"),
+        LoginSpent("no PIN"),
         KeyUnfit("CKA_EXTRACTABLE is true"),
         ModuleMissing("no module"),
         p11.MultipleTokensReturned(),

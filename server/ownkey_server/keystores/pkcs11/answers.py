@@ -19,11 +19,12 @@ from ownkey_server.domain.errors import (
     KeyUnreachable,
     OperationUnsupported,
 )
-from ownkey_server.keystores.pkcs11.module import ModuleMissing, Pkcs11Module
-from ownkey_server.keystores.pkcs11.pin import PinUnusable
+from ownkey_server.keystores.pkcs11.messages import Worked
+from ownkey_server.keystores.pkcs11.module import LoadedModule, ModuleMissing
 from ownkey_server.keystores.pkcs11.tokens import (
     KeyUnfit,
     LabelTaken,
+    LoginSpent,
     MechanismUnusable,
     NoKey,
     Pkcs11Token,
@@ -39,7 +40,7 @@ _PIN = (
     p11.PinInvalid,
     p11.PinLenRange,
     p11.UserPinNotInitialized,
-    PinUnusable,
+    LoginSpent,
 )
 _UNSUPPORTED = (p11.MechanismInvalid, p11.MechanismParamInvalid, p11.FunctionNotSupported)
 # Seen of a session just opened, these are facts; starting the whole module anew would only disturb its other tokens.
@@ -68,24 +69,30 @@ class Answers:
     """
 
     def __init__(
-        self, store: str, label: str, token: Pkcs11Token, module: Pkcs11Module, monotonic: Callable[[], float]
+        self, store: str, label: str, token: Pkcs11Token, module: LoadedModule, monotonic: Callable[[], float]
     ) -> None:
         self._store = store
         self._label = label
         self._token = token
         self._module = module
-        # The serial number of the token in which each key has worked, and the provider ids of what it did there.
-        self._worked: dict[str, tuple[bytes, set[str]]] = {}
+        self._worked: dict[str, Worked] = {}
         self._monotonic = monotonic
         # In which generation of the module a key was first found missing, and when.
         self._missing_since: dict[str, tuple[int, float]] = {}
 
     def note_success(self, reference: str, provider_id: str) -> None:
         """The key has just wrapped or unwrapped in this way."""
-        if self._worked_in(reference) != self._token.serial:
-            self._worked[reference] = (self._token.serial, set())
-        self._worked[reference][1].add(provider_id)
+        ways = self._worked[reference].ways if self._works_here(reference) else frozenset()
+        self._worked[reference] = Worked(self._token.serial, ways | {provider_id})
         self._missing_since.pop(reference, None)
+
+    def learn(self, reference: str, worked: Worked) -> None:
+        """Take over where and how the key has worked, which others of its store may have seen."""
+        self._worked[reference] = worked
+
+    def worked(self, reference: str) -> Worked | None:
+        """Where and how the key has worked; None if it never has."""
+        return self._worked.get(reference)
 
     def note_failure(self, reference: str, error: Exception) -> None:
         """The key has just failed in a session opened for this look."""
@@ -127,11 +134,11 @@ class Answers:
                 kind, cause = self._taken_away_or_never_right(reference), str(error)
             case MechanismUnusable():
                 # Unless the key has done it here, the bytes claim a way that is not the key's: that is all they show.
-                done = self._works_here(reference) and doubtful in self._worked[reference][1]
+                done = self._works_here(reference) and doubtful in self._worked[reference].ways
                 kind, cause = (KeyRevoked if done else CiphertextInvalid), str(error)
             case LabelTaken():
                 kind, cause = KeyExists, str(error)
-            case KeyUnfit() | PinUnusable() | ModuleMissing():
+            case KeyUnfit() | LoginSpent() | ModuleMissing():
                 kind, cause = KeyMisconfigured, str(error)
             case p11.MultipleTokensReturned():
                 kind, cause = KeyMisconfigured, f"several tokens have the label {self._label!r}"
@@ -164,7 +171,4 @@ class Answers:
 
     def _works_here(self, reference: str) -> bool:
         """Only the token that had the key can show that it was taken away: another by its label never had it."""
-        return self._worked_in(reference) == self._token.serial
-
-    def _worked_in(self, reference: str) -> bytes | None:
-        return self._worked[reference][0] if reference in self._worked else None
+        return reference in self._worked and self._worked[reference].serial == self._token.serial

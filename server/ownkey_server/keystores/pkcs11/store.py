@@ -4,24 +4,25 @@ A key is a 256-bit AES secret key object that is sensitive and not extractable; 
 AES-GCM with the context as additional data where token and key allow it, else by AES key wrap (RFC 3394) with a hash of
 the context wrapped along with the data key. What was wrapped either way is opened either way.
 
-One rule above all: a ciphertext that does not open must never look like a token that is gone, nor the reverse. Tokens
-answer both with the same codes, so a doubtful answer is followed by a round trip on throw-away bytes under the same
-key: if that works, it was the ciphertext.
+The token itself is worked on where its module is (``operations``), in a process of its own or on a thread of this one.
+Here is what must outlive that: the PIN that the token has refused, and where each key has worked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-from pkcs11 import Mechanism
-from pkcs11 import exceptions as p11
+from collections.abc import Mapping
+from dataclasses import replace
 
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info, serialize_context
-from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyStoreThrottled, KeyUnreachable
+from ownkey_server.domain.errors import (
+    CiphertextInvalid,
+    KeyMisconfigured,
+    KeyStoreError,
+    KeyStoreThrottled,
+    KeyUnreachable,
+)
 from ownkey_server.domain.secret_bytes import SecretBytes
 from ownkey_server.keystores.base import (
     DATA_KEY_LENGTH,
@@ -30,31 +31,16 @@ from ownkey_server.keystores.base import (
     UnwrappedDataKey,
     WrappedDataKey,
 )
-from ownkey_server.keystores.pkcs11.answers import WHOLE_TOKEN, Answers
-from ownkey_server.keystores.pkcs11.module import ModuleBusy, ModuleStuck, Pkcs11Module
-from ownkey_server.keystores.pkcs11.pin import Pin
-from ownkey_server.keystores.pkcs11.tokens import (
-    GCM_PROVIDER_ID,
-    KEY_WRAP_PROVIDER_ID,
-    LENGTH_OF,
-    MECHANISM_OF,
-    MechanismUnusable,
-    Pkcs11Token,
-)
+from ownkey_server.keystores.pkcs11.host import ModuleBusy, ModuleHost, ModuleStuck, take_note
+from ownkey_server.keystores.pkcs11.messages import Answer, Login, LoginOutcome, Operation, Request, Worked, wipe
+from ownkey_server.keystores.pkcs11.pin import Pin, PinUnusable
+from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID, LENGTH_OF
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
 
-T = TypeVar("T")
-
-MECHANISMS: Mapping[str, Mechanism | None] = {
-    "auto": None,
-    "aes-gcm": Mechanism.AES_GCM,
-    "aes-key-wrap": Mechanism.AES_KEY_WRAP,
-}
-SECONDS_BETWEEN_LOOKS = 1.0
+# A login is not given up because a caller is in a hurry: what the token says to the PIN must be known.
+LOGIN_SECONDS = 15.0
 # Timers may be this early.
 _A_MOMENT = 0.01
-_PROBE_DATA_KEY = bytes(DATA_KEY_LENGTH)
-_PROBE_AAD = serialize_context({"ownkey:probe": "sound"})
 
 
 class Pkcs11KeyStore:
@@ -62,31 +48,22 @@ class Pkcs11KeyStore:
 
     Args:
         name: The store's name in the settings.
-        module: The owner of the token's module, shared by all stores that use it.
+        host: Where the token's module is.
         token_label: Which token.
         pin: Its user PIN.
         mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
-        monotonic: The clock, in seconds.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: Pkcs11Module,
-        *,
-        token_label: str,
-        pin: Pin,
-        mechanism: str = "auto",
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, name: str, host: ModuleHost, *, token_label: str, pin: Pin, mechanism: str = "auto") -> None:
         self._name = name
-        self._module = module
+        self._host = host
         self._token_label = token_label
-        self._token = Pkcs11Token(module, token_label, pin, MECHANISMS[mechanism])
-        self._answers = Answers(name, token_label, self._token, module, monotonic)
-        # What the last full look at a key found, or at the whole token (under None), and until when that stands.
-        self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
-        self._monotonic = monotonic
+        self._pin = pin
+        self._mechanism = mechanism
+        self._worked: dict[str, Worked] = {}
+        self._logging_in = asyncio.Lock()
+        self._login_count = 0
+        self._logins: set[asyncio.Task[Answer]] = set()
         self._closed = False
 
     @property
@@ -101,15 +78,8 @@ class Pkcs11KeyStore:
 
     async def generate_data_key(self, reference: str, context: Mapping[str, str], timeout: float) -> GeneratedDataKey:
         """Make 32 random bytes in the token, where it has a generator, and wrap them."""
-        aad = serialize_context(context)
-
-        def work() -> GeneratedDataKey:
-            data_key = bytearray(self._token.random(DATA_KEY_LENGTH))
-            wrapped = self._token.wrap(reference, data_key, aad)
-            self._answers.note_success(reference, wrapped.provider_id)
-            return GeneratedDataKey(SecretBytes(data_key), wrapped)
-
-        return await self._settled(reference, timeout, work)
+        answer = await self._do(Operation.GENERATE, reference, timeout, aad=serialize_context(context))
+        return GeneratedDataKey(self._data_key(reference, answer), self._wrapped(reference, answer))
 
     async def wrap(
         self, reference: str, data_key: SecretBytes, context: Mapping[str, str], timeout: float
@@ -121,13 +91,8 @@ class Pkcs11KeyStore:
         """
         require_data_key(data_key)
         aad = serialize_context(context)
-
-        def work() -> WrappedDataKey:
-            wrapped = self._token.wrap(reference, data_key.reveal(), aad)
-            self._answers.note_success(reference, wrapped.provider_id)
-            return WrappedDataKey(wrapped)
-
-        return await self._settled(reference, timeout, work)
+        answer = await self._do(Operation.WRAP, reference, timeout, aad=aad, data_key=data_key.reveal())
+        return WrappedDataKey(self._wrapped(reference, answer))
 
     async def unwrap(
         self, reference: str, wrapped: EncryptedDataKey, context: Mapping[str, str], timeout: float
@@ -137,13 +102,8 @@ class Pkcs11KeyStore:
         if not (whole and self.recognizes(reference, wrapped)):
             raise CiphertextInvalid(self._name, reference, "the wrapped key was not made by this key")
         aad = serialize_context(context)
-
-        def work() -> UnwrappedDataKey:
-            opened = UnwrappedDataKey(SecretBytes(self._token.unwrap(reference, wrapped, aad)))
-            self._answers.note_success(reference, wrapped.provider_id)
-            return opened
-
-        return await self._settled(reference, timeout, work, wrapped.provider_id)
+        answer = await self._do(Operation.UNWRAP, reference, timeout, aad=aad, wrapped=wrapped)
+        return UnwrappedDataKey(self._data_key(reference, answer))
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         """Whether the entry names exactly this key."""
@@ -157,147 +117,127 @@ class Pkcs11KeyStore:
 
     async def create(self, reference: str, timeout: float = 30.0) -> None:
         """Make a key in the token, not to be exported by anybody."""
-        await self._call(reference, timeout, lambda: self._make(reference))
+        await self._do(Operation.CREATE, reference, timeout)
 
     async def check(self, timeout: float) -> None:
         """Open the token, with its PIN, unless it is open."""
-        await self._call("", timeout, self._look)
+        await self._do(Operation.LOOK, "", timeout)
 
     async def close(self) -> None:
-        """Close the session; the module stays with its owner."""
+        """Close the session."""
         if self._closed:
             return
         self._closed = True
-        # A token that does not answer has nothing left to close.
-        with contextlib.suppress(ModuleBusy, ModuleStuck, p11.PKCS11Error):
-            await self._module.call(self._token.forget, timeout=1.0)
+        await self._host.leave(self._request(Operation.FORGET))
 
-    async def _settled(self, reference: str, timeout: float, work: Callable[[], T], doubtful: str = "") -> T:
-        """Use the key. Where it is missing, wait until it can be told what that means: a revocation is no outage."""
-        end = self._monotonic() + timeout
-        try:
-            return await self._call(reference, timeout, lambda: self._use(reference, work, doubtful))
-        except KeyUnreachable:
-            wait = self._answers.unsettled(reference)
-            if not wait or self._monotonic() + wait + _A_MOMENT >= end:
-                raise
-        # Not on the module's thread, which others need.
-        await asyncio.sleep(wait + _A_MOMENT)
-        left = end - self._monotonic()
-        return await self._call(reference, left, lambda: self._use(reference, work, doubtful))
+    def _request(
+        self,
+        operation: Operation,
+        reference: str = "",
+        *,
+        aad: bytes = b"",
+        data_key: bytes | bytearray = b"",
+        wrapped: EncryptedDataKey | None = None,
+    ) -> Request:
+        return Request(
+            operation=operation,
+            store=self._name,
+            token=self._token_label,
+            mechanism=self._mechanism,
+            reference=reference,
+            aad=aad,
+            data_key=data_key,
+            wrapped=wrapped,
+            worked=self._worked.get(reference),
+        )
 
-    async def _call(self, reference: str, timeout: float, work: Callable[[], T]) -> T:
-        """Run on the module's thread, within the time."""
+    async def _do(
+        self,
+        operation: Operation,
+        reference: str,
+        timeout: float,
+        *,
+        aad: bytes = b"",
+        data_key: bytes | bytearray = b"",
+        wrapped: EncryptedDataKey | None = None,
+    ) -> Answer:
+        """Have it done within the time, with a login if the token wants one."""
         if self._closed:
             raise KeyUnreachable(self._name, reference, "the key store is closed")
+        request = self._request(operation, reference, aad=aad, data_key=data_key, wrapped=wrapped)
+        deadline = time.monotonic() + timeout
+        answer = await self._served(request, timeout)
+        wait = answer.unsettled / 1000
+        if answer.error is not None and wait and time.monotonic() + wait + _A_MOMENT < deadline:
+            # The key is missing: until it can be told what that means, a revocation would pass for an outage. Here, and
+            # not where the module is, which others need.
+            await asyncio.sleep(wait + _A_MOMENT)
+            answer = await self._served(request, deadline - time.monotonic())
+        if answer.error is not None:
+            raise self._error(reference, answer)
+        if answer.worked is not None:
+            self._worked[reference] = answer.worked
+        return answer
+
+    async def _served(self, request: Request, timeout: float) -> Answer:
+        reference, deadline = request.reference, time.monotonic() + timeout
         try:
-            return await self._module.call(work, timeout)
+            answer = await self._host.run(request, timeout)
+            if answer.login_needed:
+                # The task goes on when this caller's time is up: it is for all callers.
+                login = asyncio.ensure_future(self._logged_in(request))
+                self._logins.add(login)
+                login.add_done_callback(self._logins.discard)
+                login.add_done_callback(take_note)
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    answer = await asyncio.shield(login)
+        except TimeoutError:
+            cause = f"the {timeout:g} s that there were have run out"
+            raise KeyStoreThrottled(self._name, reference, cause, ours=True) from None
         except ModuleBusy as error:
             raise KeyStoreThrottled(self._name, reference, str(error), ours=True) from error
         except ModuleStuck as error:
             raise KeyUnreachable(self._name, reference, str(error)) from error
+        except PinUnusable as error:
+            raise KeyMisconfigured(self._name, reference, str(error)) from error
+        return answer
 
-    # What follows runs on the module's thread.
+    async def _logged_in(self, request: Request) -> Answer:
+        """Do it with the PIN. One after the other: a wrong PIN is then tried once, however many callers wait."""
+        logins = self._login_count
+        async with self._logging_in:
+            if self._login_count > logins:  # another has logged in meanwhile
+                answer = await self._host.run(request, LOGIN_SECONDS)
+                if not answer.login_needed:
+                    return answer
+            pin = self._pin.read()
+            login = Login(bytes(pin.encode()), another=self._pin.refused_before)
+            answer = await self._host.run(replace(request, login=login), LOGIN_SECONDS)
+            if answer.login is LoginOutcome.REFUSED:
+                self._pin.was_refused()
+            elif answer.login is LoginOutcome.ACCEPTED:
+                self._pin.was_accepted()
+                self._login_count += 1
+            return answer
 
-    def _use(self, reference: str, work: Callable[[], T], doubtful: str = "") -> T:
-        """Use the key; after a failure recover as far as can be, and try again.
-
-        ``doubtful`` is the provider id of bytes that were handed in, and may be what is wrong.
-        """
-        self._raise_fresh_verdict(reference)
-        try:
-            return work()
-        except MechanismUnusable:
-            # Its rights may have been given back meanwhile. Nothing more is tried for bytes that anybody can make.
-            self._token.forget_key(reference)
-            return self._last_try(reference, work, doubtful)
-        except Exception as error:  # noqa: BLE001 - looked into
-            self._require_sound_ciphertext(reference, error, doubtful)
-            return self._recovered(reference, work, doubtful)
-
-    def _last_try(self, reference: str, work: Callable[[], T], doubtful: str) -> T:
-        try:
-            return work()
-        except Exception as error:
-            self._require_sound_ciphertext(reference, error, doubtful)
-            raise self._answers.meaning(reference, error, doubtful) from error
-
-    def _recovered(self, reference: str, work: Callable[[], T], doubtful: str) -> T:
-        """Look again with nothing remembered: a session may have ended, or the token have come back as another.
-
-        Only a module just reinitialized shows tokens as they are; before, it may show what was there when it started.
-        """
-        try:
-            self._forget()
-            return work()
-        except Exception as error:  # noqa: BLE001 - looked into
-            self._require_sound_ciphertext(reference, error, doubtful)
-            last = error
-            self._answers.note_failure(reference, error)
-        if not self._answers.is_certain(reference, last):
+    def _error(self, reference: str, answer: Answer) -> KeyStoreError:
+        kind, cause = answer.error or (KeyUnreachable, "")
+        if answer.login is LoginOutcome.REFUSED:
             try:
-                if self._module.reinitialize():
-                    return work()
-            except Exception as error:  # noqa: BLE001 - looked into
-                self._require_sound_ciphertext(reference, error, doubtful)
-                last = error
-        verdict = self._answers.meaning(reference, last, doubtful)
-        if not isinstance(last, MechanismUnusable):
-            stands = SECONDS_BETWEEN_LOOKS
-            if isinstance(verdict, KeyUnreachable):
-                # Not longer than until more can be told: an echo of this would pass for a second sign of an outage.
-                stands = min(stands, self._answers.unsettled(reference) or stands)
-            whole_token = isinstance(last, WHOLE_TOKEN)
-            self._verdicts[None if whole_token else reference] = (self._monotonic() + stands, verdict)
-        raise verdict from last
+                self._pin.read()
+            except PinUnusable as error:
+                cause = str(error)  # which PIN, and what to do
+        return kind(self._name, reference, cause)
 
-    def _raise_fresh_verdict(self, reference: str) -> None:
-        """Under load a dead token is looked at in full once a second, and not for every call."""
-        for scope in (None, reference):
-            found = self._verdicts.get(scope)
-            if found is None:
-                continue
-            until, verdict = found
-            if self._monotonic() < until:
-                raise type(verdict)(self._name, reference, verdict.cause)
-            del self._verdicts[scope]
+    def _data_key(self, reference: str, answer: Answer) -> SecretBytes:
+        data_key = SecretBytes(answer.data_key)
+        wipe(answer.data_key)
+        if len(data_key) != DATA_KEY_LENGTH:
+            raise KeyUnreachable(self._name, reference, "the token gave no data key of 32 bytes")
+        return data_key
 
-    def _require_sound_ciphertext(self, reference: str, error: Exception, doubtful: str) -> None:
-        """Raise what a failure means when the key opens other bytes of the same kind: these are not its."""
-        if doubtful and isinstance(error, p11.PKCS11Error) and self._round_trip_works(reference, doubtful):
-            cause = "wrong key, wrong encryption context, or changed bytes"
-            raise CiphertextInvalid(self._name, reference, cause) from error
-
-    def _round_trip_works(self, reference: str, provider_id: str) -> bool:
-        try:
-            wrapped = self._token.wrap(reference, _PROBE_DATA_KEY, _PROBE_AAD, MECHANISM_OF[provider_id])
-            return self._token.unwrap(reference, wrapped, _PROBE_AAD) == _PROBE_DATA_KEY
-        except Exception:  # noqa: BLE001
-            return False
-
-    def _look(self) -> None:
-        try:
-            try:
-                self._token.random(1)
-            except p11.PKCS11Error as error:
-                # Only a module just reinitialized shows tokens as they are.
-                if self._answers.is_certain("", error) or not self._module.reinitialize():
-                    raise
-                self._token.random(1)
-        except Exception as error:
-            raise self._answers.meaning("", error) from error
-
-    def _make(self, reference: str) -> None:
-        try:
-            try:
-                self._token.open_anew()
-            except p11.PKCS11Error:
-                self._module.reinitialize()
-                self._token.open_anew()
-            self._token.create(reference)
-        except Exception as error:
-            raise self._answers.meaning(reference, error) from error
-
-    def _forget(self) -> None:
-        with contextlib.suppress(p11.PKCS11Error):  # the session may be gone already
-            self._token.forget()
+    def _wrapped(self, reference: str, answer: Answer) -> EncryptedDataKey:
+        entry = answer.wrapped
+        if entry is None or len(entry.ciphertext) != LENGTH_OF.get(entry.provider_id):
+            raise KeyUnreachable(self._name, reference, "the token gave no wrapped key of the right length")
+        return entry

@@ -1,6 +1,6 @@
 """A PKCS#11 token as its module's thread sees it: session, login, keys and their two ways to wrap.
 
-Everything here runs on the module's thread and raises the binding's exceptions; ``pkcs11.py`` tells what they mean.
+Everything here runs on the module's one thread and raises the binding's exceptions; ``answers`` tells what they mean.
 """
 
 from __future__ import annotations
@@ -30,20 +30,14 @@ from pkcs11.mechanisms import GCMParams
 from ownkey.container import EncryptedDataKey, raw_aes_provider_info
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
-from ownkey_server.keystores.pkcs11.module import Pkcs11Module
-from ownkey_server.keystores.pkcs11.pin import Pin, PinUnusable
+from ownkey_server.keystores.pkcs11.messages import Login, LoginOutcome
+from ownkey_server.keystores.pkcs11.module import LoadedModule
+from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID
 
-GCM_PROVIDER_ID = "ownkey-pkcs11"
-KEY_WRAP_PROVIDER_ID = "ownkey-pkcs11-kw"
-CONTEXT_HASH_LENGTH = 32
 KEY_BITS = 256
 MECHANISM_OF: Mapping[str, Mechanism] = {
     GCM_PROVIDER_ID: Mechanism.AES_GCM,
     KEY_WRAP_PROVIDER_ID: Mechanism.AES_KEY_WRAP,
-}
-LENGTH_OF: Mapping[str, int] = {
-    GCM_PROVIDER_ID: DATA_KEY_LENGTH + TAG_LENGTH,
-    KEY_WRAP_PROVIDER_ID: DATA_KEY_LENGTH + CONTEXT_HASH_LENGTH + 8,  # RFC 3394 adds eight bytes
 }
 
 
@@ -71,6 +65,14 @@ class NoKey(Exception):
     """The token has no key of that label."""
 
 
+class LoginNeeded(BaseException):
+    """The token wants a PIN, and none was given. No failure of the token's: it passes by whatever looks into those."""
+
+
+class LoginSpent(Exception):
+    """The PIN that was given is not tried, or not again. The message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Kek:
     """A key's handle in the present session, what token and key both allow, and what it wraps with."""
@@ -86,14 +88,14 @@ class Pkcs11Token:
     Args:
         module: The owner of the module.
         label: The token's label.
-        pin: Where the user PIN comes from.
         mechanism: Which mechanism to wrap with; None chooses from what token and key allow.
     """
 
-    def __init__(self, module: Pkcs11Module, label: str, pin: Pin, mechanism: Mechanism | None) -> None:
+    def __init__(self, module: LoadedModule, label: str, mechanism: Mechanism | None) -> None:
         self._module = module
         self._label = label
-        self._pin = pin
+        self._login: Login | None = None
+        self._login_outcome = LoginOutcome.UNUSED
         self._wanted = mechanism
         self._session: Any = None
         self._has_generator = False
@@ -106,6 +108,16 @@ class Pkcs11Token:
     def serial(self) -> bytes:
         """Serial number of the token that was last opened: initializing a token anew changes it."""
         return self._serial
+
+    def allow_login(self, login: Login | None) -> None:
+        """Give the PIN for what is done next, to be tried once at most; None takes it away again."""
+        self._login = login
+        self._login_outcome = LoginOutcome.UNUSED
+
+    @property
+    def login_outcome(self) -> LoginOutcome:
+        """What became of the PIN that was given last."""
+        return self._login_outcome
 
     def random(self, length: int) -> bytes:
         """Random bytes from the token's generator, or from the system's when it has none."""
@@ -189,16 +201,19 @@ class Pkcs11Token:
             return self._session
         self.forget()
         token = self._token()
-        pin = self._pin.read()
-        if self._pin.refused_before:
+        if self._login is None:
+            raise LoginNeeded
+        if self._login_outcome is LoginOutcome.REFUSED:
+            raise LoginSpent("the token has refused the PIN")
+        if self._login.another and self._login_outcome is LoginOutcome.UNUSED:
             # There is one try for each PIN, so it must not be wasted: SoftHSM knows the PIN of when it was initialized.
             if not self._module.reinitialize():
-                raise PinUnusable("another PIN is tried in a moment")
+                raise LoginSpent("another PIN is tried in a moment")
             token = self._token()
         self._serial = bytes(token.serial)
         self._has_generator = bool(token.flags & TokenFlag.RNG)
         self._offered = frozenset(token.slot.get_mechanisms())
-        self._session = self._log_in(token, pin)
+        self._session = self._log_in(token, self._login.pin.decode())
         self._generation = self._module.generation
         return self._session
 
@@ -225,9 +240,9 @@ class Pkcs11Token:
             # A login holds for the whole process: where another session of this token is open, its login is ours.
             return token.open()
         except _PIN_REFUSED:
-            self._pin.was_refused()
+            self._login_outcome = LoginOutcome.REFUSED
             raise
-        self._pin.was_accepted()
+        self._login_outcome = LoginOutcome.ACCEPTED
         return session
 
     def _kek(self, reference: str) -> _Kek:

@@ -1,4 +1,4 @@
-"""The one owner of a module, with a module that does what the test says."""
+"""A module's thread, with work that does what the test says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.keystores.pkcs11.module import ModuleBusy, ModuleMissing, ModuleStuck, Pkcs11Module
+from ownkey_server.keystores.pkcs11.host import ModuleBusy, ModuleStuck
+from ownkey_server.keystores.pkcs11.module import ModuleMissing
+from ownkey_server.keystores.pkcs11.thread import ModuleThread
 from support.key_stores import until
 
 LONG = 30.0
@@ -54,89 +56,89 @@ def hang() -> Iterator[Hang]:
 
 
 @pytest.fixture
-def module(clock: Clock) -> Iterator[Pkcs11Module]:
-    made = Pkcs11Module(Path("/nowhere/module.so"), max_queued=4, patience=2.0, monotonic=clock)
+def thread(clock: Clock) -> Iterator[ModuleThread]:
+    made = ModuleThread(Path("/nowhere/module.so"), max_queued=4, patience=2.0, monotonic=clock)
     yield made
-    made.close()
+    made.end()
 
 
 def seen_from_all(count: int) -> list[str]:
     return [threading.current_thread().name for _ in range(count)]
 
 
-async def test_all_work_of_a_module_is_done_by_one_thread(module: Pkcs11Module) -> None:
-    names = await asyncio.gather(*(module.call(lambda: seen_from_all(1), LONG) for _ in range(4)))
+async def test_all_work_of_a_module_is_done_by_one_thread(thread: ModuleThread) -> None:
+    names = await asyncio.gather(*(thread.call(lambda: seen_from_all(1), LONG) for _ in range(4)))
     assert {name for (name,) in names} == {"pkcs11 module.so"}
 
 
-async def test_an_error_of_the_work_is_its_callers(module: Pkcs11Module) -> None:
+async def test_an_error_of_the_work_is_its_callers(thread: ModuleThread) -> None:
     with pytest.raises(ZeroDivisionError):
-        await module.call(lambda: 1 // 0, LONG)
-    assert await module.call(lambda: 7, LONG) == 7
+        await thread.call(lambda: 1 // 0, LONG)
+    assert await thread.call(lambda: 7, LONG) == 7
 
 
-async def test_the_queue_is_bounded(module: Pkcs11Module, hang: Hang) -> None:
-    calls = [asyncio.ensure_future(module.call(hang, LONG)) for _ in range(4)]
+async def test_the_queue_is_bounded(thread: ModuleThread, hang: Hang) -> None:
+    calls = [asyncio.ensure_future(thread.call(hang, LONG)) for _ in range(4)]
     await until(hang.is_entered)
     with pytest.raises(ModuleBusy):
-        await module.call(lambda: None, LONG)
+        await thread.call(lambda: None, LONG)
     hang.released.set()
     assert await asyncio.gather(*calls) == ["done at last"] * 4
-    assert await module.call(lambda: 7, LONG) == 7
+    assert await thread.call(lambda: 7, LONG) == 7
 
 
-async def test_work_whose_time_ran_out_in_the_queue_is_never_done(module: Pkcs11Module, hang: Hang) -> None:
+async def test_work_whose_time_ran_out_in_the_queue_is_never_done(thread: ModuleThread, hang: Hang) -> None:
     done: list[int] = []
-    first = asyncio.ensure_future(module.call(hang, LONG))
+    first = asyncio.ensure_future(thread.call(hang, LONG))
     await until(hang.is_entered)
     with pytest.raises(ModuleBusy):
-        await module.call(lambda: done.append(1), 0.01)
+        await thread.call(lambda: done.append(1), 0.01)
     hang.released.set()
     await first
-    await module.call(lambda: done.append(2), LONG)
+    await thread.call(lambda: done.append(2), LONG)
     assert done == [2]
 
 
-async def test_work_whose_caller_went_away_is_never_done(module: Pkcs11Module, hang: Hang) -> None:
+async def test_work_whose_caller_went_away_is_never_done(thread: ModuleThread, hang: Hang) -> None:
     done: list[int] = []
-    first = asyncio.ensure_future(module.call(hang, LONG))
+    first = asyncio.ensure_future(thread.call(hang, LONG))
     await until(hang.is_entered)
-    waiting = asyncio.ensure_future(module.call(lambda: done.append(1), LONG))
+    waiting = asyncio.ensure_future(thread.call(lambda: done.append(1), LONG))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     hang.released.set()
     await first
-    await module.call(lambda: done.append(2), LONG)
+    await thread.call(lambda: done.append(2), LONG)
     assert done == [2]
 
 
 async def test_a_hung_module_is_told_at_once_and_nothing_piles_up(
-    module: Pkcs11Module, hang: Hang, clock: Clock
+    thread: ModuleThread, hang: Hang, clock: Clock
 ) -> None:
-    first = asyncio.ensure_future(module.call(hang, LONG))
+    first = asyncio.ensure_future(thread.call(hang, LONG))
     await until(hang.is_entered)
     clock.now += 2.1
     for _ in range(20):
         with pytest.raises(ModuleStuck):
-            await module.call(lambda: None, LONG)
+            await thread.call(lambda: None, LONG)
     hang.released.set()
     assert await first == "done at last"
 
 
-async def test_a_hung_module_is_used_again_when_it_comes_back(module: Pkcs11Module, hang: Hang, clock: Clock) -> None:
+async def test_a_hung_module_is_used_again_when_it_comes_back(thread: ModuleThread, hang: Hang, clock: Clock) -> None:
     with pytest.raises(ModuleBusy):
-        await module.call(hang, 0.01)
+        await thread.call(hang, 0.01)
     await until(hang.is_entered)
     clock.now += 2.1
     with pytest.raises(ModuleStuck):
-        await module.call(lambda: None, LONG)
+        await thread.call(lambda: None, LONG)
     hang.released.set()
 
     async def answers() -> bool:
         try:
-            return await module.call(lambda: True, LONG)
+            return await thread.call(lambda: True, LONG)
         except ModuleStuck:
             return False
 
@@ -144,38 +146,38 @@ async def test_a_hung_module_is_used_again_when_it_comes_back(module: Pkcs11Modu
 
 
 async def test_one_in_a_hurry_does_not_make_the_module_look_dead_to_others(
-    module: Pkcs11Module, hang: Hang, clock: Clock
+    thread: ModuleThread, hang: Hang, clock: Clock
 ) -> None:
     with pytest.raises(ModuleBusy):
-        await module.call(hang, 0.01)
+        await thread.call(hang, 0.01)
     await until(hang.is_entered)
     clock.now += 1.0  # long past that caller's deadline, and well within what a module may take
-    other = asyncio.ensure_future(module.call(lambda: "served", LONG))
+    other = asyncio.ensure_future(thread.call(lambda: "served", LONG))
     await asyncio.sleep(0)
     hang.released.set()
     assert await other == "served"
 
 
-async def test_a_call_after_closing_is_given_up_in_time(module: Pkcs11Module) -> None:
-    module.close()
+async def test_a_call_after_closing_is_given_up_in_time(thread: ModuleThread) -> None:
+    thread.end()
     with pytest.raises(ModuleBusy):
-        await module.call(lambda: None, 0.05)
+        await thread.call(lambda: None, 0.05)
 
 
-def test_an_event_loop_that_ended_does_not_hurt_the_thread(module: Pkcs11Module, hang: Hang) -> None:
+def test_an_event_loop_that_ended_does_not_hurt_the_thread(thread: ModuleThread, hang: Hang) -> None:
     async def give_up() -> None:
         with pytest.raises(ModuleBusy):
-            await module.call(hang, 0.01)
+            await thread.call(hang, 0.01)
         await until(hang.is_entered)
 
     asyncio.run(give_up())
     hang.released.set()
-    assert asyncio.run(module.call(lambda: "alive", LONG)) == "alive"
+    assert asyncio.run(thread.call(lambda: "alive", LONG)) == "alive"
 
 
-async def test_a_module_that_cannot_be_loaded_is_named(module: Pkcs11Module) -> None:
+async def test_a_module_that_cannot_be_loaded_is_named(thread: ModuleThread) -> None:
     with pytest.raises(ModuleMissing, match=r"/nowhere/module\.so cannot be loaded"):
-        await module.call(module.library, LONG)
+        await thread.call(thread.module.library, LONG)
 
 
 class FakeLibrary:
@@ -187,15 +189,15 @@ class FakeLibrary:
 
 
 async def test_a_storm_of_failures_reinitializes_once_in_a_while(
-    module: Pkcs11Module, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    thread: ModuleThread, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = FakeLibrary()
-    monkeypatch.setattr(module, "library", lambda: library)
-    assert await module.call(module.reinitialize, LONG)
+    monkeypatch.setattr(thread.module, "library", lambda: library)
+    assert await thread.call(thread.module.reinitialize, LONG)
     for _ in range(20):
         clock.now += 0.04
-        assert not await module.call(module.reinitialize, LONG)
-    assert (library.reinitialized, module.generation) == (1, 1)
+        assert not await thread.call(thread.module.reinitialize, LONG)
+    assert (library.reinitialized, thread.module.generation) == (1, 1)
     clock.now += 0.3
-    assert await module.call(module.reinitialize, LONG)
-    assert (library.reinitialized, module.generation) == (2, 2)
+    assert await thread.call(thread.module.reinitialize, LONG)
+    assert (library.reinitialized, thread.module.generation) == (2, 2)

@@ -1,0 +1,286 @@
+"""What is asked of whoever has the module, and what comes back, as bytes that hold no object of either side.
+
+A message is a list of fields, each its length (4 bytes, big-endian) and its bytes; before it stands the length of them
+all (4 bytes). Nothing in it is ever executed or imported: what comes back was written by a process that runs a
+vendor's code.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ownkey.container import EncryptedDataKey
+from ownkey_server.domain import errors
+from ownkey_server.domain.errors import KeyStoreError
+
+# Far more than a context, a wrapped key and their names may take.
+LONGEST = 1 << 20
+_LENGTH = struct.Struct(">I")
+HEADER_LENGTH = _LENGTH.size
+
+
+class MessageBroken(Exception):
+    """The bytes are no message of this kind."""
+
+
+class Operation(Enum):
+    """What is to be done in the token."""
+
+    GENERATE = b"generate"
+    WRAP = b"wrap"
+    UNWRAP = b"unwrap"
+    CREATE = b"create"
+    LOOK = b"look"
+    FORGET = b"forget"
+
+
+class LoginOutcome(Enum):
+    """What became of a PIN that was sent along."""
+
+    UNUSED = b""
+    ACCEPTED = b"accepted"
+    REFUSED = b"refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A PIN to try, once.
+
+    Attributes:
+        pin: The user PIN, in UTF-8.
+        another: Whether the token has refused one before, and taken none since: it is then to be seen as it is now,
+            so that the one try is not wasted.
+    """
+
+    pin: bytes = field(repr=False)
+    another: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """Where and how a key has worked: what tells a key that was taken away from one that never was right.
+
+    Attributes:
+        serial: Serial number of the token in which it did.
+        ways: Provider ids of what it wrapped or opened there.
+    """
+
+    serial: bytes
+    ways: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be done, and all that must be known for it.
+
+    Attributes:
+        operation: What.
+        store: Name of the key store that asks; each has sessions of its own.
+        token: Label of the token.
+        mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        reference: The key.
+        aad: The serialized encryption context.
+        data_key: To be wrapped.
+        wrapped: To be opened.
+        worked: Where the key has worked before, as far as the store knows.
+        login: The PIN, once the token has asked for it.
+    """
+
+    operation: Operation
+    store: str
+    token: str
+    mechanism: str
+    reference: str = ""
+    aad: bytes = b""
+    data_key: bytes | bytearray = field(default=b"", repr=False)
+    wrapped: EncryptedDataKey | None = None
+    worked: Worked | None = None
+    login: Login | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of it.
+
+    Attributes:
+        data_key: In clear; wiped by whoever takes it over.
+        wrapped: The data key, wrapped.
+        worked: Where and how the key has worked, this time included.
+        error: The kind of what went wrong, and its cause.
+        login: What became of the PIN.
+        login_needed: Nothing was done: the token wants a PIN first.
+        unsettled: Milliseconds until it can be told what a missing key means; 0 when that is known.
+    """
+
+    data_key: bytearray = field(default_factory=bytearray, repr=False)
+    wrapped: EncryptedDataKey | None = None
+    worked: Worked | None = None
+    error: tuple[type[KeyStoreError], str] | None = None
+    login: LoginOutcome = LoginOutcome.UNUSED
+    login_needed: bool = False
+    unsettled: int = 0
+
+
+def pack_request(request: Request) -> bytearray:
+    """The request as a message."""
+    return _pack(
+        (
+            request.operation.value,
+            request.store.encode(),
+            request.token.encode(),
+            request.mechanism.encode(),
+            request.reference.encode(errors="surrogatepass"),
+            request.aad,
+            request.data_key,
+            *_wrapped_fields(request.wrapped),
+            *_worked_fields(request.worked),
+            _flag(request.login is not None),
+            request.login.pin if request.login else b"",
+            _flag(request.login is not None and request.login.another),
+        )
+    )
+
+
+def unpack_request(message: memoryview) -> Request:
+    """The request that :func:`pack_request` packed; ``message`` is what follows the header.
+
+    Raises:
+        MessageBroken: It is none.
+    """
+    operation, store, token, mechanism, reference, aad, data_key, *rest = _unpack(message, 16)
+    try:
+        return Request(
+            operation=Operation(bytes(operation)),
+            store=_text(store),
+            token=_text(token),
+            mechanism=_text(mechanism),
+            reference=str(reference, "utf-8", "surrogatepass"),
+            aad=bytes(aad),
+            data_key=bytearray(data_key),
+            wrapped=_wrapped(rest[:4]),
+            worked=_worked(rest[4:6]),
+            login=Login(bytes(rest[7]), bool(rest[8])) if rest[6] else None,
+        )
+    except ValueError:
+        raise MessageBroken("it is no request") from None
+
+
+def pack_answer(answer: Answer) -> bytearray:
+    """The answer as a message."""
+    kind, cause = answer.error or (None, "")
+    return _pack(
+        (
+            answer.data_key,
+            *_wrapped_fields(answer.wrapped),
+            *_worked_fields(answer.worked),
+            kind.__name__.encode() if kind else b"",
+            cause.encode(errors="replace"),
+            answer.login.value,
+            _flag(answer.login_needed),
+            _LENGTH.pack(answer.unsettled),
+        )
+    )
+
+
+def unpack_answer(message: memoryview) -> Answer:
+    """The answer that :func:`pack_answer` packed; ``message`` is what follows the header.
+
+    Raises:
+        MessageBroken: It is none.
+    """
+    data_key, *rest = _unpack(message, 12)
+    try:
+        kind = _error_kind(_text(rest[6]))
+        return Answer(
+            data_key=bytearray(data_key),
+            wrapped=_wrapped(rest[:4]),
+            worked=_worked(rest[4:6]),
+            error=(kind, _text(rest[7])) if kind else None,
+            login=LoginOutcome(bytes(rest[8])),
+            login_needed=bool(rest[9]),
+            unsettled=_LENGTH.unpack(rest[10])[0],
+        )
+    except (ValueError, struct.error):
+        raise MessageBroken("it is no answer") from None
+
+
+def length_of(header: bytes | bytearray) -> int:
+    """How many bytes follow the header of a message.
+
+    Raises:
+        MessageBroken: More than any message has.
+    """
+    (length,) = _LENGTH.unpack(header)
+    if length > LONGEST:
+        raise MessageBroken(f"{length} bytes are too many for a message")
+    return int(length)
+
+
+def wipe(buffer: bytearray) -> None:
+    """Overwrite a message that may hold a PIN or a data key."""
+    buffer[:] = bytes(len(buffer))
+
+
+def _pack(fields: Iterable[bytes | bytearray]) -> bytearray:
+    message = bytearray(HEADER_LENGTH)
+    for one in fields:
+        message += _LENGTH.pack(len(one))
+        message += one
+    message[:HEADER_LENGTH] = _LENGTH.pack(len(message) - HEADER_LENGTH)
+    return message
+
+
+def _unpack(message: memoryview, count: int) -> list[memoryview]:
+    fields, at = [], 0
+    while at < len(message):
+        if len(message) - at < HEADER_LENGTH:
+            raise MessageBroken("a field has no length")
+        (length,) = _LENGTH.unpack(message[at : at + HEADER_LENGTH])
+        at += HEADER_LENGTH
+        if length > len(message) - at:
+            raise MessageBroken("a field is longer than its message")
+        fields.append(message[at : at + length])
+        at += length
+    if len(fields) != count:
+        raise MessageBroken(f"it has {len(fields)} fields and not {count}")
+    return fields
+
+
+def _flag(yes: bool) -> bytes:
+    return b"\x01" if yes else b""
+
+
+def _text(value: memoryview) -> str:
+    return str(value, "utf-8")
+
+
+def _wrapped_fields(entry: EncryptedDataKey | None) -> tuple[bytes, bytes, bytes, bytes]:
+    if entry is None:
+        return (b"", b"", b"", b"")
+    return (_flag(True), entry.provider_id.encode(), entry.provider_info, entry.ciphertext)
+
+
+def _wrapped(fields: list[memoryview]) -> EncryptedDataKey | None:
+    there, provider_id, provider_info, ciphertext = fields
+    return EncryptedDataKey(_text(provider_id), bytes(provider_info), bytes(ciphertext)) if there else None
+
+
+def _worked_fields(worked: Worked | None) -> tuple[bytes, bytes]:
+    return (worked.serial, "\n".join(sorted(worked.ways)).encode()) if worked else (b"", b"")
+
+
+def _worked(fields: list[memoryview]) -> Worked | None:
+    serial, ways = fields
+    return Worked(bytes(serial), frozenset(_text(ways).split("\n"))) if ways else None
+
+
+def _error_kind(name: str) -> type[KeyStoreError] | None:
+    if not name:
+        return None
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, KeyStoreError)):
+        raise MessageBroken("it names an error that is none of a key store's")
+    return kind
