@@ -28,8 +28,9 @@ def token(softhsm: SoftHsm) -> str:
 async def open_store(softhsm: SoftHsm) -> AsyncIterator[OpenStore]:
     opened: list[KeyMaker] = []
 
-    def open_one(token: str, mechanism: str = "auto") -> KeyMaker:
-        options = Pkcs11Options(softhsm.module, token, SecretReference.file(softhsm.folder / f"{token}.pin"), mechanism)
+    def open_one(token: str, mechanism: str = "auto", isolation: str = "process") -> KeyMaker:
+        pin = SecretReference.file(softhsm.folder / f"{token}.pin")
+        options = Pkcs11Options(softhsm.module, token, pin, mechanism, isolation)
         opened.append(catalog.open_key_store("hsm", options, softhsm.modules))
         return opened[-1]
 

@@ -136,7 +136,7 @@ async def test_a_dead_token_does_not_hide_the_others_of_its_module(
     await until(lambda: answers(hiding))
     softhsm.unplug("hiding")
     # As when the module was reinitialized just now: it still lists the token, which answers nothing.
-    monkeypatch.setattr(softhsm.modules.get(softhsm.module), "reinitialize", lambda: False)
+    monkeypatch.setattr(softhsm.modules.thread(softhsm.module).module, "reinitialize", lambda: False)
     assert await answers(open_store(token))
 
 
