@@ -83,7 +83,14 @@ WHOLE: dict[str, Any] = {
     },
     "key_stores": {
         "files": {"kind": "embedded", "directory": "keys", "passphrase": "file:passphrase"},
-        "hsm": {"kind": "pkcs11", "module": "m.so", "token_label": "t", "pin": "file:pin", "mechanism": "auto"},
+        "hsm": {
+            "kind": "pkcs11",
+            "module": "m.so",
+            "token_label": "t",
+            "pin": "file:pin",
+            "mechanism": "auto",
+            "isolation": "process",
+        },
         "hsm2": {"kind": "pkcs11", "module": "m.so", "token_label": "u", "pin_file": "pin"},
         "aws": {
             "kind": "aws_kms",
