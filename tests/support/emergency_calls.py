@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import strategies as st
 from phonenumbers import PhoneMetadata
 
-from ownkey.emergency import COUNTRIES
+from ownkey.emergency import COUNTRIES, NO_COUNTRY_NUMBERS, UNIVERSAL_NUMBERS, patterns
+from ownkey.emergency_numbers import NATIONAL
 
 
-def examples() -> dict[str, str]:
-    """A number of each country that has one in the data."""
-    found = {}
-    for country in sorted(COUNTRIES):
-        metadata = PhoneMetadata.short_metadata_for_region(country)
-        if metadata and metadata.emergency and metadata.emergency.example_number:
-            found[country] = metadata.emergency.example_number
-    return found
+def numbers_of(country: str) -> list[str]:
+    """Every emergency number of a country of up to three digits, an example of longer ones, and the universal ones."""
+    short = [str(number).zfill(width) for width in (2, 3) for number in range(10**width)]
+    known = re.compile("|".join(f"(?:{one})" for one in patterns([country])) or "(?!)")
+    metadata = PhoneMetadata.short_metadata_for_region(country)
+    example = metadata.emergency.example_number if metadata and metadata.emergency else None
+    listed = {entry.number for entry in NATIONAL if entry.country == country}
+    return sorted({*filter(known.fullmatch, short), *UNIVERSAL_NUMBERS, *listed} | ({example} if example else set()))
 
 
-NUMBERS = sorted({*examples().values(), "112", "911", "999", "000", "110", "119"})
+BY_COUNTRY = {country: numbers_of(country) for country in sorted(COUNTRIES)}
+NUMBERS = sorted({number for numbers in BY_COUNTRY.values() for number in numbers} | NO_COUNTRY_NUMBERS)
+PREFIXES = ("0", "8", "9")
+"""Digits for an outside line, which the spellings use."""
 
 
 def _escaped(number: str) -> str:
@@ -73,11 +79,30 @@ SOS = (
 
 
 def request_uris() -> st.SearchStrategy[str]:
-    """Request URIs of emergency calls."""
-    spelled = st.builds(
-        lambda number, spelling, uri: uri(spelling(number)),
-        st.sampled_from(NUMBERS),
-        st.sampled_from(SPELLINGS),
-        st.sampled_from(URIS),
+    """Request URIs of emergency calls, of some country."""
+    return st.one_of(_spelled(st.sampled_from(NUMBERS)), st.sampled_from(SOS))
+
+
+def calls() -> st.SearchStrategy[tuple[str, str]]:
+    """A country, and a request URI of an emergency call there."""
+    return st.sampled_from(sorted(BY_COUNTRY)).flatmap(
+        lambda country: st.tuples(
+            st.just(country), st.one_of(_spelled(st.sampled_from(BY_COUNTRY[country])), st.sampled_from(SOS))
+        )
     )
-    return st.one_of(spelled, st.sampled_from(SOS))
+
+
+def plain() -> list[tuple[str, str]]:
+    """Every country and number, as it is dialled, and as URIs of both kinds."""
+    return [
+        (country, form.format(number))
+        for country, numbers in BY_COUNTRY.items()
+        for number in numbers
+        for form in ("{}", "tel:{}", "sip:{}@pbx.example;user=phone")
+    ]
+
+
+def _spelled(numbers: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.builds(
+        lambda number, spelling, uri: uri(spelling(number)), numbers, st.sampled_from(SPELLINGS), st.sampled_from(URIS)
+    )

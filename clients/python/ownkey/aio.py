@@ -20,6 +20,7 @@ from ownkey._call_watching import CallWatching
 from ownkey._exchange import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Exchange
 from ownkey._stream import Answer
 from ownkey._watching import Watching
+from ownkey.call_gate import AsyncCallGate
 from ownkey.call_watch import AsyncCallWatch
 from ownkey.client import EMERGENCY_TIMEOUT, LOCAL_EMERGENCY
 from ownkey.container import Buffer
@@ -35,6 +36,8 @@ from ownkey.models import (
     RewrappedKey,
 )
 from ownkey.v1 import key_service_pb2_grpc
+
+__all__ = ["AsyncCallGate", "AsyncCallWatch", "AsyncClient", "AsyncKeyWatch", "AsyncMediaStream"]
 
 T = TypeVar("T")
 

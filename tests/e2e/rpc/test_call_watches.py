@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ownkey.call_gate import CallGate
+from ownkey.call_gate import AsyncCallGate, CallGate
 from ownkey.errors import InvalidRequest, NotFound
 from ownkey.models import CallAuthorization
 from ownkey.v1 import asset_pb2, call_watch_pb2, revocation_pb2
@@ -100,6 +100,31 @@ async def test_when_the_server_is_gone_the_gate_decides_until_its_limit_and_then
         assert ask(gate, "911").emergency
         clock[0] = 0.0
         await asyncio.to_thread(gate.close)
+
+
+async def test_the_gate_of_asyncio_follows_the_service_and_waits_for_nothing_but_a_first_view(
+    tmp_path: Path,
+) -> None:
+    clock = [0.0]
+    async with server.in_process(tmp_path) as address:
+        gate = AsyncCallGate(address, staleness=15.0, first_wait=5, monotonic=lambda: clock[0])
+        first = await gate.authorize("acme", "call-1", "+15550100", stores=STORES)
+        assert first.decision in ("allow", "refuse"), "it has waited for the view"
+        assert first.reason != "view_stale"
+        with pytest.raises(NotFound):
+            await gate.authorize("nobody", "1", "+15550100", stores=STORES)
+        async with grpc.aio.insecure_channel(address) as channel:
+            await Admin(channel)("Revoke", tenant="acme", scope=revocation_pb2.RevocationScope(queues=["support"]))
+        began = time.monotonic()
+        while (answer := await gate.authorize("acme", "1", "+1555", stores=STORES, queue="support")).sip_status != 403:
+            assert time.monotonic() - began < BOUND_SECONDS, "a revocation reaches the gate"
+            await asyncio.sleep(0.002)
+        assert (answer.decision, answer.reason) == ("refuse", "key_revoked")
+        assert (await gate.authorize("acme", "1", "911", stores=STORES, queue="support")).emergency
+    clock[0] = 15.1
+    stale = await gate.authorize("acme", "1", "+15550100", stores=STORES)
+    assert (stale.decision, stale.reason, stale.sip_status) == ("refuse", "view_stale", 503)
+    await gate.close()
 
 
 def add(*calls: call_watch_pb2.WatchedCall, **more: object) -> call_watch_pb2.WatchCallsRequest:

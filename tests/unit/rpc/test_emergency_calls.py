@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from ownkey_server.rpc.methods import all_methods
 from ownkey_server.rpc.stream_guard import StreamLimits, Streams
 from ownkey_server.service.call_gate import CallGateKeeper
 from ownkey_server.service.strangers import Budget, Strangers
+from support import emergency_calls
 
 NOW = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
 GATE = CallGate(GateMode.REFUSE, frozenset(), ("US",), frozenset({"7777"}), ("9",))
@@ -94,6 +96,11 @@ async def ask(
     callee: str, identity: Part, roles: Part, known: Part, loaded: Part, strangers: Strangers | None = None
 ) -> bool:
     """Whether a call to that number is answered as an emergency call."""
+    return await answered(handler(identity, roles, known, loaded, strangers), callee)
+
+
+def handler(identity: Part, roles: Part, known: Part, loaded: Part, strangers: Strangers | None = None) -> Any:
+    """AuthorizeCall with these parts behind it."""
     directory = SimpleNamespace(last_known=known.answer_at_once, tenant=loaded.answer)
     keeper = CallGateKeeper(
         directory,  # type: ignore[arg-type]
@@ -116,12 +123,15 @@ async def ask(
         watches=None,  # type: ignore[arg-type]
     )
     servicer = KeyServicer(SimpleNamespace(call_gate=keeper))  # type: ignore[arg-type]
-    method = all_methods()["AuthorizeCall"]
-    handler = Dispatcher(gates).unary(method, servicer.AuthorizeCall, servicer.emergency)
+    return Dispatcher(gates).unary(all_methods()["AuthorizeCall"], servicer.AuthorizeCall, servicer.emergency)
+
+
+async def answered(of: Any, callee: str) -> bool:
+    """Whether a handler answers a call to that number as an emergency call."""
     raw = call_pb2.AuthorizeCallRequest(tenant="acme", call_id="1", callee=callee).SerializeToString()
     try:
         async with asyncio.timeout(5):  # what hangs holds up other calls for as long as it does
-            answer = await handler.stream_unary(None, Context(raw))
+            answer = await of.stream_unary(None, Context(raw))
     except (Refused, TimeoutError):
         return False
     return call_pb2.AuthorizeCallResponse.FromString(answer).emergency
@@ -142,6 +152,38 @@ def parts(**changed: Part) -> dict[str, Part]:
 def test_whatever_fails_an_emergency_call_connects(failure: BaseException, where: set[str]) -> None:
     broken = {name: Part(parts()[name].gives, failure) for name in where}
     assert asyncio.run(ask("911", **parts(**broken)))
+
+
+def of(country: str) -> Tenant:
+    """A tenant whose phones are in that country alone."""
+    gate = CallGate(GateMode.REFUSE, frozenset(), (country,), frozenset(), emergency_calls.PREFIXES)
+    return replace(ACME, call_gate=gate)
+
+
+@given(
+    st.none() | failures,
+    st.sets(st.sampled_from(["identity", "roles", "known", "loaded"])),
+    emergency_calls.calls(),
+)
+def test_whatever_fails_an_emergency_call_of_any_country_connects_in_whatever_spelling(
+    failure: BaseException | None, where: set[str], call: tuple[str, str]
+) -> None:
+    country, callee = call
+    good = parts(known=Part(of(country)), loaded=Part(of(country)))
+    broken = {name: Part(good[name].gives, failure) for name in where}
+    assert asyncio.run(ask(callee, **(good | broken)))
+
+
+@pytest.mark.parametrize("where", [(), ("identity",), ("roles",), ("known", "loaded")])
+async def test_every_number_of_every_country_connects(where: tuple[str, ...]) -> None:
+    used = parts(**{name: Part(parts()[name].gives, errors.DatabaseUnavailable("gone")) for name in where})
+    gate = handler(**used, strangers=Strangers(Budget(per_second=1e9, burst=1e9), lambda: 0.0))
+    refused = []
+    for country, callee in emergency_calls.plain():
+        used["known"].gives = used["loaded"].gives = of(country)
+        if not await answered(gate, callee):
+            refused.append((country, callee))
+    assert refused == []
 
 
 @pytest.mark.parametrize("where", ["identity", "roles", "loaded"])

@@ -9,6 +9,7 @@ from phonenumbers import PhoneMetadata, shortnumberinfo
 from ownkey import emergency
 from ownkey.emergency import COUNTRIES, is_emergency
 from ownkey.emergency_numbers import NATIONAL
+from support.emergency_calls import PREFIXES, calls, numbers_of
 
 
 @pytest.mark.parametrize(
@@ -172,15 +173,6 @@ def test_a_country_s_numbers_are_those_of_the_library(country: str) -> None:
         assert emergency._known(number, here) == (theirs or ours), number
 
 
-def numbers_of(country: str) -> list[str]:
-    """Every emergency number of the country of up to three digits, an example of the longer ones, and the universal."""
-    short = [str(number).zfill(width) for width in (2, 3) for number in range(10**width)]
-    metadata = PhoneMetadata.short_metadata_for_region(country)
-    example = metadata.emergency.example_number if metadata and metadata.emergency else None
-    found = {number for number in short if emergency._known(number, frozenset([country]))}
-    return sorted(found | {"112", "911"} | ({example} if example else set()))
-
-
 FORMS = [
     "{}",
     " {} ",
@@ -220,6 +212,13 @@ def test_every_number_of_a_country_is_known_in_every_form(country: str) -> None:
                 if not escaped and not abroad:
                     callee = form.format(text)
                     assert is_emergency(callee, [country], outside_line_prefixes=["9"]), callee
+
+
+@given(calls())
+def test_an_emergency_call_of_any_country_is_known_in_whatever_spelling(call: tuple[str, str]) -> None:
+    country, callee = call
+    assert is_emergency(callee, [country], outside_line_prefixes=PREFIXES)
+    assert is_emergency(callee, outside_line_prefixes=PREFIXES)
 
 
 @pytest.mark.parametrize("service", ["", ".police", ".FIRE", ".ambulance", ".x.y", ";a=b", "?x", "#f"])
