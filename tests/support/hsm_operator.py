@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,14 @@ import pytest
 from ownkey.cli.main import Shared, run
 from support.softhsm import PIN, SO_PIN, SoftHsm
 
+_KILLED_AT = """
+import importlib, os, signal, sys
+from ownkey.cli.main import Shared, run
+place, *arguments = sys.argv[1:]
+module, _, name = place.rpartition(".")
+setattr(importlib.import_module(module), name, lambda *a, **b: os.kill(os.getpid(), signal.SIGKILL))
+run(arguments, Shared())
+"""
 CUSTODIANS = ("alice", "bob", "carol")
 
 
@@ -98,7 +109,7 @@ class Operator:
 
     def new_custodian(self, name: str) -> Any:
         """Make a custodian's key."""
-        where = self.secret(name, f"the passphrase of {name}")
+        where = self.secret(name, f"open sesame of {name}")
         key = self.folder / f"{name}.key"
         return self.done("custodian", "new", name, "--key", str(key), "--passphrase", where)
 
@@ -131,6 +142,21 @@ class Operator:
         records: list[Mapping[str, Any]] = self.done("ceremony", "show", "--log", str(self.log))["records"]
         return records
 
+    def killed_at(self, place: str, *arguments: str) -> None:
+        """Run `ownkey hsm` in a process that is killed, by SIGKILL, when it comes to this function."""
+        given = ["hsm", *arguments]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", _KILLED_AT, place, *given],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+        )
+        self.printed.append(done.stdout + done.stderr)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
     def settings(self, stores: Mapping[str, str], mechanism: str = "auto") -> Path:
         """A settings file whose key stores are these tokens, by name."""
         path = self.folder / "ownkey.toml"
@@ -148,7 +174,7 @@ class Operator:
 
 def needles(operator: Operator) -> Sequence[str]:
     """Secrets that must be in nothing that was printed or written."""
-    return (PIN, SO_PIN, *(f"the passphrase of {name}" for name in CUSTODIANS))
+    return (PIN, SO_PIN, *(f"open sesame of {name}" for name in CUSTODIANS))
 
 
 def everything_written(operator: Operator) -> str:

@@ -71,6 +71,8 @@ class Register:
 
     def needed_for(self, action: Action) -> int:
         """How many must confirm this."""
+        if action is Action.SETTLE:
+            return 0  # it ends what others confirmed, and destroys only what was never used
         return max(self.needed, LEAST_TO_DESTROY) if action is Action.DESTROY else self.needed
 
     def to_fields(self) -> Mapping[str, Any]:

@@ -10,6 +10,16 @@ They guard against mistakes and not against people: one key in 16 million has th
 the key: ``aes-ecb`` is 24 bits of the subkey that AES-GCM authenticates with, out of 128.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 LENGTH = 3
 ECB, KEY_WRAP = "aes-ecb", "rfc3394"
 ZEROS = bytes(16)
+
+
+def told_in(told: str, values: Mapping[str, str]) -> bool:
+    """Whether a check value that somebody tells, as ``05f0fc`` or ``rfc3394:05f0fc``, is among these by method."""
+    method, _, value = told.lower().rpartition(":")
+    return values.get(method or ECB) == value

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
-from ownkey_server.domain.ceremonies import Action
+from ownkey_server.domain.ceremonies import Action, Phase
+from ownkey_server.domain.key_labels import KeyLabel
 from ownkey_server.hsm.ceremony_check import Checked, Head
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
+from ownkey_server.hsm.check_value_methods import ECB, told_in
 from ownkey_server.hsm.custodians import Custodian
 from ownkey_server.hsm.errors import HsmError, Trouble
-from ownkey_server.hsm.facts import KeyFacts
+from ownkey_server.hsm.facts import KeyFacts, told_check_value
 from ownkey_server.hsm.making import Approve, Made, make, require_settled
 from ownkey_server.hsm.operations.transport import (
     SECONDS,
@@ -133,26 +134,43 @@ class Pending:
     in_process: bool
 
 
-def pending_import(checked: Checked, label: str, serial: str) -> Pending:
-    """The import of a key that was begun last in this token.
-
-    Raises:
-        HsmError: None was.
-    """
-    found: Mapping[str, Any] | None = None
+def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
+    """The imports into a token that have begun and not ended, by the key's label."""
+    found: dict[str, Pending] = {}
     for record in checked.records.values():
-        of_this = record.key == label and any(each.get("serial") == serial for each in record.tokens)
-        if not of_this or record.phase.value != "done":
+        here = any(each.get("serial") == serial for each in record.tokens)
+        if not here or record.phase is not Phase.DONE:
             continue
         if record.action is Action.BEGIN_IMPORT:
-            found = record.detail
+            detail = record.detail
+            found[record.key] = Pending(str(detail["scheme"]), str(detail["hash"]), bool(detail["in_process"]))
         elif record.action in (Action.IMPORT, Action.ABANDON_IMPORT):
-            found = None
-    if found is None:
+            found.pop(record.key, None)
+    return found
+
+
+def begun_label(checked: Checked, serial: str, label: KeyLabel) -> str:
+    """The label of the import that somebody means, with its version or without.
+
+    Raises:
+        HsmError: None has begun, or several.
+    """
+    begun = pending_imports(checked, serial)
+    meant = [text for text in begun if text == str(label) or (not label.version and _name_of(text) == label.name)]
+    if not meant:
+        known = ", ".join(begun) or "none"
         raise HsmError(
-            f"no import of {label!r} into this token has begun, says the log", Trouble.NOT_FOUND, "begin it by --begin"
+            f"the log knows of no import of {str(label)!r} into this token that has begun and not ended",
+            Trouble.NOT_FOUND,
+            f"begun are: {known}; --begin begins one",
         )
-    return Pending(str(found["scheme"]), str(found["hash"]), bool(found["in_process"]))
+    if len(meant) > 1:
+        raise HsmError(f"several imports of {label.name!r} have begun", hint=f"name one of them: {', '.join(meant)}")
+    return meant[0]
+
+
+def _name_of(label: str) -> str:
+    return KeyLabel.parse(label).name
 
 
 def finish(
@@ -179,7 +197,7 @@ def finish(
     Raises:
         HsmError: It is not taken. The wrapping key stays, and another file can be tried.
     """
-    way = pending_import(log.checked, label, token.facts.serial)
+    way = pending_imports(log.checked, token.facts.serial)[label]
 
     def stage() -> list[KeyFacts]:
         if way.in_process:
@@ -212,21 +230,20 @@ def _in_process(token: TokenAtWork, label: str, wrapped: bytes, name: str) -> Ke
 
 
 def require_check_value(facts: KeyFacts, wanted: str) -> None:
-    """Refuse a key whose check value is not what somebody says that it is.
+    """Refuse a key in a token whose check value is not what somebody says that it is.
 
     Raises:
         HsmError: It is another, or there is none to compare.
     """
     if not wanted:
         return
-    method, _, value = wanted.lower().rpartition(":")
-    found = facts.check_values.get(method or "aes-ecb", "")
-    if not found:
-        known = ", ".join(facts.check_values) or "none"
-        hint = f"of this key the token gives: {known}"
-        raise HsmError(f"there is no check value by {method or 'aes-ecb'} to compare", Trouble.UNSUPPORTED, hint)
-    if found != value:
-        raise HsmError(f"its check value is {found}, and not {value}: it is another key", Trouble.UNFIT)
+    method = wanted.lower().rpartition(":")[0] or ECB
+    if method not in facts.check_values:
+        hint = f"of this key the token gives: {told_check_value(facts.check_values) or 'none'}"
+        raise HsmError(f"there is no check value by {method} to compare", Trouble.UNSUPPORTED, hint)
+    if not told_in(wanted, facts.check_values):
+        found = facts.check_values[method]
+        raise HsmError(f"its check value is {found}, and not {wanted}: it is another key", Trouble.UNFIT)
 
 
 def abandon(log: CeremonyLog, custodians: Sequence[Custodian], token: TokenAtWork, label: str) -> Head:

@@ -28,7 +28,7 @@ from ownkey_server.hsm.work import TokenAtWork
 
 PROBE_LENGTH = 32
 TRANSPORT_BITS = 3072
-_SESSION_PAIR = "ownkey transport"
+SESSION_PAIR = "ownkey transport"
 
 Approve = Callable[[Sequence[KeyFacts]], bool]
 
@@ -68,6 +68,20 @@ def first_version(tokens: Sequence[TokenAtWork], label: KeyLabel) -> KeyLabel:
     return label
 
 
+def free_version(tokens: Sequence[TokenAtWork], label: KeyLabel) -> KeyLabel:
+    """The label itself if it has a version, which is then to be free; else the next version of the name, or the first.
+
+    Raises:
+        HsmError: A token has a key of that label already.
+    """
+    there = [version for token in tokens for version in versions_of(label.name, _labels(token))]
+    if not label.version:
+        return label.with_version(max(there).version + 1 if there else 1)
+    if label in there:
+        raise HsmError(f"a token has a key {str(label)!r} already: none is ever overwritten", Trouble.TAKEN)
+    return label
+
+
 def next_version(tokens: Sequence[TokenAtWork], label: KeyLabel) -> tuple[KeyLabel, KeyLabel]:
     """The newest version of a name in the tokens, and the one after it.
 
@@ -97,7 +111,7 @@ def generate(tokens: Sequence[TokenAtWork], label: str) -> list[KeyFacts]:
         return [tokens[0].ask(Generate(label, tokens[0].place.mechanism))]
     pairs = []
     for token in tokens:
-        public = token.ask(MakeWrappingPair(_SESSION_PAIR, TRANSPORT_BITS, keep=False), TRANSPORT_SECONDS)
+        public = token.ask(MakeWrappingPair(SESSION_PAIR, TRANSPORT_BITS, keep=False), TRANSPORT_SECONDS)
         if not public.hashes:
             raise HsmError(
                 f"{token.name} cannot unwrap a key by RSA-OAEP, so that it cannot share one with another token",
@@ -113,8 +127,8 @@ def generate(tokens: Sequence[TokenAtWork], label: str) -> list[KeyFacts]:
     blobs = tokens[0].ask(GenerateFor(keys))
     made = []
     for token, blob, name in zip(tokens, blobs, common, strict=True):
-        made.append(token.ask(Unwrap(label, token.place.mechanism, _SESSION_PAIR, blob, "rsa-oaep", name)))
-        token.ask(EndPair(_SESSION_PAIR))
+        made.append(token.ask(Unwrap(label, token.place.mechanism, SESSION_PAIR, blob, "rsa-oaep", name)))
+        token.ask(EndPair(SESSION_PAIR))
     return made
 
 

@@ -6,7 +6,10 @@ import click
 
 from ownkey.cli.main import Group
 from ownkey_server.commands.hsm.ceremony import ceremony, custodian
+from ownkey_server.commands.hsm.comparing import compare_command
+from ownkey_server.commands.hsm.components import load_command, split_command
 from ownkey_server.commands.hsm.ending import close_command, retire_command
+from ownkey_server.commands.hsm.importing import import_command
 from ownkey_server.commands.hsm.init import init_command
 from ownkey_server.commands.hsm.listing import list_command
 from ownkey_server.commands.hsm.making import keygen_command, rotate_command, settle_command
@@ -27,6 +30,10 @@ for command in (
     rotate_command,
     close_command,
     retire_command,
+    import_command,
+    split_command,
+    load_command,
+    compare_command,
     settle_command,
     custodian,
     ceremony,

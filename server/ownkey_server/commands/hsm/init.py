@@ -18,7 +18,7 @@ from ownkey_server.hsm.facts import TokenFacts
 from ownkey_server.hsm.operations.tokens import LABEL_LENGTH, InitializeToken, ListTokens
 from ownkey_server.hsm.processes import ModuleProcess
 from ownkey_server.hsm.work import text_of
-from ownkey_server.secret_sources import PROMPT, take_from_environment
+from ownkey_server.secret_sources import PROMPT, SecretReference, take_from_environment
 
 SECONDS = 120.0
 
@@ -56,15 +56,15 @@ def init_command(
         choice = CeremonyChoice.taken(options)
         if not 0 < len(label.encode()) <= LABEL_LENGTH:
             raise HsmError(f"a token's label has 1 to {LABEL_LENGTH} bytes")
+        first = None if so_pin == PROMPT else reference("--so-pin", so_pin, str)
+        second = None if pin == PROMPT else reference("--pin", pin, str)
         with ModuleProcess(module, verbose=shared.verbose) as process, opened(choice.log, choice.clock) as log:
             was, keep = _chosen(process.ask(ListTokens()), label, erase)
             loss = f"erase {was}, with every key in it" if was.initialized and not keep else ""
             what = {"ceremony": "initialize a token", "token": label, "first": loss, "module": str(module)}
             custodians = choice.custodians(shared, {name: text for name, text in what.items() if text})
-            first, second = (
-                reference("--so-pin", so_pin, lambda: _ask("PIN of the security officer", new=not was.initialized)),
-                reference("--pin", pin, lambda: _ask("New user PIN", new=True)),
-            )
+            first = first or SecretReference.typed(_ask("PIN of the security officer", new=not was.initialized))
+            second = second or SecretReference.typed(_ask("New user PIN", new=True))
             take_from_environment((first, second))
             operation = InitializeToken(label, was, text_of(first, "SO PIN"), text_of(second, "user PIN"), keep)
             detail = {"label": label, "module": module.name, "erased": was.identity if loss else {}}

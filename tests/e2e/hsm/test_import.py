@@ -1,0 +1,152 @@
+"""A customer's own key: wrapped by the very commands that are printed, unwrapped in the token, in clear nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from support.hsm_operator import Operator
+
+KEY = bytes(range(100, 132))
+BITS = ("--bits", "2048")
+
+
+def check_value(key: bytes) -> str:
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(bytes(16))[:3].hex()
+
+
+@dataclass
+class Customer:
+    """Who follows the instructions, with OpenSSL alone."""
+
+    folder: Path
+
+    def follow(self, begun: dict[str, Any], key: bytes = KEY) -> list[str]:
+        """Do what the file says; what it printed."""
+        (self.folder / "key.bin").write_bytes(key)
+        script = Path(begun["instructions"])
+        done = subprocess.run(
+            ["sh", "-eu", script.name], cwd=self.folder, check=False, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    @property
+    def wrapped(self) -> Path:
+        return self.folder / "wrapped.bin"
+
+
+@pytest.fixture
+def customer(tmp_path: Path) -> Customer:
+    return Customer(tmp_path / "customer")
+
+
+def begin(operator: Operator, customer: Customer, *more: str) -> dict[str, Any]:
+    begun: dict[str, Any] = operator.done(
+        "import", "acme-main", "--begin", "--out", str(customer.folder), *BITS, *operator.at(), *more
+    )
+    return begun
+
+
+@pytest.mark.parametrize("scheme", ["rsa-oaep", "rsa-aes"])
+def test_what_the_customer_wraps_by_the_printed_commands_is_their_key_in_the_token(
+    two: Operator, customer: Customer, scheme: str
+) -> None:
+    by = two.by("alice", "bob")
+    begun = begin(two, customer, "--scheme", scheme, *by)
+    assert begun["key"] == "acme-main/v1"
+    printed = customer.follow(begun)
+    assert begun["fingerprint"] in printed
+    assert check_value(KEY) in printed
+    finish = ("import", "acme-main", "--finish", str(customer.wrapped), "--check-value", check_value(KEY))
+    made = two.done(*finish, *two.at(), *by)
+    assert (made["key"], made["check_values"]) == ("acme-main/v1", {"aes-ecb": check_value(KEY)})
+    key = two.keys()["acme-main/v1"]
+    assert (key["sensitive"], key["extractable"], key["local"], key["remarks"]) == (True, False, False, [])
+    # The customer can leave: what the token wraps, their key opens without it.
+    script = (
+        "import sys, pkcs11\n"
+        "from pkcs11.mechanisms import GCMParams\n"
+        "module, token, pin = sys.argv[1:]\n"
+        "with pkcs11.lib(module).get_token(token_label=token).open(user_pin=pin) as session:\n"
+        "    key = session.get_key(label='acme-main/v1')\n"
+        "    parameters = GCMParams(bytes(12), b'context', 128)\n"
+        "    print(key.encrypt(b'content', mechanism=pkcs11.Mechanism.AES_GCM, mechanism_param=parameters).hex())\n"
+    )
+    sealed = two.softhsm.run_python(script, str(two.softhsm.module), two.token, two.pin)
+    assert AESGCM(KEY).decrypt(bytes(12), bytes.fromhex(sealed), b"context") == b"content"
+
+
+def test_a_wrapping_key_is_for_one_import_and_opens_nothing_else(alone: Operator, customer: Customer) -> None:
+    customer.follow(begin(alone, customer))
+    again = alone.run("import", "acme-main", "--begin", "--out", str(customer.folder / "again"), *alone.at(), *BITS)
+    assert (again.code, "has begun already" in again.error["error"]) == (10, True)
+    alone.done("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    ended = alone.run("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    assert ended.code == 8
+    script = (
+        "import sys, pkcs11\n"
+        "module, token, pin = sys.argv[1:]\n"
+        "with pkcs11.lib(module).get_token(token_label=token).open(user_pin=pin) as session:\n"
+        "    print([each.object_class.name for each in session.get_objects()])\n"
+    )
+    left = alone.softhsm.run_python(script, str(alone.softhsm.module), alone.token, alone.pin).strip()
+    assert left == "['SECRET_KEY']"
+
+
+def test_a_key_with_another_check_value_is_not_taken(alone: Operator, customer: Customer) -> None:
+    customer.follow(begin(alone, customer))
+    finish = ("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    ended = alone.run(*finish, "--check-value", "000000")
+    assert (ended.code, f"its check value is {check_value(KEY)}" in ended.error["error"]) == (9, True)
+    assert alone.keys() == {}
+    assert alone.records()[-1]["phase"] == "failed"
+    # The same import can be finished with the right one.
+    alone.done(*finish, "--check-value", check_value(KEY).upper())
+
+
+@pytest.mark.parametrize("key", [KEY[:16], KEY[:24]])
+def test_a_key_of_another_length_is_not_taken(alone: Operator, customer: Customer, key: bytes) -> None:
+    customer.follow(begin(alone, customer), key)
+    ended = alone.run("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    assert (ended.code, f"{len(key) * 8} bits" in ended.error["error"]) == (9, True)
+    assert alone.keys() == {}
+
+
+def test_what_was_wrapped_for_another_key_or_changed_is_not_taken(alone: Operator, customer: Customer) -> None:
+    customer.follow(begin(alone, customer))
+    wrapped = bytearray(customer.wrapped.read_bytes())
+    wrapped[7] ^= 1
+    customer.wrapped.write_bytes(wrapped)
+    finish = ("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    ended = alone.run(*finish)
+    assert (ended.code, "cannot unwrap" in ended.error["error"]) == (6, True)
+    customer.wrapped.write_bytes(wrapped[:-1])
+    ended = alone.run(*finish)
+    assert (ended.code, "has 256 bytes here, not 255" in ended.error["error"]) == (2, True)
+    assert alone.keys() == {}
+
+
+def test_an_import_can_be_given_up(alone: Operator, customer: Customer) -> None:
+    customer.follow(begin(alone, customer))
+    alone.done("import", "acme-main", "--abandon", *alone.at())
+    assert alone.run("import", "acme-main", "--finish", str(customer.wrapped), *alone.at()).code == 8
+    assert alone.run("import", "acme-main", "--abandon", *alone.at()).code == 8
+
+
+def test_in_process_is_said_loudly_and_on_record(alone: Operator, customer: Customer) -> None:
+    at = ("--out", str(customer.folder), *BITS, *alone.at())
+    begun = alone.run("import", "acme-main", "--begin", "--in-process", *at, as_json=False)
+    assert (begun.code, "WARNING" in begun.printed) == (0, True)
+    customer.follow({"instructions": str(customer.folder / "acme-main-v1.import.sh")})
+    made = alone.done("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    assert made["check_values"] == {"aes-ecb": check_value(KEY)}
+    assert alone.records()[-2]["detail"]["in_process"] is True
+    written = "".join(alone.printed) + alone.log.read_text(encoding="utf-8")
+    assert KEY.hex() not in written.lower()
