@@ -102,6 +102,15 @@ class SoftHsm:
         if not folder.exists():
             (self.folder / folder.name).rename(folder)
 
+    def take_out(self, label: str) -> Path:
+        """Take a token out for good, so that another of its label may come: what :meth:`put_in` puts back."""
+        folder = self._folders.pop(label)
+        return folder.rename(self.folder / folder.name)
+
+    def put_in(self, label: str, token: Path) -> None:
+        """Put a token in that was taken out."""
+        self._folders[label] = token.rename(self.tokens / token.name)
+
     def change_pin(self, label: str, old: str, new: str) -> None:
         """Change a token's user PIN."""
         self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)

@@ -31,7 +31,7 @@ texts = st.text(max_size=40)
 names = texts.filter(lambda text: "\n" not in text and text)
 blobs = st.binary(max_size=80)
 entries = st.none() | st.builds(EncryptedDataKey, texts, blobs, blobs)
-histories = st.none() | st.builds(Worked, blobs, st.frozensets(names, min_size=1, max_size=3))
+histories = st.none() | st.builds(Worked, blobs, st.frozensets(names, min_size=1, max_size=3), entries)
 requests = st.builds(
     Request,
     operation=st.sampled_from(Operation),

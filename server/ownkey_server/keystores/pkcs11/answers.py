@@ -7,9 +7,11 @@ on what has been seen before: whether the key ever worked, in which token, and s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pkcs11 import exceptions as p11
 
+from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.errors import (
     CiphertextInvalid,
     KeyExists,
@@ -82,13 +84,23 @@ class Answers:
 
     def note_success(self, reference: str, provider_id: str) -> None:
         """The key has just wrapped or unwrapped in this way."""
-        ways = self._worked[reference].ways if self._works_here(reference) else frozenset()
-        self._worked[reference] = Worked(self._token.serial, ways | {provider_id})
+        before = self._worked.get(reference)
+        ways = before.ways if before and self._works_here(reference) else frozenset()
+        self._worked[reference] = Worked(self._token.serial, ways | {provider_id}, before.proof if before else None)
         self._missing_since.pop(reference, None)
 
     def learn(self, reference: str, worked: Worked) -> None:
         """Take over where and how the key has worked, which others of its store may have seen."""
         self._worked[reference] = worked
+
+    def keep_proof(self, reference: str, proof: EncryptedDataKey) -> None:
+        """Keep what shows later that the key is still the one that has just worked."""
+        self._worked[reference] = replace(self._worked[reference], proof=proof)
+
+    def proof_of(self, reference: str) -> EncryptedDataKey | None:
+        """What :meth:`keep_proof` kept."""
+        worked = self._worked.get(reference)
+        return worked.proof if worked else None
 
     def worked(self, reference: str) -> Worked | None:
         """Where and how the key has worked; None if it never has."""

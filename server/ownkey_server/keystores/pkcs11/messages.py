@@ -66,10 +66,12 @@ class Worked:
     Attributes:
         serial: Serial number of the token in which it did.
         ways: Provider ids of what it wrapped or opened there.
+        proof: Throw-away bytes that it has wrapped: another key of its label does not open them.
     """
 
     serial: bytes
     ways: frozenset[str]
+    proof: EncryptedDataKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, reference, aad, data_key, *rest = _unpack(message, 16)
+    operation, store, token, mechanism, reference, aad, data_key, *rest = _unpack(message, 20)
     try:
         return Request(
             operation=Operation(bytes(operation)),
@@ -161,8 +163,8 @@ def unpack_request(message: memoryview) -> Request:
             aad=bytes(aad),
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:6]),
-            login=Login(bytes(rest[7]), bool(rest[8])) if rest[6] else None,
+            worked=_worked(rest[4:10]),
+            login=Login(bytes(rest[11]), bool(rest[12])) if rest[10] else None,
         )
     except ValueError:
         raise MessageBroken("it is no request") from None
@@ -191,17 +193,17 @@ def unpack_answer(message: memoryview) -> Answer:
     Raises:
         MessageBroken: It is none.
     """
-    data_key, *rest = _unpack(message, 12)
+    data_key, *rest = _unpack(message, 16)
     try:
-        kind = _error_kind(_text(rest[6]))
+        kind = _error_kind(_text(rest[10]))
         return Answer(
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:6]),
-            error=(kind, _text(rest[7])) if kind else None,
-            login=LoginOutcome(bytes(rest[8])),
-            login_needed=bool(rest[9]),
-            unsettled=_LENGTH.unpack(rest[10])[0],
+            worked=_worked(rest[4:10]),
+            error=(kind, _text(rest[11])) if kind else None,
+            login=LoginOutcome(bytes(rest[12])),
+            login_needed=bool(rest[13]),
+            unsettled=_LENGTH.unpack(rest[14])[0],
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no answer") from None
@@ -268,13 +270,15 @@ def _wrapped(fields: list[memoryview]) -> EncryptedDataKey | None:
     return EncryptedDataKey(_text(provider_id), bytes(provider_info), bytes(ciphertext)) if there else None
 
 
-def _worked_fields(worked: Worked | None) -> tuple[bytes, bytes]:
-    return (worked.serial, "\n".join(sorted(worked.ways)).encode()) if worked else (b"", b"")
+def _worked_fields(worked: Worked | None) -> tuple[bytes, ...]:
+    if worked is None:
+        return (b"", b"", *_wrapped_fields(None))
+    return (worked.serial, "\n".join(sorted(worked.ways)).encode(), *_wrapped_fields(worked.proof))
 
 
 def _worked(fields: list[memoryview]) -> Worked | None:
-    serial, ways = fields
-    return Worked(bytes(serial), frozenset(_text(ways).split("\n"))) if ways else None
+    serial, ways, *proof = fields
+    return Worked(bytes(serial), frozenset(_text(ways).split("\n")), _wrapped(proof)) if ways else None
 
 
 def _error_kind(name: str) -> type[KeyStoreError] | None:

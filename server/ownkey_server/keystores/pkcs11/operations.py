@@ -16,13 +16,20 @@ from typing import TypeVar
 from pkcs11 import Mechanism
 from pkcs11 import exceptions as p11
 
-from ownkey.container import EncryptedDataKey, serialize_context
+from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyUnreachable
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pkcs11.answers import WHOLE_TOKEN, Answers
 from ownkey_server.keystores.pkcs11.messages import Answer, Operation, Request
 from ownkey_server.keystores.pkcs11.module import LoadedModule
-from ownkey_server.keystores.pkcs11.tokens import MECHANISM_OF, LoginNeeded, MechanismUnusable, Pkcs11Token
+from ownkey_server.keystores.pkcs11.tokens import (
+    MECHANISM_OF,
+    PROBE_AAD,
+    PROBE_DATA_KEY,
+    LoginNeeded,
+    MechanismUnusable,
+    Pkcs11Token,
+)
 
 T = TypeVar("T")
 
@@ -32,8 +39,6 @@ MECHANISMS: Mapping[str, Mechanism | None] = {
     "aes-key-wrap": Mechanism.AES_KEY_WRAP,
 }
 SECONDS_BETWEEN_LOOKS = 1.0
-_PROBE_DATA_KEY = bytes(DATA_KEY_LENGTH)
-_PROBE_AAD = serialize_context({"ownkey:probe": "sound"})
 
 
 class Desk:
@@ -58,8 +63,7 @@ class Desk:
                 operations.forget()
             return Answer()
         if whose not in self._tokens:
-            token = Pkcs11Token(self._module, request.token, MECHANISMS[request.mechanism])
-            self._tokens[whose] = TokenOperations(request.store, request.token, token, self._module, self._monotonic)
+            self._tokens[whose] = TokenOperations(request, self._module, self._monotonic)
         return self._tokens[whose].serve(request)
 
 
@@ -67,20 +71,17 @@ class TokenOperations:
     """What one key store does in its token.
 
     Args:
-        store: The key store's name.
-        label: The token's label.
-        token: The token.
-        module: Its module.
+        request: The first that names store, token and mechanism.
+        module: The token's module.
         monotonic: The clock, in seconds.
     """
 
-    def __init__(
-        self, store: str, label: str, token: Pkcs11Token, module: LoadedModule, monotonic: Callable[[], float]
-    ) -> None:
-        self._store = store
-        self._token = token
+    def __init__(self, request: Request, module: LoadedModule, monotonic: Callable[[], float]) -> None:
+        self._store = request.store
         self._module = module
-        self._answers = Answers(store, label, token, module, monotonic)
+        mechanism = MECHANISMS[request.mechanism]
+        self._token = Pkcs11Token(module, request.token, mechanism, self._proof_of)
+        self._answers = Answers(request.store, request.token, self._token, module, monotonic)
         # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
         self._monotonic = monotonic
@@ -127,12 +128,21 @@ class TokenOperations:
                 self._look()
         if wrapped is not None:
             self._answers.note_success(reference, wrapped.provider_id)
+            self._keep_proof(reference)
         return Answer(
             data_key=data_key,
             wrapped=wrapped,
             worked=self._answers.worked(reference),
             login=self._token.login_outcome,
         )
+
+    def _proof_of(self, reference: str) -> EncryptedDataKey | None:
+        return self._answers.proof_of(reference)
+
+    def _keep_proof(self, reference: str) -> None:
+        if self._answers.proof_of(reference) is None:
+            with contextlib.suppress(p11.PKCS11Error):  # the next use makes it
+                self._answers.keep_proof(reference, self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD))
 
     def _generated(self, reference: str, aad: bytes) -> tuple[bytearray, EncryptedDataKey]:
         data_key = bytearray(self._token.random(DATA_KEY_LENGTH))
@@ -209,8 +219,8 @@ class TokenOperations:
 
     def _round_trip_works(self, reference: str, provider_id: str) -> bool:
         try:
-            wrapped = self._token.wrap(reference, _PROBE_DATA_KEY, _PROBE_AAD, MECHANISM_OF[provider_id])
-            return self._token.unwrap(reference, wrapped, _PROBE_AAD) == _PROBE_DATA_KEY
+            wrapped = self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD, MECHANISM_OF[provider_id])
+            return self._token.unwrap(reference, wrapped, PROBE_AAD) == PROBE_DATA_KEY
         except Exception:  # noqa: BLE001
             return False
 

@@ -5,10 +5,11 @@ Everything here runs on the module's one thread and raises the binding's excepti
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from pkcs11.exceptions import (
 )
 from pkcs11.mechanisms import GCMParams
 
-from ownkey.container import EncryptedDataKey, raw_aes_provider_info
+from ownkey.container import EncryptedDataKey, raw_aes_provider_info, serialize_context
 from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pkcs11.messages import Login, LoginOutcome
@@ -35,6 +36,9 @@ from ownkey_server.keystores.pkcs11.module import LoadedModule
 from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID
 
 KEY_BITS = 256
+# Throw-away bytes: what they are wrapped as shows later which key did it.
+PROBE_DATA_KEY = bytes(DATA_KEY_LENGTH)
+PROBE_AAD = serialize_context({"ownkey:probe": "sound"})
 MECHANISM_OF: Mapping[str, Mechanism] = {
     GCM_PROVIDER_ID: Mechanism.AES_GCM,
     KEY_WRAP_PROVIDER_ID: Mechanism.AES_KEY_WRAP,
@@ -89,11 +93,19 @@ class Pkcs11Token:
         module: The owner of the module.
         label: The token's label.
         mechanism: Which mechanism to wrap with; None chooses from what token and key allow.
+        proof_of: What a key has wrapped before, of `PROBE_DATA_KEY` under `PROBE_AAD`; None if it has not.
     """
 
-    def __init__(self, module: LoadedModule, label: str, mechanism: Mechanism | None) -> None:
+    def __init__(
+        self,
+        module: LoadedModule,
+        label: str,
+        mechanism: Mechanism | None,
+        proof_of: Callable[[str], EncryptedDataKey | None],
+    ) -> None:
         self._module = module
         self._label = label
+        self._proof_of = proof_of
         self._login: Login | None = None
         self._login_outcome = LoginOutcome.UNUSED
         self._wanted = mechanism
@@ -128,14 +140,7 @@ class Pkcs11Token:
         self, reference: str, data_key: bytes | bytearray, aad: bytes, mechanism: Mechanism | None = None
     ) -> EncryptedDataKey:
         """Wrap a data key (32 bytes), bound to the serialized context, by the key's own mechanism or a given one."""
-        kek = self._kek(reference)
-        if (mechanism or kek.mechanism) is Mechanism.AES_GCM:
-            iv = self.random(IV_LENGTH)
-            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
-            ciphertext = kek.handle.encrypt(bytes(data_key), mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-            return EncryptedDataKey(GCM_PROVIDER_ID, raw_aes_provider_info(reference, iv), bytes(ciphertext))
-        wrapped = self._key_wrap(kek.handle, bytes(data_key) + hashlib.sha256(aad).digest())
-        return EncryptedDataKey(KEY_WRAP_PROVIDER_ID, reference.encode(), wrapped)
+        return self._wrap(self._kek(reference), reference, data_key, aad, mechanism)
 
     def unwrap(self, reference: str, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
         """The data key again, however it was wrapped; provider fields and size are as they should be.
@@ -145,19 +150,7 @@ class Pkcs11Token:
             EncryptedDataInvalid: It was opened, and the context is another; tokens raise this and other things for
                 anything else that is wrong with the bytes.
         """
-        kek = self._kek(reference)
-        mechanism = MECHANISM_OF[wrapped.provider_id]
-        if mechanism not in kek.usable:
-            raise MechanismUnusable(f"token and key do not both allow {mechanism.name}")
-        if mechanism is Mechanism.AES_GCM:
-            iv = wrapped.provider_info[-IV_LENGTH:]
-            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
-            opened = kek.handle.decrypt(wrapped.ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-            return bytearray(opened)
-        both = self._key_unwrap(kek.handle, wrapped.ciphertext)
-        if not hmac.compare_digest(both[DATA_KEY_LENGTH:], hashlib.sha256(aad).digest()):
-            raise EncryptedDataInvalid
-        return both[:DATA_KEY_LENGTH]
+        return self._unwrap(self._kek(reference), wrapped, aad)
 
     def create(self, reference: str) -> None:
         """Make a 256-bit AES key that the token will not give away, with the rights for its mechanism alone.
@@ -254,8 +247,49 @@ class Pkcs11Token:
                 raise NoKey
             if len(found) > 1:
                 raise KeyUnfit(f"{len(found)} keys of the token have this label; give each its own")
-            kek = self._keks[reference] = self._examined(found[0])
+            kek = self._examined(found[0])
+            self._require_same(reference, kek)
+            self._keks[reference] = kek
         return kek
+
+    def _require_same(self, reference: str, kek: _Kek) -> None:
+        """A key found anew may be another of that label: what it wrapped, the other tokens of the key never opened."""
+        proof = self._proof_of(reference)
+        if proof is None or MECHANISM_OF[proof.provider_id] not in kek.usable:
+            return
+        with contextlib.suppress(PKCS11Error, MechanismUnusable):
+            if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
+                return
+        # Raises what is wrong with the token, if it is the token.
+        mechanism = MECHANISM_OF[proof.provider_id]
+        again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, mechanism)
+        if self._unwrap(kek, again, PROBE_AAD) == PROBE_DATA_KEY:
+            raise KeyUnfit("the key of this label is another than the one that has worked until now")
+
+    def _wrap(
+        self, kek: _Kek, reference: str, data_key: bytes | bytearray, aad: bytes, mechanism: Mechanism | None
+    ) -> EncryptedDataKey:
+        if (mechanism or kek.mechanism) is Mechanism.AES_GCM:
+            iv = self.random(IV_LENGTH)
+            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
+            ciphertext = kek.handle.encrypt(bytes(data_key), mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
+            return EncryptedDataKey(GCM_PROVIDER_ID, raw_aes_provider_info(reference, iv), bytes(ciphertext))
+        wrapped = self._key_wrap(kek.handle, bytes(data_key) + hashlib.sha256(aad).digest())
+        return EncryptedDataKey(KEY_WRAP_PROVIDER_ID, reference.encode(), wrapped)
+
+    def _unwrap(self, kek: _Kek, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
+        mechanism = MECHANISM_OF[wrapped.provider_id]
+        if mechanism not in kek.usable:
+            raise MechanismUnusable(f"token and key do not both allow {mechanism.name}")
+        if mechanism is Mechanism.AES_GCM:
+            iv = wrapped.provider_info[-IV_LENGTH:]
+            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
+            opened = kek.handle.decrypt(wrapped.ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
+            return bytearray(opened)
+        both = self._key_unwrap(kek.handle, wrapped.ciphertext)
+        if not hmac.compare_digest(both[DATA_KEY_LENGTH:], hashlib.sha256(aad).digest()):
+            raise EncryptedDataInvalid
+        return both[:DATA_KEY_LENGTH]
 
     def _find(self, reference: str) -> list[Any]:
         # Consumed here and now: a search that is still open when the collector finds it would be closed by any thread.
