@@ -173,7 +173,16 @@ async def open_core(settings: Settings, clock: Clock) -> AsyncIterator[Core]:
         budgets = KeyBudgets(partial(key_usage.reserve, database), executor)
         timeout = timedelta(seconds=settings.keys.timeout_seconds)
         opened = open_canaries(database, executor, clock)
-        ring = KeyRing(stores, board, clock, timeout, budgets, hedge=settings.keys.hedge, canaries=opened)
+        ring = KeyRing(
+            stores,
+            board,
+            clock,
+            timeout,
+            budgets,
+            hedge=settings.keys.hedge,
+            spread=settings.keys.spread,
+            canaries=opened,
+        )
         stack.push_async_callback(ring.close)
         source = BranchSource(ring, database, executor, audit, clock)
         branches = BranchKeys(source, board, clock, _branch_key_options(settings))

@@ -48,6 +48,7 @@ class KeyRing:
         timeout: How long a key store may take for one call.
         budgets: How often each key may wrap; None counts nothing.
         hedge: Whether a key with several places is opened in the next one early, when the first is late.
+        spread: Whether uses of a key with several places begin at them by turns.
         pause: Waits for so many seconds, between the two looks of a probe.
         canaries: Tells keys that were exchanged; None looks for none.
     """
@@ -61,6 +62,7 @@ class KeyRing:
         budgets: KeyBudgets | None = None,
         *,
         hedge: bool = False,
+        spread: bool = False,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         canaries: Canaries | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class KeyRing:
             self._is_doubtful,
             looks=self._looks,
             hedge=hedge,
+            spread=spread,
         )
 
     @property

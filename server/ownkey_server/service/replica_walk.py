@@ -9,6 +9,9 @@
 
 Each place gets a share of the time that is left, so that one which swallows questions leaves enough for the next.
 
+With ``spread``, uses begin at the places by turns, while none of them is known to have been taken away. Only a success
+there counts: whatever else a later place says, the walk begins at the first after all, as it would without.
+
 With ``hedge``, opening does not wait for the first place to fail: when it has not answered for longer than it nearly
 always takes, the next is asked as well, and the first answer counts. The other question goes on for what it shows of
 its place, and what it opens is wiped. A revocation that the first place tells is the answer, whatever the next says
@@ -17,6 +20,7 @@ then; one that the next tells is the answer only if the first does not serve, as
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -83,6 +87,7 @@ class ReplicaWalk:
         doubtful: Whether a place that says that the key is misconfigured may have had it taken away: it cannot tell
             its holder's denial from a fault of ours.
         hedge: Whether the second place is asked early where nothing forbids it.
+        spread: Whether uses begin at the places of a key by turns.
         monotonic: The present time of a clock that is never set.
     """
 
@@ -97,6 +102,7 @@ class ReplicaWalk:
         *,
         looks: Inquiries | None = None,
         hedge: bool = False,
+        spread: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
@@ -107,6 +113,7 @@ class ReplicaWalk:
         self._watched = watched
         self._doubtful = doubtful
         self._hedge = hedge
+        self._turns = itertools.count() if spread else None
         self._monotonic = monotonic
         self._breakers = CircuitBreakers(monotonic)
         self._latencies = Latencies()
@@ -136,6 +143,12 @@ class ReplicaWalk:
         whole = self._timeout if remaining is None else remaining
         deadline = self._monotonic() + whole
         try:
+            place = self._whose_turn(key)
+            if place is not None:
+                served = await self._by_turn(key, place, ask, whole, begin)
+                if served is not None:
+                    return served
+                whole = deadline - self._monotonic()
             return await self._walk(key, ask, whole, deadline, discard if self._hedge else None, begin)
         except DENIALS:
             # Who is told that a key was taken away may ask for its state at once, and is to find it.
@@ -157,6 +170,33 @@ class ReplicaWalk:
     async def close(self) -> None:
         """End what goes on for its evidence alone."""
         await self._let_go.close()
+
+    def _whose_turn(self, key: CustomerKey) -> Replica | None:
+        """The place whose turn it is, if that is not the first anyway."""
+        if self._turns is None or len(key.replicas) == 1:
+            return None
+        if any(self._board.was_revoked(key.name, place.name) for place in key.replicas):
+            return None
+        usable = [place for place in key.replicas if self._usable(key, place)]
+        if not usable or usable[0] is not key.replicas[0]:
+            return None  # the walk knows best when the first is to be tried again
+        place = usable[next(self._turns) % len(usable)]
+        return None if place is key.replicas[0] else place
+
+    async def _by_turn(
+        self, key: CustomerKey, place: Replica, ask: Ask[T], whole: float, begin: Begin
+    ) -> Use[T] | None:
+        """What a later place gives; None when it does not serve, whatever it says."""
+        admission = self._enter(key, place)
+        if admission is None:
+            return None
+        others = [other for other in key.replicas if other is not place]
+        try:
+            return Use(
+                await self._attempt(key, place, ask, self._share(key, whole, others), admission, begin), place.name
+            )
+        except KeyStoreError:
+            return None
 
     async def _walk(
         self,

@@ -171,6 +171,7 @@ class KeySettings(_Section):
     watch_heartbeat_seconds: float = Field(default=10.0, ge=0.1, le=300)
     history_days: float = Field(default=400.0, gt=0, le=36_500)
     hedge: bool = False
+    spread: bool = False
 
 
 class CallGateSettings(_Section):
