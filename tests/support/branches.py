@@ -43,6 +43,7 @@ from ownkey_server.storage.registry import Change
 from support.services import KnownTenants, ListWriter, directory_of
 
 START = datetime(2026, 11, 23, 16, 30, tzinfo=UTC)
+KEY = "tenants/acme/keys/main"
 LEASE = 60.0
 PROVIDER = CustomerKey("provider/keys/main", (Replica("keys", "provider"),))
 
@@ -280,3 +281,10 @@ async def instance(
         await branches.close()
         await audit.close()
         executor.shutdown()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, and fail when it does not come about."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
