@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from ownkey_server.composition.core import Core
 from ownkey_server.composition.watching import open_watches
-from ownkey_server.rpc.admin_service import AdminServices
+from ownkey_server.rpc.admin.services import AdminServices
 from ownkey_server.rpc.dispatch import Gates
 from ownkey_server.rpc.identity import Authenticator
 from ownkey_server.rpc.key_service import Services

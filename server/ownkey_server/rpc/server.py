@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from ownkey_server.rpc.admin_service import AdminServicer, AdminServices
+from ownkey_server.rpc.admin.servicer import AdminServicer
+from ownkey_server.rpc.admin.services import AdminServices
 from ownkey_server.rpc.call_watches import CallWatchServicer
 from ownkey_server.rpc.contract import ADMIN_SERVICE_NAME, SERVICE_NAME, load_contract
 from ownkey_server.rpc.dispatch import Dispatcher, Gates

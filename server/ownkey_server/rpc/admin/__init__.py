@@ -1,0 +1,1 @@
+"""AdminService: one room for each kind of thing that is administered."""
