@@ -28,7 +28,10 @@ MAX_BODY = 64 * 1024
 PIECE = 16 * 1024
 # What comes after the status decides nothing: a receiver that goes on for longer is left.
 BODY_SECONDS = 1.0
+# Parsing costs time that keys and calls have to wait for, so that neither a crowd of 1xx nor a body in tiny chunks is.
+MAX_INTERIM = 16
 _MAX_RETRY_AFTER = 86_400
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ async def _exchange(
         writer.write(peer.send(part) or b"")
     await writer.drain()
     response: h11.Response | None = None
+    interim = 0
     while response is None:
         event = peer.next_event()
         if event is h11.NEED_DATA:
@@ -149,23 +153,29 @@ async def _exchange(
             response = event
         elif not isinstance(event, h11.InformationalResponse):
             raise DeliveryFailed("the connection was closed without an answer")
-    await _see_out(reader, peer)
+        elif (interim := interim + 1) > MAX_INTERIM:
+            raise DeliveryFailed(f"more than {MAX_INTERIM} interim answers (1xx) came, and no final one")
+    await _see_out(reader, len(peer.trailing_data[0]), _length(response))
     return _judged(response)
 
 
-async def _see_out(reader: asyncio.StreamReader, peer: h11.Connection) -> None:
-    """Let the receiver say the rest, within bounds: none of it is kept."""
-    seen = 0
-    with contextlib.suppress(TimeoutError, OSError, h11.RemoteProtocolError):
+async def _see_out(reader: asyncio.StreamReader, seen: int, length: int) -> None:
+    """Let the receiver say the rest, within bounds: none of it is kept, nor looked at."""
+    with contextlib.suppress(TimeoutError, OSError):
         async with asyncio.timeout(BODY_SECONDS):
-            while seen < MAX_BODY:
-                event = peer.next_event()
-                if event is h11.NEED_DATA:
-                    piece = await reader.read(PIECE)
-                    seen += len(piece)
-                    peer.receive_data(piece)
-                elif not isinstance(event, h11.Data):
+            while seen < min(length, MAX_BODY):
+                piece = await reader.read(PIECE)
+                if not piece or piece.endswith(_LAST_CHUNK):
                     return
+                seen += len(piece)
+
+
+def _length(response: h11.Response) -> int:
+    """Of the body, as far as it is told; of one in chunks, and of one that ends with the connection, no end is."""
+    if response.status_code in (204, 304):
+        return 0
+    told = next((value for name, value in response.headers if name == b"content-length"), b"")
+    return int(told) if told.isdigit() and len(told) < 10 else MAX_BODY
 
 
 def _judged(response: h11.Response) -> str:

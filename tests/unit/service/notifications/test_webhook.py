@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,7 +187,7 @@ async def test_an_endless_answer_is_left(authority: Authority) -> None:
     [
         (b"", b"", "no answer within"),
         (b"HTTP/1.1 200 OK\r\n", b"X-Drip: drip\r\n", "no answer within"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", "no answer within"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", "interim answers"),
         (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", b"", "no HTTP"),
     ],
 )
@@ -209,6 +210,45 @@ async def test_a_receiver_that_hangs_or_drips_is_left_in_time(
         made = sender(authority, allow_http=True, attempt=0.5)
         assert told in str(await failure(made, f"http://localhost:{port}/"))
         assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("flood", "told"),
+    [
+        (b"HTTP/1.1 103 X\r\n\r\n" * 4_000, ""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 12_000, "HTTP 200"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes", "HTTP 200"),
+        (b"HTTP/1.1 204 X\r\n\r\n", "HTTP 204"),
+    ],
+)
+async def test_an_answer_in_very_many_pieces_costs_no_more_than_one(
+    flood: bytes, told: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(flood)
+            await writer.drain()
+            await reader.read()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    events: list[object] = []
+    following = h11.Connection.next_event
+
+    def next_event(connection: h11.Connection) -> Any:
+        events.append(found := following(connection))
+        return found
+
+    monkeypatch.setattr(h11.Connection, "next_event", next_event)
+    async with Raw(answer) as port:
+        made = sender(authority, allow_http=True)
+        if told:
+            assert await made.send(channel(f"http://localhost:{port}/"), SECRET, NOTICE, slow=False) == told
+        else:
+            assert "interim" in str(await failure(made, f"http://localhost:{port}/"))
+    assert len(events) < 40
 
 
 async def test_headers_without_end_are_refused(authority: Authority) -> None:
