@@ -141,7 +141,7 @@ class Channel:
     display_name: str
     create_time: datetime
     update_time: datetime
-    url: str = ""
+    url: str = field(default="", repr=False)
     recipients: tuple[str, ...] = ()
     scheme: str = ""
     kinds: frozenset[NoticeKind] = frozenset()

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.service.notifications.apprise_sender import AppriseRefused, checked
 from ownkey_server.service.notifications.courier import Attempt, Courier
+from ownkey_server.service.notifications.mail import is_address
 from ownkey_server.service.notifications.sealing import Sealer
 from ownkey_server.storage import channels as kept
 from ownkey_server.storage import outbox
@@ -61,7 +62,7 @@ class Destination:
     """Where a channel leads to, as somebody asks for it: a URL, or recipients of mail."""
 
     kind: ChannelKind
-    url: str = ""
+    url: str = field(default="", repr=False)
     recipients: tuple[str, ...] = ()
 
 
@@ -325,6 +326,11 @@ class Notifications:
                     raise InvalidRequest(
                         "email", "this service sends no mail: its provider has to set [notifications.smtp]"
                     )
+                for number, one in enumerate(to.recipients):
+                    if not is_address(one):
+                        raise InvalidRequest(
+                            f"email.recipients[{number}]", "must be an address alone, such as ops@example.com"
+                        )
             case ChannelKind.APPRISE:
                 try:
                     checked(to.url, rules.schemes, rules.hosts)

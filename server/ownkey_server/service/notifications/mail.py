@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -61,7 +62,10 @@ class MailSender:
         options = self._options
         if options is None:
             raise DeliveryFailed("this service sends no mail: its provider has to set [notifications.smtp]")
-        message = mail(channel, notice, options.sender)
+        try:
+            message = mail(channel, notice, options.sender)
+        except (MessageError, ValueError):
+            raise DeliveryFailed("one of the channel's recipients is no address of mail") from None
         try:
             username, password = _credentials(options)
             async with asyncio.timeout(options.attempt):
@@ -95,6 +99,14 @@ class MailSender:
             # Those who have it would get it again and again for the sake of the others.
             return f"taken, but for {len(refused)} of {len(channel.recipients)} recipients"
         return "taken by the mail server"
+
+
+def is_address(text: str) -> bool:
+    """Whether mail can be sent to it."""
+    try:
+        return Address(addr_spec=text).addr_spec == text
+    except (MessageError, ValueError):
+        return False
 
 
 def mail(channel: Channel, notice: Notice, sender: str) -> EmailMessage:

@@ -16,12 +16,17 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
 
+from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.notifications import Channel, ChannelKind, Notice, NoticeKind
 from ownkey_server.secret_sources import SecretReference
-from ownkey_server.service.notifications.mail import MailSender, SmtpOptions, mail
+from ownkey_server.service.administration.notifications import Destination, Edit
+from ownkey_server.service.notifications.mail import MailSender, SmtpOptions, is_address, mail
 from ownkey_server.service.notifications.sending import DeliveryFailed
 from ownkey_server.service.notifications.webhook import client_context
+from support.office import Office
 from support.pki import Authority
+
+from .conftest import Post
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 KEY = "tenants/acme/keys/main"
@@ -134,6 +139,21 @@ async def test_what_the_server_refuses_is_told_without_its_words(server: MailSer
         await made.send(channel(), [], NOTICE, slow=False)
 
 
+@pytest.mark.parametrize("address", ["a..b@x.example", ".a@x.example", "a.@x.example", "a@b..c"])
+async def test_what_is_nearly_an_address_is_refused_and_is_no_defect_of_ours(
+    address: str, server: MailServer, authority: Authority
+) -> None:
+    assert not is_address(address)
+    with pytest.raises(DeliveryFailed, match="no address of mail"):
+        await sender(server, authority).send(channel("ops@acme.example", address), [], NOTICE, slow=False)
+    assert server.taken == []
+
+
+@pytest.mark.parametrize("address", ["ops@acme.example", "a.b+c%d_e-f@x-y.example", "-@b"])
+def test_addresses_are_taken(address: str) -> None:
+    assert is_address(address)
+
+
 async def test_a_server_that_hangs_is_left_in_time(authority: Authority) -> None:
     async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await ended.wait()
@@ -168,3 +188,16 @@ def test_no_text_makes_a_header(text: str) -> None:
 async def test_a_provider_without_a_mail_server_says_so() -> None:
     with pytest.raises(DeliveryFailed, match=r"\[notifications\.smtp\]"):
         await MailSender(None).send(channel(), [], NOTICE, slow=False)
+
+
+async def test_no_channel_is_made_to_what_is_no_address(post: Post) -> None:
+    to = Destination(ChannelKind.EMAIL, recipients=("ops@acme.example", "a..b@x.example"))
+    office = post.notifications(post.courier(), mail=True)
+    with pytest.raises(InvalidRequest, match=r"email\.recipients\[1\]"):
+        await office.create(Office.act, "acme", "", to, frozenset(), enabled=True)
+
+
+def test_no_repr_tells_a_url_which_may_be_all_that_keeps_others_out() -> None:
+    url = "https://hooks.example.com/services/T0/sPeakFriend"
+    made = Channel("1" * 32, "acme", ChannelKind.WEBHOOK, "", NOW, NOW, url=url)
+    assert "sPeakFriend" not in repr(made) + repr(Edit(destination=Destination(ChannelKind.WEBHOOK, url=url)))
