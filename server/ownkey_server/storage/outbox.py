@@ -34,6 +34,11 @@ from ownkey_server.storage.schema import (
     NOTIFICATION_CHANNELS,
 )
 
+PRUNED = 1000
+"""Notices that one transaction removes."""
+MAX_WAITING = 10_000
+"""Deliveries that wait for one channel; what comes beyond is dead at once: all that waits is looked at together."""
+MANY = "as many notices as may wait for this channel already do: replay this one when they are delivered"
 _DATA: Mapping[str, Any] = {}
 
 
@@ -97,13 +102,19 @@ def put(connection: Connection, notice: Notice, *, deliver: bool = True) -> Noti
             "notice": placed.id,
             "key": placed.key,
             "position": placed.position,
-            "state": DeliveryState.PENDING.value,
             "attempts": 0,
             "first_time": at,
             "next_time": at,
-            "last_error": "",
         }
-        connection.execute(sa.insert(NOTICE_DELIVERIES), [{"channel": channel, **fields} for channel in channels])
+        pending = {"state": DeliveryState.PENDING.value, "end_time": None, "last_error": ""}
+        dead = {"state": DeliveryState.DEAD.value, "end_time": at, "last_error": MANY}
+        connection.execute(
+            sa.insert(NOTICE_DELIVERIES),
+            [
+                {"channel": channel, **fields, **(pending if _has_room(connection, channel) else dead)}
+                for channel in channels
+            ],
+        )
     return placed
 
 
@@ -313,7 +324,7 @@ def latest(
     return _with_deliveries(connection, rows)
 
 
-def prune(connection: Connection, before: datetime, limit: int = 1000) -> int:
+def prune(connection: Connection, before: datetime, limit: int = PRUNED) -> int:
     """Remove notices older than that which nothing is to be done about any more; gives how many."""
     pending = sa.exists().where(
         NOTICE_DELIVERIES.c.notice == NOTICES.c.id, NOTICE_DELIVERIES.c.state == DeliveryState.PENDING.value
@@ -361,6 +372,14 @@ def _takers(connection: Connection, notice: Notice) -> list[str]:
     query = sa.select(table.c.id, table.c.kinds).where(table.c.tenant == notice.tenant, table.c.enabled.is_(True))
     found = [(row.id, json.loads(row.kinds)) for row in connection.execute(query.order_by(table.c.id))]
     return [one for one, kinds in found if not kinds or notice.kind.value in kinds]
+
+
+def _has_room(connection: Connection, channel: str) -> bool:
+    table = NOTICE_DELIVERIES
+    pending = sa.select(table.c.notice).where(
+        table.c.channel == channel, table.c.state == sa.literal_column("'pending'")
+    )
+    return connection.execute(pending.offset(MAX_WAITING - 1).limit(1)).first() is None
 
 
 def _heads(channel: str = "") -> sa.Subquery:

@@ -326,11 +326,7 @@ class Notifications:
                     raise InvalidRequest(
                         "email", "this service sends no mail: its provider has to set [notifications.smtp]"
                     )
-                for number, one in enumerate(to.recipients):
-                    if not is_address(one):
-                        raise InvalidRequest(
-                            f"email.recipients[{number}]", "must be an address alone, such as ops@example.com"
-                        )
+                _require_addresses(to.recipients)
             case ChannelKind.APPRISE:
                 try:
                     checked(to.url, rules.schemes, rules.hosts)
@@ -349,11 +345,17 @@ class Notifications:
                 return "", b""
 
 
+def _require_addresses(recipients: Collection[str]) -> None:
+    for number, one in enumerate(recipients):
+        if not is_address(one):
+            raise InvalidRequest(f"email.recipients[{number}]", "must be an address alone, such as ops@example.com")
+
+
 def _edited(before: Channel, edit: Edit, now: datetime) -> Channel:
     fresh: dict[str, Any] = {"update_time": now}
-    for field in ("display_name", "kinds", "enabled"):
-        if getattr(edit, field) is not None:
-            fresh[field] = getattr(edit, field)
+    for one in ("display_name", "kinds", "enabled"):
+        if getattr(edit, one) is not None:
+            fresh[one] = getattr(edit, one)
     return replace(before, **fresh)
 
 

@@ -167,8 +167,11 @@ class Courier:
         """
         now = self._clock()
         if self._pruned is None or now - self._pruned >= _PRUNE:
-            self._pruned = now
-            await self._writing(lambda connection: outbox.prune(connection, now - self._options.retention))
+            pruned = await self._writing(lambda connection: outbox.prune(connection, now - self._options.retention))
+            # As many as one transaction removes: there are more, and each round removes as many until there are none.
+            self._pruned = None if pruned == outbox.PRUNED else now
+            if self._pruned is None:
+                self._wake.set()
         again: list[datetime] = []
         for one in await self._reading(outbox.waiting):
             held = self._held.get(one.channel, now)

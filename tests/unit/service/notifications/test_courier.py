@@ -341,3 +341,35 @@ async def test_nothing_is_asked_of_the_database_while_nothing_waits(post: Post, 
         await asyncio.sleep(0)
     assert rounds <= quiet + 1
     running.cancel()
+
+
+async def test_a_flood_waits_for_its_own_channel_alone_and_what_is_beyond_can_be_replayed(
+    post: Post, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_WAITING", 3)
+    channel, _ = await post.channel(receiver)
+    receiver.answer = lambda _: status(500)
+    notices = [post.put(key=KEY) for _ in range(5)]
+    states = [post.delivery(one).state for one in notices]
+    assert states == [DeliveryState.PENDING] * 3 + [DeliveryState.DEAD] * 2
+    assert post.delivery(notices[4]).last_error == outbox.MANY
+    courier = post.courier()
+    receiver.answer = lambda _: OK
+    await post.deliver(courier)
+    assert receiver.ids == [one.id for one in notices[:3]]
+    await post.notifications(courier).replay(Office.act, "acme", notices[4].id, channel)
+    await post.deliver(courier)
+    assert receiver.ids[3:] == [notices[4].id]
+    assert post.delivery(post.put(key=KEY)).state is DeliveryState.PENDING
+
+
+async def test_however_many_notices_are_too_old_all_of_them_go(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "PRUNED", 2)
+    monkeypatch.setattr(outbox.prune, "__defaults__", (2,))
+    for _ in range(5):
+        post.put(key=KEY)
+    post.clock.go(days=31)
+    courier = post.courier()
+    for left in (3, 1, 0, 0):
+        await courier.round()
+        assert len(post.told()) == left
