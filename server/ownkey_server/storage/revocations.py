@@ -67,6 +67,14 @@ def in_force(connection: Connection, tenant: str) -> tuple[Revocation, ...]:
     return tuple(_revocation(row) for row in connection.execute(query.order_by(table.c.create_time, table.c.id)))
 
 
+def held(connection: Connection, tenant: str) -> tuple[int, int]:
+    """How many revocations of a tenant are in force, and how many characters their scopes have."""
+    table = REVOCATIONS
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(table.c.scope)), 0))
+    count, size = connection.execute(query.where(table.c.tenant == tenant, table.c.restore_time.is_(None))).one()
+    return int(count), int(size)
+
+
 def new_since(connection: Connection, revision: int) -> list[Revocation]:
     """What was put into force or restored by changes after that one, whoever's it is; the oldest first."""
     table = REVOCATIONS

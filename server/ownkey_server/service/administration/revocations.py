@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import datetime
 
 from ownkey_server.domain.approvals import Danger, Effect
@@ -15,6 +16,11 @@ from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage import key_notices, key_states
 from ownkey_server.storage import revocations as kept
 from ownkey_server.storage.registry import Change, Reader, required
+
+MOST = 1000
+MOST_CHARACTERS = 4 * 1024 * 1024
+"""How many revocations of a tenant are in force, and how much they name. Each use looks at all of them, in the process
+that serves all tenants. To take back whole keys, or everything, goes beyond: that must never wait for tidying up."""
 
 
 class Revocations:
@@ -61,6 +67,7 @@ class Revocations:
         Raises:
             ResourceNotFound: There is no such tenant.
             InvalidRequest: It names a key or a group that the tenant does not have, or nothing and that is not meant.
+            ResourceInUse: As many are in force as may be.
         """
         require_meant(scope, everything=everything)
         made = Revocation(secrets.token_hex(16), tenant, scope, ending, act.reason, act.author, self._desk.clock())
@@ -68,6 +75,7 @@ class Revocations:
         def work(change: Change) -> Done:
             required(change.tenant(tenant), tenant_name(tenant))
             require_known(change, tenant, scope)
+            _require_room(change, tenant, scope)
             change.touch(tenant)
             kept.add(change.connection, made, change.number)
             _settle(change, tenant, self._desk.clock())
@@ -141,6 +149,17 @@ def require_known(reader: Reader, tenant: str, scope: Scope) -> None:
         unknown = sorted(named - known)
         if unknown:
             raise InvalidRequest(f"scope.{field}", f"tenant {tenant!r} has no {field[:-1]} {unknown[0]!r}")
+
+
+def _require_room(change: Change, tenant: str, scope: Scope) -> None:
+    count, size = kept.held(change.connection, tenant)
+    whole = replace(scope, keys=frozenset()).is_everything
+    too_much = not whole and size + len(kept.scope_json(scope)) > MOST_CHARACTERS
+    if count >= (2 * MOST if whole else MOST) or too_much:
+        raise ResourceInUse(
+            f"{tenant_name(tenant)}/revocations",
+            f"{count} are in force, and no more may be: restore some, or take back whole keys, which is possible still",
+        )
 
 
 def name(tenant: str, revocation: str) -> str:
