@@ -109,6 +109,8 @@ class Script:
 
         if self._is_emergency(_read("$ru")):
             return Decision("emergency", "emergency calls always connect")
+        # That is certain now. Whatever goes wrong from here on, and a caller may bring it about, lets no call through.
+        KSR.pv.seti("$var(ownkey_doubt)", 0)
         try:
             trusted = _read("$var(ownkey_origin)") == "trusted"
             calls = self._facts.of_request(_read, self._settings, trusted=trusted)
@@ -122,7 +124,11 @@ class Script:
 
 
 def _read(name: str) -> str:
-    value = KSR.pv.get(name)
+    try:
+        value = KSR.pv.get(name)
+    except UnicodeDecodeError as error:
+        # A caller writes what it likes.
+        value = bytes(error.object).decode("utf-8", "replace")
     return "" if value is None else str(value)
 
 

@@ -158,7 +158,7 @@ class Caller:
     ) -> Message:
         """Send an INVITE, or another request, and give its final answer."""
         lines = self.begin(uri, headers=headers, sender=sender, to_tag=to_tag, method=method)
-        answer = self._final(self.call_id)
+        answer = self.final(self.call_id)
         if method == "INVITE":
             self._acknowledge(lines, answer)
         return answer
@@ -201,7 +201,8 @@ class Caller:
         """Send whatever it is."""
         self._socket.sendto(data, self._proxy)
 
-    def _final(self, call_id: str) -> Message:
+    def final(self, call_id: str) -> Message:
+        """The final answer to a request of that Call-ID."""
         while True:
             answer = parse(self._socket.recv(65536))
             if answer.get("Call-ID") == call_id and answer.status >= 200:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -128,3 +129,38 @@ def test_no_request_line_and_no_header_breaks_the_gate(
         caller.send(message.encode("utf-8", "surrogateescape"))
         assert caller.invite("sip:911@acme.example").status == proxy.callee.ANSWER
     assert proxy.running(), proxy.log
+
+
+NO_UTF8 = "\udcff"
+
+
+@pytest.mark.parametrize(
+    ("uri", "sender", "call_id"),
+    [
+        (f"sip:+15551234567{NO_UTF8}@nobody.example", "<sip:a@outside.example>", "1"),
+        (f"sip:+15551234567;x={NO_UTF8}@nobody.example", "<sip:a@outside.example>", "2"),
+        ("sip:+15551234567;x=\u00e9@nobody.example", f"<sip:{NO_UTF8}@outside.example>", "3"),
+        ("sip:+15551234567;x=\u00e9@nobody.example", "<sip:a@outside.example>", f"4{NO_UTF8}"),
+        ("sip:+15551234567;x=%C3%A9@nobody.example", f"<sip:a@{NO_UTF8}>", "5"),
+        (f"tel:+15551234567;x={NO_UTF8}", f"<sip:{NO_UTF8}@outside.example>", "6"),
+    ],
+)
+def test_bytes_that_are_no_text_are_no_way_around_the_gate(
+    proxy: Kamailio, uri: str, sender: str, call_id: str
+) -> None:
+    with proxy.caller() as caller:
+        message = (
+            f"INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{caller.port};branch=z9hG4bKtext{call_id[0]}\r\n"
+            f"Max-Forwards: 70\r\nFrom: {sender};tag=1\r\nTo: <sip:b@nobody.example>\r\nCall-ID: text-{call_id}\r\n"
+            "CSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
+        )
+        caller.send(message.encode("utf-8", "surrogateescape"))
+        assert caller.final(f"text-{call_id}").status == 503
+    assert f"text-{call_id}" not in proxy.callee.got
+    assert "ownkey: the gate failed" not in proxy.log, proxy.log
+
+
+@pytest.mark.parametrize("user", [f"9{NO_UTF8}11", f"112;x={NO_UTF8}", f"{NO_UTF8}112", "\u0669\u0661\u0661"])
+def test_in_an_emergency_such_bytes_do_no_harm(proxy: Kamailio, user: str) -> None:
+    with proxy.caller() as caller:
+        assert caller.invite(f"sip:{user}@nobody.example").status == proxy.callee.ANSWER
