@@ -65,6 +65,29 @@ class Canaries:
         self._opened[name] = self._monotonic()
         return ""
 
+    async def still_opens(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> bool | None:
+        """Whether a key that wraps nothing opens what it had wrapped; None when there is nothing to tell it by.
+
+        Its holder may have taken the right to wrap from a key that is retired here. That is no revocation: what it has
+        wrapped is what it is kept for.
+        """
+        try:
+            canary = self._known.get((key.name, place.name))
+            if canary is None:
+                canary = await on_thread(self._executor, lambda: self._find(key.name, place))
+            if canary is None:
+                return False
+            opened = await _opens(canary, place, store, timeout)
+        except DatabaseUnavailable as error:
+            _log.debug("the canary of %s in %s cannot be had: %s", key.name, place.name, error)
+            return None
+        except KeyStoreError:
+            return False
+        if len(self._known) > MANY:
+            self._known.clear()
+        self._known[key.name, place.name] = canary
+        return opened
+
     async def _is_the_same(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> bool:
         # What was read once need not be read again, so that a database which hangs keeps no probe waiting.
         known = self._known.get((key.name, place.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from ownkey.container import EncryptedDataKey, parse_raw_aes_provider_info
@@ -36,6 +37,8 @@ from ownkey_server.service.status_board import StatusBoard
 
 # Between the two looks that a probe takes before it tells of an outage.
 CONFIRM_SECONDS = 0.5
+# What a key's holder does: of a key that is retired here, they may have taken the right to wrap alone.
+_TAKEN = (KeyState.REVOKED, KeyState.MISCONFIGURED)
 NO_STORE = "this server's settings have no such key store"
 
 
@@ -311,6 +314,13 @@ class KeyRing:
         except KeyMisconfigured as error:
             self._board.saw_error(key.name, error, self._clock(), EvidenceKind.PROBE)
             return
+        if not key.lifecycle.wraps and description.state in _TAKEN and self._canaries is not None:
+            store = self._store(key.tenant, place, background=background)
+            opens = await self._canaries.still_opens(key, place, store, self._timeout)
+            if opens is None:
+                description = replace(description, state=KeyState.UNKNOWN)
+            elif opens:
+                description = replace(description, state=KeyState.AVAILABLE, cause="")
         if description.state is KeyState.AVAILABLE and self._canaries is not None:
             store = self._store(key.tenant, place, background=background)
             complaint = await self._canaries.complaint(key, place, store, self._timeout)

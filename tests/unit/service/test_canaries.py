@@ -6,15 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from ownkey_server.composition.shared_states import open_canaries
 from ownkey_server.domain.canaries import EXCHANGED
 from ownkey_server.domain.clock import system_clock
-from ownkey_server.domain.errors import CiphertextInvalid
+from ownkey_server.domain.errors import CiphertextInvalid, KeyRevoked
 from ownkey_server.domain.key_state import KeyState
-from ownkey_server.domain.tenants import CustomerKey, Replica
+from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
+from ownkey_server.keystores.base import KeyDescription, KeyStore, UnwrappedDataKey
 from ownkey_server.keystores.catalog import EmbeddedOptions, Modules, open_key_store
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
@@ -73,3 +75,53 @@ async def test_a_forged_ciphertext_changes_no_state(tmp_path: Path) -> None:
         with pytest.raises(CiphertextInvalid):
             await keys.unwrap(KEY, forged, {}, None)
     assert board.judged(KEY.name, "files") == before
+
+
+class Closed:
+    """A key store whose keys' holder has taken the right to wrap, and then perhaps all rights."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self.wraps = self.opens = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def describe(self, reference: str, timeout: float) -> KeyDescription:
+        if self.wraps and self.opens:
+            return await self._store.describe(reference, timeout)
+        return KeyDescription(KeyState.REVOKED, "it may not wrap")
+
+    async def unwrap(self, reference: str, *arguments: Any) -> UnwrappedDataKey:
+        if not self.opens:
+            raise KeyRevoked("files", reference, "it may not open")
+        return await self._store.unwrap(reference, *arguments)
+
+
+async def test_a_retired_key_that_may_only_open_is_available_and_an_active_one_is_not(
+    database: Database, tmp_path: Path
+) -> None:
+    files = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+    await files.create("acme-main")  # type: ignore[attr-defined]
+    store = Closed(files)
+    retired = replace(KEY, lifecycle=KeyLifecycle.RETIRED)
+    with ThreadPoolExecutor(1) as executor:
+
+        async def state(key: CustomerKey) -> KeyState:
+            board = StatusBoard(timedelta(seconds=60))
+            kept = open_canaries(database, executor, system_clock)
+            ring = KeyRing({"files": cast("KeyStore", store)}, board, system_clock, timedelta(seconds=5), canaries=kept)
+            await ring.probe(key)
+            evidence = board.of(key, system_clock())
+            assert evidence is not None
+            return evidence.state
+
+        store.wraps = False
+        assert await state(retired) is KeyState.REVOKED, "nothing shows yet that it opens anything"
+        store.wraps = True
+        assert await state(KEY) is KeyState.AVAILABLE
+        store.wraps = False
+        assert await state(retired) is KeyState.AVAILABLE
+        assert await state(KEY) is KeyState.REVOKED, "policy may still name it, and it wraps nothing"
+        store.opens = False
+        assert await state(retired) is KeyState.REVOKED
