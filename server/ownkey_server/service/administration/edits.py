@@ -140,6 +140,7 @@ class Edits:
 
             def delete(change: Change, _act: Act, left: str = left) -> None:
                 found = required(change.group(tenant, left), groups.name(tenant, left))
+                groups.require_still_taken_back(change, tenant, left, found.users)
                 change.delete_group(found, ANY_ETAG)
 
             step = Step(StepKind.REMOVE, groups.name(tenant, left), before=", ".join(known[left].users))
@@ -240,6 +241,7 @@ def _group_edits(tenant: str, wanted: GroupTable, before: tuple[str, ...] | None
 
         def update(change: Change, _act: Act) -> None:
             found = required(change.group(tenant, wanted.id), resource)
+            groups.require_still_taken_back(change, tenant, wanted.id, set(found.users) - set(users))
             change.update_group(found, ANY_ETAG, users)
 
         yield Edit(tenant, Step(StepKind.CHANGE, resource, "users", ", ".join(before), ", ".join(users)), update)

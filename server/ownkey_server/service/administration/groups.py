@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ownkey_server.domain.errors import ResourceExists, ResourceInUse
 from ownkey_server.service.administration.desk import Act, Desk, Done
 from ownkey_server.service.administration.tenants import name as tenant_name
+from ownkey_server.storage import revocations
 from ownkey_server.storage.records import GroupRecord, TenantRecord
 from ownkey_server.storage.registry import Change, Reader, required
 
@@ -64,10 +65,12 @@ class Groups:
         Raises:
             ResourceNotFound: There is none of that id.
             EtagMismatch: It was changed since it was read.
+            ResourceInUse: Users would leave it whom a revocation means by it.
         """
 
         def work(change: Change) -> Done:
             before: GroupRecord = required(change.group(tenant, group), name(tenant, group))
+            require_still_taken_back(change, tenant, group, set(before.users) - set(users))
             change.update_group(before, etag, users)
             added, removed = set(users) - set(before.users), set(before.users) - set(users)
             return Done(change.group(tenant, group), {"added": sorted(added), "removed": sorted(removed)})
@@ -76,11 +79,11 @@ class Groups:
         return changed
 
     async def delete(self, act: Act, tenant: str, group: str, etag: str) -> None:
-        """Delete a group that neither the policy in force nor the call gate names.
+        """Delete a group that neither the policy in force, nor the call gate, nor a revocation in force names.
 
         Raises:
             ResourceNotFound: There is none of that id.
-            ResourceInUse: The policy in force, or the call gate, names it.
+            ResourceInUse: One of them names it.
             EtagMismatch: It was changed since it was read.
         """
 
@@ -92,10 +95,26 @@ class Groups:
             where = f"{where} of the policy in force" if where else owner.call_gate.groups().get(group)
             if where:
                 raise ResourceInUse(name(tenant, group), f"{where} names it")
+            require_still_taken_back(change, tenant, group, before.users)
             change.delete_group(before, etag)
             return Done(None, {"before": {"users": list(before.users)}})
 
         await self._desk.change(act, "delete_group", tenant, name(tenant, group), work)
+
+
+def require_still_taken_back(change: Change, tenant: str, group: str, leaving: Collection[str]) -> None:
+    """Make sure that nobody is given back what was taken from a group by leaving it, without a Restore.
+
+    Raises:
+        ResourceInUse: A revocation in force names the group, and users would leave it.
+    """
+    found = next((one for one in revocations.in_force(change.connection, tenant) if group in one.scope.groups), None)
+    if found is not None and leaving:
+        raise ResourceInUse(
+            name(tenant, group),
+            f"revocation {found.id} is in force and names it: who leaves it would be given back what that took. Restore"
+            " it first, and take back from users whom you name",
+        )
 
 
 def name(tenant: str, group: str) -> str:

@@ -9,6 +9,7 @@ from ownkey_server.domain.revocations import PROVIDER_KEY_ID, Ending, Revocation
 from ownkey_server.service.administration import revocations as administered
 from ownkey_server.service.administration.revocations import Revocations
 from ownkey_server.storage.gate_documents import CallGateTable
+from ownkey_server.storage.records import ANY_ETAG
 from support.office import Office
 
 
@@ -49,3 +50,24 @@ async def test_what_they_name_is_bounded(revocations: Revocations, monkeypatch: 
     with pytest.raises(ResourceInUse, match="1 are in force"):
         await taken(revocations, Scope(users=frozenset({"b" * 50})))
     await taken(revocations, Scope())
+
+
+async def test_nobody_is_given_back_what_was_taken_from_a_group_by_leaving_it(
+    revocations: Revocations, office: Office
+) -> None:
+    await office.groups.create(Office.act, "acme", "legal", ["ann", "bob"])
+    one = await taken(revocations, Scope(groups=frozenset({"legal"})))
+    await office.groups.update(Office.act, "acme", "legal", ANY_ETAG, ["ann", "bob", "carl"])
+    with pytest.raises(ResourceInUse, match=one.id):
+        await office.groups.update(Office.act, "acme", "legal", ANY_ETAG, ["ann", "carl"])
+    with pytest.raises(ResourceInUse, match=one.id):
+        await office.groups.delete(Office.act, "acme", "legal", ANY_ETAG)
+    document = await office.configuration.export()
+    start = document.index("[[tenants.groups]]")
+    without = document[:start] + document[document.index("\n\n", start) :]
+    assert "legal" in document
+    assert "legal" not in without
+    with pytest.raises(ResourceInUse, match=one.id):
+        await office.configuration.apply(Office.act, without, dry_run=False)
+    await revocations.restore(Office.act, "acme", one.id)
+    await office.groups.delete(Office.act, "acme", "legal", ANY_ETAG)
