@@ -28,6 +28,7 @@ LONGEST = 8
 _BRACKETED = re.compile("<([^<>]*)>")
 # The longest emergency number in the data has six digits; 00, a country and an outside line may stand before it.
 _LONG_NUMBER = re.compile(r"\+[0-9]{10,}|[0-9]{13,}")
+_CONTEXT = re.compile(r";\s*phone-context=(\+[0-9.()-]+)", re.IGNORECASE)
 _STARS = re.compile("[*#]+")
 _PAUSE = re.compile(r"[,pwx]|ext\.?")
 # What gateways make of an emergency number that was dialled. Other names with digits are people's: bob18, room-110.
@@ -89,7 +90,13 @@ def _targets(callee: str) -> Iterator[tuple[str, bool]]:
         # The whole of what has brackets is looked at besides: its letters may be those of a display name.
         named = not (bracketed and uri == text) and (scheme in ("sip", "sips") or ("@" in uri and not known))
         # A SIP URI may carry a whole URN as its user part. `;` and `?` begin what is not part of a name (RFC 8141).
-        yield re.split("[;?]", user)[0].strip().lower(), named
+        target = re.split("[;?]", user)[0].strip().lower()
+        yield target, named
+        context = _CONTEXT.search(user)
+        if context and not target.startswith("+"):
+            # Where the number is dialled (RFC 3966, 5.1.5), wherever the tenant is. An area may follow the country.
+            code = re.sub("[^0-9]", "", context[1])
+            yield from ((f"+{code[:length]}{target}", named) for length in range(1, min(len(code), 3) + 1))
 
 
 def _numbers(target: str, prefixes: list[str], *, named: bool) -> Iterator[str]:

@@ -127,6 +127,19 @@ def test_somebody_whose_name_has_digits_is_no_emergency_service(user: str) -> No
         assert not is_emergency(callee, outside_line_prefixes=["9"]), callee
 
 
+@pytest.mark.parametrize(
+    "callee",
+    [
+        "tel:999;phone-context=+44",
+        "sip:999;phone-context=+44@pbx.example;user=phone",
+        "TEL:110;ext=1;Phone-Context=+49-30",
+    ],
+)
+def test_a_number_counts_in_the_country_that_its_context_names(callee: str) -> None:
+    assert is_emergency(callee, ["US"])
+    assert not is_emergency(callee.lower().replace("+44", "+33").replace("+49-30", "acme.example"), ["US"])
+
+
 def test_the_numbers_of_a_country_count_there_and_wherever_no_country_is_known() -> None:
     assert is_emergency("999", ["GB"])
     assert not is_emergency("999", ["US"])
