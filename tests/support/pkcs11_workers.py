@@ -12,8 +12,11 @@ from pathlib import Path
 from ownkey_server.keystores.pkcs11.process import WORKER
 
 
-def worker_pids(parent: int | None = None) -> list[int]:
-    """Those that a process has started, this one if no other is named; the ones that have ended are not among them."""
+def worker_pids(parent: int | None = None, store: str = "") -> list[int]:
+    """Those that a process has started, this one if no other is named, for one key store or for all.
+
+    The ones that have ended are not among them.
+    """
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
@@ -21,7 +24,8 @@ def worker_pids(parent: int | None = None) -> list[int]:
         with contextlib.suppress(OSError):
             command = (process / "cmdline").read_bytes().split(b"\0")
             after_name = (process / "stat").read_text().rpartition(")")[2].split()
-            if WORKER.encode() in command and int(after_name[1]) == (parent or os.getpid()):
+            wanted = {WORKER.encode(), *([f"--store={store}".encode()] if store else [])}
+            if wanted <= set(command) and int(after_name[1]) == (parent or os.getpid()):
                 found.append(int(process.name))
     return found
 

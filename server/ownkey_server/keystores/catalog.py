@@ -72,7 +72,7 @@ class Modules:
         self._lock_memory = lock_memory
         self._threads: dict[Path, ModuleThread] = {}
 
-    def host(self, options: Pkcs11Options) -> ModuleHost:
+    def host(self, name: str, options: Pkcs11Options) -> ModuleHost:
         """Where the module is for one key store: processes of its own, or the thread that all stores share."""
         from ownkey_server.keystores.pkcs11.process import ModuleProcesses  # noqa: PLC0415
 
@@ -80,6 +80,7 @@ class Modules:
             return self.thread(options.module, options.hang_seconds)
         return ModuleProcesses(
             options.module.resolve(),
+            store=name,
             count=options.sessions,
             patience=options.hang_seconds,
             pause=self._pause,
@@ -120,7 +121,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: 
 
             return Pkcs11KeyStore(
                 name,
-                modules.host(options),
+                modules.host(name, options),
                 token_label=options.token_label,
                 pin=Pin(options.pin),
                 mechanism=options.mechanism,

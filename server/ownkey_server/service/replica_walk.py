@@ -6,6 +6,7 @@
     revoked, a bad ciphertext                       -> the end: nobody goes around a revocation
     out of order, and was revoked before that       -> the end: an outage does not undo a revocation
     misconfigured, which may be its holder's doing  -> the end: in doubt nobody goes around what may be a revocation
+    late: an earlier question is still unanswered   -> the next place, if one is not late; the last resort otherwise
 
 Each place gets a share of the time that is left, so that one which swallows questions leaves enough for the next.
 
@@ -20,9 +21,10 @@ then; one that the next tells is the answer only if the first does not serve, as
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -54,6 +56,8 @@ Ask = Callable[[Replica, float], Awaitable[T]]
 PASSABLE = (KeyUnreachable, KeyStoreThrottled, KeyMisconfigured)
 # What may be about the key, or about this one use of it.
 DENIALS = (KeyRevoked, KeyMisconfigured, OperationUnsupported)
+# A question that is unanswered for so long makes its place late: others do not queue up behind it.
+LATE_SECONDS = 0.25
 # Who took this much of the time that it had gave no answer.
 HANGS_FROM = 0.9
 
@@ -114,6 +118,8 @@ class ReplicaWalk:
         self._doubtful = doubtful
         self._hedge = hedge
         self._turns = itertools.count() if spread else None
+        # When each question began that a place has not answered yet, the oldest first.
+        self._unanswered: dict[tuple[str, str], dict[object, float]] = {}
         self._monotonic = monotonic
         self._breakers = CircuitBreakers(monotonic)
         self._latencies = Latencies()
@@ -177,7 +183,7 @@ class ReplicaWalk:
             return None
         if any(self._board.was_revoked(key.name, place.name) for place in key.replicas):
             return None
-        usable = [place for place in key.replicas if self._usable(key, place)]
+        usable = [place for place in key.replicas if self._is_prompt(key, place)]
         if not usable or usable[0] is not key.replicas[0]:
             return None  # the walk knows best when the first is to be tried again
         place = usable[next(self._turns) % len(usable)]
@@ -217,8 +223,16 @@ class ReplicaWalk:
                 if left <= 0:
                     break
             place, others = places[at], places[at + 1 :]
-            admission = self._enter(key, place)
             at += 1
+            if self._is_late(key, place) and any(self._is_prompt(key, other) for other in others):
+                begin(place.name).ended(PASSED_OVER)
+                late: KeyStoreError = KeyUnreachable(
+                    place.name, place.reference, f"it has not answered an earlier call for {LATE_SECONDS:g} s"
+                )
+                self._require_passable(key, place, late)
+                first = first or late
+                continue
+            admission = self._enter(key, place)
             if admission is None:
                 begin(place.name).ended(PASSED_OVER)
                 error: KeyStoreError = self._passed_over(key, place)
@@ -303,6 +317,25 @@ class ReplicaWalk:
         breaker = self._breakers.of(key.name, place.name)
         return breaker is None or breaker.admits()
 
+    def _is_late(self, key: CustomerKey, place: Replica) -> bool:
+        oldest = next(iter(self._unanswered.get((key.name, place.name), {}).values()), None)
+        return oldest is not None and self._monotonic() - oldest > LATE_SECONDS
+
+    def _is_prompt(self, key: CustomerKey, place: Replica) -> bool:
+        taken = self._board.was_revoked(key.name, place.name)
+        return not taken and self._usable(key, place) and not self._is_late(key, place)
+
+    @contextlib.contextmanager
+    def _question(self, key: CustomerKey, place: Replica) -> Iterator[None]:
+        which, mark = (key.name, place.name), object()
+        self._unanswered.setdefault(which, {})[mark] = self._monotonic()
+        try:
+            yield
+        finally:
+            del self._unanswered[which][mark]
+            if not self._unanswered[which]:
+                del self._unanswered[which]
+
     def _may_hedge(self, key: CustomerKey, place: Replica, other: Replica) -> bool:
         # The first: nobody goes around a revocation. The other: it would only deny what the first serves.
         taken = any(self._board.was_revoked(key.name, one.name) for one in (place, other))
@@ -336,7 +369,8 @@ class ReplicaWalk:
         began, moment = self._monotonic(), self._board.moment
         call, told = begin(place.name), False
         try:
-            value = await noted(call, ask(place, limit))
+            with self._question(key, place):
+                value = await noted(call, ask(place, limit))
             told = True
             self._breakers.answered(key.name, place.name)
         except KeyUnreachable as error:

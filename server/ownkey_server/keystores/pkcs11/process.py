@@ -49,6 +49,7 @@ class ModuleProcesses:
 
     Args:
         path: The vendor's library.
+        store: The key store's name, which a list of processes shows.
         count: How many processes there are, each with a session of its own.
         max_queued: How many calls may wait.
         patience: Seconds after which a running call counts as hung.
@@ -61,6 +62,7 @@ class ModuleProcesses:
         self,
         path: Path,
         *,
+        store: str = "",
         count: int = 1,
         max_queued: int = MAX_QUEUED,
         patience: float = PATIENCE_SECONDS,
@@ -70,7 +72,7 @@ class ModuleProcesses:
     ) -> None:
         self._count = count
         self._max_queued = max_queued
-        options = ["--pause", str(pause), *(["--lock-memory"] if lock_memory else [])]
+        options = [f"--store={store}", f"--pause={pause}", *(["--lock-memory"] if lock_memory else [])]
         self._workers = [_Worker(path, options, patience, start) for _ in range(count)]
         # The one used last first: its caches are warm, and those that are not needed stay idle.
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()

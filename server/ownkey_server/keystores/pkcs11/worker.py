@@ -35,6 +35,7 @@ def main() -> int:
     """Serve the socket on standard input until it ends."""
     parser = argparse.ArgumentParser(description="Internal: runs a PKCS#11 module for ownkey's server.")
     parser.add_argument("module", type=Path)
+    parser.add_argument("--store", help="whose it is, for whoever lists processes")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--pause", type=float, required=True)
     parser.add_argument("--lock-memory", action="store_true")
