@@ -35,6 +35,7 @@ TOPICS = (
     "watchers",
     "call_gate",
     "authorize_call",
+    "hsm",
 )
 PACKAGES = ("ownkey", "grpcio", "protobuf", "cryptography", "uvloop", "aws-encryption-sdk")
 
