@@ -14,6 +14,7 @@ from ownkey_server.storage import upgrade
 from ownkey_server.storage.database import Database
 from support import postgres as postgres_server
 from support import server
+from support.nss import Nss, require_nss
 from support.postgres import PostgresServer
 from support.server import ServerProcess
 from support.softhsm import SoftHsm, require_softhsm
@@ -55,6 +56,13 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     """SoftHSM with no token yet: each test makes its own, under a label of its own."""
     require_softhsm()
     return SoftHsm(tmp_path_factory.mktemp("softhsm"))
+
+
+@pytest.fixture(scope="session")
+def nss(tmp_path_factory: pytest.TempPathFactory) -> Nss:
+    """NSS with no token yet: each test makes its own."""
+    require_nss()
+    return Nss(tmp_path_factory.mktemp("nss"))
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
 #!/bin/sh
-# Install the system packages that the tests need: SoftHSM as the HSM, OpenSC's pkcs11-tool as its operator, PostgreSQL,
+# Install the system packages that the tests need: SoftHSM as the HSM, OpenSC's pkcs11-tool as its operator, NSS as a second
+# token and certutil as its operator, a C compiler for modules that behave as vendors document theirs, PostgreSQL,
 # Kamailio with its Python module as the SIP proxy, and sipp as the telephones.
 set -eu
 missing=
 command -v softhsm2-util >/dev/null || missing="$missing softhsm2"
 command -v pkcs11-tool >/dev/null || missing="$missing opensc"
+command -v certutil >/dev/null || missing="$missing libnss3-tools"
+command -v cc >/dev/null || missing="$missing gcc libc6-dev"
 command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 PATH=$PATH:/usr/sbin command -v kamailio >/dev/null || missing="$missing kamailio"
 ls /usr/lib/*/kamailio/modules/app_python3.so >/dev/null 2>&1 || missing="$missing kamailio-python3-modules"

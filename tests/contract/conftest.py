@@ -9,7 +9,7 @@ from ownkey_server.keystores.aws.options import AwsKmsOptions
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.keystores.catalog import EmbeddedOptions, Pkcs11Options
 from support.aws_subjects import FakeSubject, MinistackSubject, MotoSubject, ministack_server, moto_server
-from support.key_stores import EmbeddedSubject, Pkcs11Subject, SealedSubject, Subject
+from support.key_stores import EmbeddedSubject, NssSubject, Pkcs11Subject, SealedSubject, Subject
 
 MakeSubject = Callable[[Path, pytest.FixtureRequest], Subject]
 
@@ -25,6 +25,7 @@ SUBJECTS: dict[str, tuple[type, MakeSubject]] = {
     "pkcs11-aes-gcm": (Pkcs11Options, _pkcs11("aes-gcm")),
     "pkcs11-aes-key-wrap": (Pkcs11Options, _pkcs11("aes-key-wrap")),
     "pkcs11-thread": (Pkcs11Options, _pkcs11("aes-gcm", "thread")),
+    "pkcs11-nss": (Pkcs11Options, lambda folder, request: NssSubject(request.getfixturevalue("nss"))),
     "aws-kms-fake": (AwsKmsOptions, lambda folder, request: FakeSubject()),
     "aws-kms-moto": (AwsKmsOptions, lambda folder, request: MotoSubject(request.getfixturevalue("moto"))),
     "aws-kms-ministack": (

@@ -23,6 +23,8 @@ from ownkey_server.keystores.embedded.sealed_directory import SealedDirectory
 from ownkey_server.keystores.embedded.sealing import Cost
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
 from ownkey_server.secret_sources import SecretReference
+from support import nss
+from support.nss import Nss
 from support.pkcs11_workers import stopped_workers
 from support.softhsm import PIN, SoftHsm
 
@@ -225,6 +227,50 @@ class Pkcs11Subject(_Named):
     def clean_up(self) -> None:
         self._softhsm.plug_in(self.label)
         self._softhsm.delete_token(self.label)
+
+
+class NssSubject(_Named):
+    """Keys in a token of NSS, in a process of the module's own."""
+
+    cannot: Mapping[str, str] = {}
+
+    def __init__(self, nss: Nss) -> None:
+        self._nss = nss
+        self._token = f"contract-{next(_serial)}"
+        self.options = nss.make_token(self._token)
+
+    def open(self, name: str = "subject") -> KeyMaker:
+        return catalog.open_key_store(name, self.options, self._nss.modules)
+
+    async def make_keys(self) -> None:
+        holder = self.open("holder")
+        for reference in (KEY, OTHER_KEY):
+            await holder.create(reference)
+        await holder.close()
+
+    def revoke(self) -> None:
+        self._nss.set_rights(self._token, KEY)
+
+    def restore(self) -> None:
+        self._nss.set_rights(self._token, KEY, "WRAP", "UNWRAP")
+
+    def break_off(self) -> None:
+        self._nss.damage(self._token)
+
+    def mend(self) -> None:
+        self._nss.mend(self._token)
+
+    def forbid_opening(self) -> None:
+        self._nss.set_rights(self._token, KEY, "WRAP")
+
+    def hang(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return stopped_workers()
+
+    def secrets(self) -> list[str]:
+        return [nss.PIN]
+
+    def clean_up(self) -> None:
+        pass
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within: float = 20.0) -> None:

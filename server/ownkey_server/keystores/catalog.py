@@ -41,10 +41,12 @@ class Pkcs11Options:
         module: The vendor's library.
         token_label: Which of its tokens.
         pin: Where its user PIN is.
-        mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        mechanism: ``auto``, ``aes-gcm``, ``aes-key-wrap`` or ``aes-key-wrap-pad``.
         isolation: ``process`` when the module has processes of its own, ``thread`` when it is in this one.
         sessions: How many processes, each with a session of its own.
         hang_seconds: After which a call has hung.
+        profile: What is peculiar to the token: ``auto``, the name of a built-in profile, or the path of a file.
+        module_arguments: What the module is initialized with; None for nothing.
     """
 
     module: Path
@@ -54,6 +56,8 @@ class Pkcs11Options:
     isolation: str = "process"
     sessions: int = 1
     hang_seconds: float = 2.0
+    profile: str = "auto"
+    module_arguments: str | None = None
 
 
 KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options | AwsKmsOptions
@@ -77,9 +81,10 @@ class Modules:
         from ownkey_server.keystores.pkcs11.process import ModuleProcesses  # noqa: PLC0415
 
         if options.isolation == "thread":
-            return self.thread(options.module, options.hang_seconds)
+            return self.thread(options.module, options.hang_seconds, options.module_arguments)
         return ModuleProcesses(
             options.module.resolve(),
+            options.module_arguments,
             store=name,
             count=options.sessions,
             patience=options.hang_seconds,
@@ -87,13 +92,13 @@ class Modules:
             lock_memory=self._lock_memory,
         )
 
-    def thread(self, path: Path, hang_seconds: float = 2.0) -> ModuleThread:
+    def thread(self, path: Path, hang_seconds: float = 2.0, arguments: str | None = None) -> ModuleThread:
         """The thread of the module at ``path``: a module must not be loaded by two in one process."""
         from ownkey_server.keystores.pkcs11.thread import ModuleThread  # noqa: PLC0415
 
         path = path.resolve()
         if path not in self._threads:
-            self._threads[path] = ModuleThread(path, patience=hang_seconds, pause=self._pause)
+            self._threads[path] = ModuleThread(path, arguments, patience=hang_seconds, pause=self._pause)
         return self._threads[path]
 
 
@@ -125,6 +130,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: 
                 token_label=options.token_label,
                 pin=Pin(options.pin),
                 mechanism=options.mechanism,
+                profile=options.profile,
             )
         case AwsKmsOptions():
             from ownkey_server.keystores.aws.store import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load

@@ -22,12 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from ownkey_server.keystores.catalog import EmbeddedOptions, KeyStoreOptions, Pkcs11Options
+from ownkey_server.keystores.pkcs11.profile_reader import names_a_file
 from ownkey_server.mistakes import FromEnvironment, wrong_kinds
 from ownkey_server.secret_sources import SecretReference
 from ownkey_server.settings.access import AuthorizationSettings, IdentitySettings, TlsSettings
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.settings.fields import EndpointUrl, FilePath, Section, message, place
+from ownkey_server.settings.key_stores import EmbeddedSettings, KeyStoreSettings, Pkcs11Settings, wrong_profiles
 from ownkey_server.settings.limits import LimitSettings
 from ownkey_server.settings.notifications import NotificationSettings
 from ownkey_server.settings.secrets import SecretSetting
@@ -182,48 +183,6 @@ class CallGateSettings(_Section):
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
 
 
-class EmbeddedSettings(_Section):
-    """Keys in a directory. Not for production."""
-
-    kind: Literal["embedded"]
-    directory: FilePath
-    passphrase: SecretSetting | None = None
-
-
-class Pkcs11Settings(_Section):
-    """Keys in a PKCS#11 token."""
-
-    kind: Literal["pkcs11"]
-    module: FilePath
-    token_label: str = Field(min_length=1, max_length=32)
-    pin: SecretSetting | None = None
-    pin_file: FilePath | None = None
-    mechanism: Literal["auto", "aes-gcm", "aes-key-wrap"] = "auto"
-    isolation: Literal["process", "thread"] = "process"
-    sessions: int = Field(default=1, ge=1, le=64)
-    hang_seconds: float = Field(default=2.0, ge=0.1, le=60.0)
-
-    @model_validator(mode="after")
-    def _require_processes_for_sessions(self) -> Self:
-        if self.sessions > 1 and self.isolation == "thread":
-            raise ValueError('sessions: a module on a thread has one; set isolation = "process" for more')
-        return self
-
-    @model_validator(mode="after")
-    def _require_one_pin(self) -> Self:
-        if (self.pin is None) is (self.pin_file is None):
-            raise ValueError('needs one of pin, such as pin = "credential:hsm-pin", and pin_file')
-        return self
-
-    @property
-    def pin_source(self) -> SecretReference:
-        """Where the PIN is, by whichever of the two names."""
-        return self.pin or SecretReference.file(self.pin_file or Path())
-
-
-KeyStoreSettings = Annotated[EmbeddedSettings | Pkcs11Settings | AwsKmsSettings, Field(discriminator="kind")]
-
-
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -247,10 +206,23 @@ class Settings(_Section):
             elif isinstance(store, AwsKmsSettings):
                 continue  # several ways to one key: the registry takes an ARN once
             else:
-                place = (str(store.module.resolve()), store.token_label)
+                place = (str(store.module.resolve()), store.module_arguments or "", store.token_label)
             other = places.setdefault(place, name)
             if other != name:
                 raise ValueError(f"key stores {other!r} and {name!r} are one and the same: give each key one place")
+        return self
+
+    @model_validator(mode="after")
+    def _initialize_every_module_once(self) -> Self:
+        arguments: dict[Path, tuple[str, str | None]] = {}
+        for name, store in self.key_stores.items():
+            if isinstance(store, Pkcs11Settings) and store.isolation == "thread":
+                other, given = arguments.setdefault(store.module.resolve(), (name, store.module_arguments))
+                if given != store.module_arguments:
+                    raise ValueError(
+                        f"key stores {other!r} and {name!r} have one module on a thread, and different"
+                        ' module_arguments: set isolation = "process"'
+                    )
         return self
 
 
@@ -279,7 +251,10 @@ def load(path: Path) -> Settings:
         raise SettingsError(
             "\n".join(": ".join(part for part in (str(path), where, what) if part) for where, what in mistakes)
         )
-    return _with_absolute_paths(settings, path.parent.absolute())
+    placed = _with_absolute_paths(settings, path.parent.absolute())
+    for where, what in wrong_profiles(placed.key_stores):
+        raise SettingsError(f"{path}: {where}: {what}")
+    return placed
 
 
 def require_known_callers(settings: Settings) -> None:
@@ -318,25 +293,6 @@ def _complaints(
             "server.health_listen: by identity.sidecar.unix_socket whoever opens a socket is believed, there too: make"
             " it a loopback address, such as 127.0.0.1:7401"
         )
-
-
-def key_store_options(section: EmbeddedSettings | Pkcs11Settings | AwsKmsSettings) -> KeyStoreOptions:
-    """The section as the catalog of key stores wants it."""
-    match section:
-        case EmbeddedSettings():
-            return EmbeddedOptions(section.directory, section.passphrase)
-        case Pkcs11Settings():
-            return Pkcs11Options(
-                section.module,
-                section.token_label,
-                section.pin_source,
-                section.mechanism,
-                isolation=section.isolation,
-                sessions=section.sessions,
-                hang_seconds=section.hang_seconds,
-            )
-        case AwsKmsSettings():
-            return section.options()
 
 
 def secret_references(part: object) -> Iterator[SecretReference]:
@@ -383,7 +339,10 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
             case SecretReference():
                 return value.under(folder)
             case BaseModel():
-                return value.model_copy(update={name: absolute(field) for name, field in value})
+                update = {name: absolute(field) for name, field in value}
+                if isinstance(value, Pkcs11Settings) and names_a_file(value.profile):
+                    update["profile"] = str(folder / value.profile)
+                return value.model_copy(update=update)
             case dict():
                 return {name: absolute(item) for name, item in value.items()}
             case list():

@@ -18,6 +18,7 @@ from ownkey_server.domain.errors import (
 )
 from ownkey_server.keystores.pkcs11.answers import Answers
 from ownkey_server.keystores.pkcs11.module import LoadedModule, ModuleMissing
+from ownkey_server.keystores.pkcs11.profiles import GENERIC, built_in
 from ownkey_server.keystores.pkcs11.tokens import (
     KeyUnfit,
     LoginSpent,
@@ -35,7 +36,7 @@ class World:
     """A token that has a serial number, a module that has a generation, and the answers read in their light."""
 
     def __init__(self) -> None:
-        self.token = SimpleNamespace(serial=b"first")
+        self.token = SimpleNamespace(serial=b"first", profile=built_in()[GENERIC])
         self.module = SimpleNamespace(generation=0, rests_for=0.0)
         self.now = 1000.0
         token, module = cast("Pkcs11Token", self.token), cast("LoadedModule", self.module)

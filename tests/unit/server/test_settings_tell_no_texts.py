@@ -90,6 +90,8 @@ WHOLE: dict[str, Any] = {
             "pin": "file:pin",
             "mechanism": "auto",
             "isolation": "process",
+            "profile": "softhsm",
+            "module_arguments": "connector=http://127.0.0.1:12345",
         },
         "hsm2": {"kind": "pkcs11", "module": "m.so", "token_label": "u", "pin_file": "pin"},
         "aws": {

@@ -17,8 +17,7 @@ from ownkey_server.commands.errors import config_option, load
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.work import TokenPlace
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, SecretReference, ask, take_from_environment
-from ownkey_server.settings import Settings
-from ownkey_server.settings.model import Pkcs11Settings
+from ownkey_server.settings import Pkcs11Settings, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 

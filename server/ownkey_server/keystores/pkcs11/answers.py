@@ -32,33 +32,12 @@ from ownkey_server.keystores.pkcs11.tokens import (
     Pkcs11Token,
     RightsMissing,
 )
+from ownkey_server.keystores.pkcs11.wrapping import TokenUnsuitable
 
-# The token itself says that it is not there.
-_ABSENT = (p11.NoSuchToken, p11.TokenNotPresent, p11.TokenNotRecognised, p11.DeviceRemoved, p11.SlotIDInvalid)
-_PIN = (
-    p11.PinIncorrect,
-    p11.PinLocked,
-    p11.PinExpired,
-    p11.PinInvalid,
-    p11.PinLenRange,
-    p11.UserPinNotInitialized,
-    LoginSpent,
-)
-_UNSUPPORTED = (p11.MechanismInvalid, p11.MechanismParamInvalid, p11.FunctionNotSupported)
 # Seen of a session just opened, these are facts; starting the whole module anew would only disturb its other tokens.
-_CERTAIN = (
-    *_PIN,
-    *_UNSUPPORTED,
-    KeyUnfit,
-    RightsMissing,
-    MechanismUnusable,
-    ModuleMissing,
-    p11.MultipleTokensReturned,
-)
+_CERTAIN = (LoginSpent, KeyUnfit, RightsMissing, MechanismUnusable, TokenUnsuitable, ModuleMissing)
 # A token that is being deleted has its keys gone first: seen, for some milliseconds, of SoftHSM.
 SECONDS_MISSING = 0.5
-WHOLE_TOKEN = (*_ABSENT, *_PIN, ModuleMissing, p11.MultipleTokensReturned)
-"""Failures that are the same for every key of the token."""
 
 
 class Answers:
@@ -113,8 +92,16 @@ class Answers:
 
     def is_certain(self, reference: str, error: Exception) -> bool:
         """Whether a failure in a session just opened needs no look at a reinitialized module."""
-        # A key that never worked is looked for again at the next call; one that did is not given up that easily.
-        return isinstance(error, _CERTAIN) or (isinstance(error, NoKey) and reference not in self._worked)
+        if isinstance(error, NoKey):
+            # A key that never worked is looked for again at the next call; one that did is not given up that easily.
+            return reference not in self._worked
+        kind = isinstance(error, (*_CERTAIN, p11.MultipleTokensReturned))
+        return kind or self._refuses_pin(error) or self._is(error, self._token.profile.errors.unsupported)
+
+    def is_of_whole_token(self, error: Exception) -> bool:
+        """Whether a failure is the same for every key of the token."""
+        kind = isinstance(error, (ModuleMissing, p11.MultipleTokensReturned))
+        return kind or self._is_absent(error) or self._refuses_pin(error)
 
     def unsettled(self, reference: str) -> float:
         """Seconds until it can be told whether a missing key was destroyed; 0 when that is known, or it is there.
@@ -150,18 +137,21 @@ class Answers:
                 kind, cause = (KeyRevoked if done else CiphertextInvalid), str(error)
             case LabelTaken():
                 kind, cause = KeyExists, str(error)
-            case KeyUnfit() | LoginSpent() | ModuleMissing():
+            case KeyUnfit() | LoginSpent() | ModuleMissing() | TokenUnsuitable():
                 kind, cause = KeyMisconfigured, str(error)
             case p11.MultipleTokensReturned():
                 kind, cause = KeyMisconfigured, f"several tokens have the label {self._label!r}"
-            case _ if isinstance(error, _ABSENT):
+            case _ if self._is_absent(error):
                 kind, cause = KeyUnreachable, f"there is no token {self._label!r}"
-            case _ if isinstance(error, _PIN):
+            case _ if self._refuses_pin(error):
                 kind, cause = KeyMisconfigured, f"the token refuses the PIN ({type(error).__name__})"
-            case _ if isinstance(error, _UNSUPPORTED):
+            case _ if self._is(error, self._token.profile.errors.unsupported):
                 kind, cause = OperationUnsupported, "the token cannot do this"
             case _:
-                kind, cause = KeyUnreachable, f"the token answered {type(error).__name__}"
+                kind, cause = (
+                    KeyUnreachable,
+                    f"the token answered {self._token.profile.answer_of(error) or type(error).__name__}",
+                )
         return kind(self._store, reference, cause)
 
     def _meaning_of_no_key(self, reference: str) -> tuple[type[KeyStoreError], str]:
@@ -173,7 +163,20 @@ class Answers:
             generation, at = self._first_missed(reference)
             if generation == self._module.generation or self._monotonic() - at < SECONDS_MISSING:
                 return KeyUnreachable, "the key is not seen in its token at this moment"
+            if not self._token.profile.serial_identifies:
+                unknown = "the token has no key of this label, and its serial number does not tell if it ever had"
+                return KeyMisconfigured, unknown
         return self._taken_away_or_never_right(reference), "the token has no key of this label"
+
+    def _is_absent(self, error: Exception) -> bool:
+        return isinstance(error, p11.NoSuchToken) or self._is(error, self._token.profile.errors.gone)
+
+    def _refuses_pin(self, error: Exception) -> bool:
+        kind = isinstance(error, (LoginSpent, p11.UserPinNotInitialized))
+        return kind or self._is(error, self._token.profile.errors.pin_refused)
+
+    def _is(self, error: Exception, answers: frozenset[str]) -> bool:
+        return self._token.profile.answer_of(error) in answers
 
     def _first_missed(self, reference: str) -> tuple[int, float]:
         return self._missing_since.setdefault(reference, (self._module.generation, self._monotonic()))

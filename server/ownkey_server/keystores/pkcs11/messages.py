@@ -82,7 +82,8 @@ class Request:
         operation: What.
         store: Name of the key store that asks; each has sessions of its own.
         token: Label of the token.
-        mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        mechanism: ``auto`` or a way to wrap.
+        profile: ``auto``, the name of a built-in profile, or the path of a file.
         reference: The key.
         aad: The serialized encryption context.
         data_key: To be wrapped.
@@ -95,6 +96,7 @@ class Request:
     store: str
     token: str
     mechanism: str
+    profile: str = "auto"
     reference: str = ""
     aad: bytes = b""
     data_key: bytes | bytearray = field(default=b"", repr=False)
@@ -134,6 +136,7 @@ def pack_request(request: Request) -> bytearray:
             request.store.encode(),
             request.token.encode(),
             request.mechanism.encode(),
+            request.profile.encode(errors="surrogatepass"),
             request.reference.encode(errors="surrogatepass"),
             request.aad,
             request.data_key,
@@ -152,13 +155,14 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, reference, aad, data_key, *rest = _unpack(message, 20)
+    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 21)
     try:
         return Request(
             operation=Operation(bytes(operation)),
             store=_text(store),
             token=_text(token),
             mechanism=_text(mechanism),
+            profile=str(profile, "utf-8", "surrogatepass"),
             reference=str(reference, "utf-8", "surrogatepass"),
             aad=bytes(aad),
             data_key=bytearray(data_key),

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pkcs11
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import ArgumentsBad, PKCS11Error
+
+from ownkey_server.keystores.pkcs11.library import load
 
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library  # noqa: N812 - the binding's own name is a common word
@@ -22,7 +23,7 @@ SECONDS_BETWEEN_REINITIALIZATIONS = 1.0
 
 
 class ModuleMissing(Exception):
-    """The module cannot be loaded."""
+    """The module cannot be loaded, or not without the right arguments. The message says which, and what helps."""
 
 
 class LoadedModule:
@@ -30,6 +31,7 @@ class LoadedModule:
 
     Args:
         path: The vendor's library.
+        arguments: What it is initialized with; None for nothing.
         pause: Seconds from one reinitialization until the next may be.
         monotonic: The clock, in seconds.
     """
@@ -37,11 +39,13 @@ class LoadedModule:
     def __init__(
         self,
         path: Path,
+        arguments: str | None = None,
         *,
         pause: float = SECONDS_BETWEEN_REINITIALIZATIONS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
+        self._arguments = arguments
         self._pause = pause
         self._monotonic = monotonic
         self._library: Library | None = None
@@ -56,7 +60,10 @@ class LoadedModule:
         """
         if self._library is None:
             try:
-                self._library = pkcs11.lib(str(self._path))
+                self._library = load(self._path, self._arguments)
+            except ArgumentsBad as error:
+                what = "wants module_arguments" if self._arguments is None else "does not take its module_arguments"
+                raise ModuleMissing(f"the module {self._path} {what}") from error
             except PKCS11Error as error:
                 if type(error) is not PKCS11Error:
                     raise  # it was loaded, and says itself what is wrong

@@ -10,34 +10,30 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
-from pkcs11 import Mechanism
 from pkcs11 import exceptions as p11
 
 from ownkey.container import EncryptedDataKey
-from ownkey_server.domain.errors import CiphertextInvalid, KeyStoreError, KeyUnreachable
+from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyStoreError, KeyUnreachable
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
-from ownkey_server.keystores.pkcs11.answers import WHOLE_TOKEN, Answers
+from ownkey_server.keystores.pkcs11.answers import Answers
 from ownkey_server.keystores.pkcs11.messages import Answer, Operation, Request
 from ownkey_server.keystores.pkcs11.module import LoadedModule
+from ownkey_server.keystores.pkcs11.profile_reader import ProfileInvalid
+from ownkey_server.keystores.pkcs11.profiles import load
 from ownkey_server.keystores.pkcs11.tokens import (
-    MECHANISM_OF,
     PROBE_AAD,
     PROBE_DATA_KEY,
     LoginNeeded,
     MechanismUnusable,
     Pkcs11Token,
 )
+from ownkey_server.keystores.pkcs11.ways import WAY_OF, Way
 
 T = TypeVar("T")
 
-MECHANISMS: Mapping[str, Mechanism | None] = {
-    "auto": None,
-    "aes-gcm": Mechanism.AES_GCM,
-    "aes-key-wrap": Mechanism.AES_KEY_WRAP,
-}
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -52,18 +48,21 @@ class Desk:
     def __init__(self, module: LoadedModule, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._module = module
         self._monotonic = monotonic
-        self._tokens: dict[tuple[str, str, str], TokenOperations] = {}
+        self._tokens: dict[tuple[str, str, str, str], TokenOperations] = {}
 
     def serve(self, request: Request) -> Answer:
         """Do it. Whatever goes wrong in module or token is in the answer."""
-        whose = (request.store, request.token, request.mechanism)
+        whose = (request.store, request.token, request.mechanism, request.profile)
         if request.operation is Operation.FORGET:
             operations = self._tokens.pop(whose, None)
             if operations is not None:
                 operations.forget()
             return Answer()
         if whose not in self._tokens:
-            self._tokens[whose] = TokenOperations(request, self._module, self._monotonic)
+            try:
+                self._tokens[whose] = TokenOperations(request, self._module, self._monotonic)
+            except ProfileInvalid as error:
+                return Answer(error=(KeyMisconfigured, str(error)))
         return self._tokens[whose].serve(request)
 
 
@@ -71,16 +70,19 @@ class TokenOperations:
     """What one key store does in its token.
 
     Args:
-        request: The first that names store, token and mechanism.
+        request: The first that names store, token, mechanism and profile.
         module: The token's module.
         monotonic: The clock, in seconds.
+
+    Raises:
+        ProfileInvalid: The profile cannot be used, or not any more.
     """
 
     def __init__(self, request: Request, module: LoadedModule, monotonic: Callable[[], float]) -> None:
         self._store = request.store
         self._module = module
-        mechanism = MECHANISMS[request.mechanism]
-        self._token = Pkcs11Token(module, request.token, mechanism, self._proof_of)
+        way = None if request.mechanism == "auto" else Way(request.mechanism)
+        self._token = Pkcs11Token(module, request.token, way, self._proof_of, load(request.profile))
         self._answers = Answers(request.store, request.token, self._token, module, monotonic)
         # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
@@ -161,7 +163,8 @@ class TokenOperations:
             self._token.forget_key(reference)
             return self._last_try(reference, work, doubtful)
         except Exception as error:  # noqa: BLE001 - looked into
-            self._require_sound_ciphertext(reference, error, doubtful)
+            if self._token.profile.suspects_bytes(error):
+                self._require_sound_ciphertext(reference, error, doubtful)
             return self._recovered(reference, work, doubtful)
 
     def _last_try(self, reference: str, work: Callable[[], T], doubtful: str) -> T:
@@ -196,7 +199,7 @@ class TokenOperations:
             if isinstance(verdict, KeyUnreachable):
                 # Not longer than until more can be told: an echo of this would pass for a second sign of an outage.
                 stands = min(stands, self._answers.unsettled(reference) or stands)
-            whole_token = isinstance(last, WHOLE_TOKEN)
+            whole_token = self._answers.is_of_whole_token(last)
             self._verdicts[None if whole_token else reference] = (self._monotonic() + stands, verdict)
         raise verdict from last
 
@@ -219,7 +222,7 @@ class TokenOperations:
 
     def _round_trip_works(self, reference: str, provider_id: str) -> bool:
         try:
-            wrapped = self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD, MECHANISM_OF[provider_id])
+            wrapped = self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[provider_id])
             return self._token.unwrap(reference, wrapped, PROBE_AAD) == PROBE_DATA_KEY
         except Exception:  # noqa: BLE001
             return False

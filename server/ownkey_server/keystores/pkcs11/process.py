@@ -35,6 +35,7 @@ from ownkey_server.keystores.pkcs11.module import SECONDS_BETWEEN_REINITIALIZATI
 _log = logging.getLogger(__name__)
 
 WORKER = "ownkey_server.keystores.pkcs11.worker"
+ARGUMENTS_VARIABLE = "OWNKEY_MODULE_ARGUMENTS"
 # An interpreter starts, and the first call loads the module and logs in, perhaps over a network.
 START_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.1
@@ -49,6 +50,7 @@ class ModuleProcesses:
 
     Args:
         path: The vendor's library.
+        arguments: What it is initialized with; None for nothing.
         store: The key store's name, which a list of processes shows.
         count: How many processes there are, each with a session of its own.
         max_queued: How many calls may wait.
@@ -61,6 +63,7 @@ class ModuleProcesses:
     def __init__(
         self,
         path: Path,
+        arguments: str | None = None,
         *,
         store: str = "",
         count: int = 1,
@@ -73,7 +76,7 @@ class ModuleProcesses:
         self._count = count
         self._max_queued = max_queued
         options = [f"--store={store}", f"--pause={pause}", *(["--lock-memory"] if lock_memory else [])]
-        self._workers = [_Worker(path, options, patience, start) for _ in range(count)]
+        self._workers = [_Worker(path, arguments, options, patience, start) for _ in range(count)]
         # The one used last first: its caches are warm, and those that are not needed stay idle.
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         for worker in self._workers:
@@ -159,8 +162,10 @@ class ModuleProcesses:
 class _Worker:
     """One process, started when it is needed."""
 
-    def __init__(self, path: Path, options: list[str], patience: float, start: float) -> None:
+    def __init__(self, path: Path, arguments: str | None, options: list[str], patience: float, start: float) -> None:
         self._path = path
+        # Not on its command line, which everybody may read.
+        self._environment = None if arguments is None else {**os.environ, ARGUMENTS_VARIABLE: arguments}
         self._options = options
         self._patience = patience
         self._start = start
@@ -238,7 +243,7 @@ class _Worker:
                 # What a vendor's library prints goes where our log goes.
                 # From this thread, which lives as long as the server: the process ends with the thread that made it.
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own program
-                    command, stdin=theirs.fileno(), stdout=_STANDARD_ERROR
+                    command, stdin=theirs.fileno(), stdout=_STANDARD_ERROR, env=self._environment
                 )
             async with asyncio.timeout(self._start):
                 await self._receive()

@@ -34,7 +34,7 @@ from ownkey_server.keystores.base import (
 from ownkey_server.keystores.pkcs11.host import ModuleBusy, ModuleHost, ModuleStuck, take_note
 from ownkey_server.keystores.pkcs11.messages import Answer, Login, LoginOutcome, Operation, Request, Worked, wipe
 from ownkey_server.keystores.pkcs11.pin import Pin, PinUnusable
-from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID, LENGTH_OF
+from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, LENGTH_OF
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
 
 # A login is not given up because a caller is in a hurry: what the token says to the PIN must be known.
@@ -51,15 +51,26 @@ class Pkcs11KeyStore:
         host: Where the token's module is.
         token_label: Which token.
         pin: Its user PIN.
-        mechanism: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        mechanism: ``auto``, ``aes-gcm``, ``aes-key-wrap`` or ``aes-key-wrap-pad``.
+        profile: What is peculiar to the token: ``auto``, a built-in profile's name, or a file's path.
     """
 
-    def __init__(self, name: str, host: ModuleHost, *, token_label: str, pin: Pin, mechanism: str = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        host: ModuleHost,
+        *,
+        token_label: str,
+        pin: Pin,
+        mechanism: str = "auto",
+        profile: str = "auto",
+    ) -> None:
         self._name = name
         self._host = host
         self._token_label = token_label
         self._pin = pin
         self._mechanism = mechanism
+        self._profile = profile
         self._worked: dict[str, Worked] = {}
         self._logging_in = asyncio.Lock()
         self._login_count = 0
@@ -109,7 +120,7 @@ class Pkcs11KeyStore:
         """Whether the entry names exactly this key."""
         if wrapped.provider_id == GCM_PROVIDER_ID:
             return parse_raw_aes_provider_info(wrapped.provider_info, reference) is not None
-        return wrapped.provider_id == KEY_WRAP_PROVIDER_ID and wrapped.provider_info == reference.encode()
+        return wrapped.provider_id in LENGTH_OF and wrapped.provider_info == reference.encode()
 
     async def describe(self, reference: str, timeout: float) -> KeyDescription:
         """Use the key both ways on throw-away bytes."""
@@ -144,6 +155,7 @@ class Pkcs11KeyStore:
             store=self._name,
             token=self._token_label,
             mechanism=self._mechanism,
+            profile=self._profile,
             reference=reference,
             aad=aad,
             data_key=data_key,

@@ -54,6 +54,7 @@ class ModuleThread:
 
     Args:
         path: The vendor's library.
+        arguments: What it is initialized with; None for nothing.
         max_queued: How many calls may wait for the thread.
         patience: Seconds after which a running call counts as hung.
         pause: Seconds from one reinitialization until the next may be.
@@ -66,13 +67,14 @@ class ModuleThread:
     def __init__(
         self,
         path: Path,
+        arguments: str | None = None,
         *,
         max_queued: int = MAX_QUEUED,
         patience: float = PATIENCE_SECONDS,
         pause: float = SECONDS_BETWEEN_REINITIALIZATIONS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.module = LoadedModule(path, pause=pause, monotonic=monotonic)
+        self.module = LoadedModule(path, arguments, pause=pause, monotonic=monotonic)
         self._desk = Desk(self.module, monotonic)
         self._work: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._max_queued = max_queued

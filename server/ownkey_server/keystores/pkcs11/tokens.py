@@ -1,4 +1,4 @@
-"""A PKCS#11 token as its module's thread sees it: session, login, keys and their two ways to wrap.
+"""A PKCS#11 token as its module's thread sees it: session, login, keys and their ways to wrap.
 
 Everything here runs on the module's one thread and raises the binding's exceptions; ``answers`` tells what they mean.
 """
@@ -6,47 +6,31 @@ Everything here runs on the module's one thread and raises the binding's excepti
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
-from pkcs11.exceptions import (
-    EncryptedDataInvalid,
-    MultipleTokensReturned,
-    NoSuchToken,
-    PinExpired,
-    PinIncorrect,
-    PinInvalid,
-    PinLenRange,
-    PinLocked,
-    PKCS11Error,
-    UserAlreadyLoggedIn,
-)
-from pkcs11.mechanisms import GCMParams
+from pkcs11 import Attribute, KeyType, ObjectClass, TokenFlag
+from pkcs11.exceptions import MultipleTokensReturned, NoSuchToken, PKCS11Error, UserAlreadyLoggedIn
 
-from ownkey.container import EncryptedDataKey, raw_aes_provider_info, serialize_context
-from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
+from ownkey.container import EncryptedDataKey, serialize_context
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
+from ownkey_server.keystores.pkcs11 import profiles
 from ownkey_server.keystores.pkcs11.messages import Login, LoginOutcome
 from ownkey_server.keystores.pkcs11.module import LoadedModule
-from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, KEY_WRAP_PROVIDER_ID
+from ownkey_server.keystores.pkcs11.profiles import Identity, Profile, RandomFrom
+from ownkey_server.keystores.pkcs11.ways import WAY_OF, Way
+from ownkey_server.keystores.pkcs11.wrapping import Wrapping, rights
+
+_log = logging.getLogger(__name__)
 
 KEY_BITS = 256
 # Throw-away bytes: what they are wrapped as shows later which key did it.
 PROBE_DATA_KEY = bytes(DATA_KEY_LENGTH)
 PROBE_AAD = serialize_context({"ownkey:probe": "sound"})
-MECHANISM_OF: Mapping[str, Mechanism] = {
-    GCM_PROVIDER_ID: Mechanism.AES_GCM,
-    KEY_WRAP_PROVIDER_ID: Mechanism.AES_KEY_WRAP,
-}
-
-
-# Each failed login also costs a session that the binding forgets, until the module is reinitialized.
-_PIN_REFUSED = (PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked)
+_RIGHTS = (Attribute.ENCRYPT, Attribute.DECRYPT, Attribute.WRAP, Attribute.UNWRAP)
 
 
 class KeyUnfit(Exception):
@@ -62,7 +46,7 @@ class RightsMissing(Exception):
 
 
 class MechanismUnusable(Exception):
-    """Token and key do not both allow the mechanism that a blob was wrapped with, though they allow another."""
+    """Token and key do not both allow the way that a blob was wrapped in, though they allow another."""
 
 
 class NoKey(Exception):
@@ -79,11 +63,11 @@ class LoginSpent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Kek:
-    """A key's handle in the present session, what token and key both allow, and what it wraps with."""
+    """A key's handle in the present session, what token and key both allow, and how it wraps."""
 
     handle: Any
-    usable: frozenset[Mechanism]
-    mechanism: Mechanism
+    usable: frozenset[Way]
+    way: Way
 
 
 class Pkcs11Token:
@@ -92,26 +76,31 @@ class Pkcs11Token:
     Args:
         module: The owner of the module.
         label: The token's label.
-        mechanism: Which mechanism to wrap with; None chooses from what token and key allow.
+        way: How to wrap; None chooses from what token and key allow.
         proof_of: What a key has wrapped before, of `PROBE_DATA_KEY` under `PROBE_AAD`; None if it has not.
+        profile: What is peculiar to the token; None recognizes it by what module and token say of themselves.
     """
 
     def __init__(
         self,
         module: LoadedModule,
         label: str,
-        mechanism: Mechanism | None,
+        way: Way | None,
         proof_of: Callable[[str], EncryptedDataKey | None],
+        profile: Profile | None = None,
     ) -> None:
         self._module = module
         self._label = label
         self._proof_of = proof_of
         self._login: Login | None = None
         self._login_outcome = LoginOutcome.UNUSED
-        self._wanted = mechanism
+        self._wanted = way
+        self._given_profile = profile
+        self._profile = profile or profiles.built_in()[profiles.GENERIC]
         self._session: Any = None
         self._has_generator = False
-        self._offered: frozenset[Mechanism] = frozenset()
+        self._wrappings: Mapping[Way, Wrapping] = {}
+        self._warned = False
         self._generation = -1
         self._keks: dict[str, _Kek] = {}
         self._serial = b""
@@ -120,6 +109,11 @@ class Pkcs11Token:
     def serial(self) -> bytes:
         """Serial number of the token that was last opened: initializing a token anew changes it."""
         return self._serial
+
+    @property
+    def profile(self) -> Profile:
+        """What is peculiar to the token, as far as is known: it is recognized when it is opened."""
+        return self._profile
 
     def allow_login(self, login: Login | None) -> None:
         """Give the PIN for what is done next, to be tried once at most; None takes it away again."""
@@ -134,13 +128,13 @@ class Pkcs11Token:
     def random(self, length: int) -> bytes:
         """Random bytes from the token's generator, or from the system's when it has none."""
         session = self._open()
-        return bytes(session.generate_random(length * 8)) if self._has_generator else os.urandom(length)
+        source = self._profile.random
+        by_token = source is RandomFrom.TOKEN or (source is RandomFrom.FLAG and self._has_generator)
+        return bytes(session.generate_random(length * 8)) if by_token else os.urandom(length)
 
-    def wrap(
-        self, reference: str, data_key: bytes | bytearray, aad: bytes, mechanism: Mechanism | None = None
-    ) -> EncryptedDataKey:
-        """Wrap a data key (32 bytes), bound to the serialized context, by the key's own mechanism or a given one."""
-        return self._wrap(self._kek(reference), reference, data_key, aad, mechanism)
+    def wrap(self, reference: str, data_key: bytes | bytearray, aad: bytes, way: Way | None = None) -> EncryptedDataKey:
+        """Wrap a data key (32 bytes), bound to the serialized context, in the key's own way or a given one."""
+        return self._wrap(self._kek(reference), reference, data_key, aad, way)
 
     def unwrap(self, reference: str, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
         """The data key again, however it was wrapped; provider fields and size are as they should be.
@@ -161,13 +155,12 @@ class Pkcs11Token:
         self._open()
         if self._find(reference):
             raise LabelTaken("there is a key of this label already")
-        mechanism = self._choose(self._offered)
-        by_gcm = mechanism is Mechanism.AES_GCM
+        needed = rights(self._choose(frozenset(self._wrappings)), self._profile)
         template = {
             Attribute.SENSITIVE: True,
             Attribute.EXTRACTABLE: False,
-            **dict.fromkeys((Attribute.ENCRYPT, Attribute.DECRYPT), by_gcm),
-            **dict.fromkeys((Attribute.WRAP, Attribute.UNWRAP), not by_gcm),
+            **dict.fromkeys(_RIGHTS, False),
+            **dict.fromkeys(needed, True),
             **dict.fromkeys((Attribute.SIGN, Attribute.VERIFY, Attribute.DERIVE), False),
         }
         with self._token().open(rw=True) as session:
@@ -205,8 +198,15 @@ class Pkcs11Token:
             token = self._token()
         self._serial = bytes(token.serial)
         self._has_generator = bool(token.flags & TokenFlag.RNG)
-        self._offered = frozenset(token.slot.get_mechanisms())
-        self._session = self._log_in(token, self._login.pin.decode())
+        self._know_the_profile(token)
+        offered = frozenset(int(one) for one in token.slot.get_mechanisms())
+        session = self._log_in(token, self._login.pin.decode())
+        self._wrappings = {
+            way: Wrapping(way, mechanism, self._profile, session, self.random)
+            for way in Way
+            if (mechanism := self._profile.mechanism(way, offered)) is not None
+        }
+        self._session = session
         self._generation = self._module.generation
         return self._session
 
@@ -226,14 +226,33 @@ class Pkcs11Token:
             raise NoSuchToken
         return found[0]
 
+    def _know_the_profile(self, token: Any) -> None:
+        if self._given_profile is None:
+            self._profile = profiles.recognize(self._identity(token))
+        if self._profile.wraps_unextractable and not self._warned:
+            self._warned = True
+            _log.warning(
+                "token %r: by its profile (%s) it exports keys that are not extractable to whoever has its PIN: not for"
+                " production",
+                self._label,
+                self._profile.name,
+            )
+
+    def _identity(self, token: Any) -> Identity:
+        library = self._module.library()
+        return Identity(library.manufacturer_id, library.library_description, token.manufacturer_id, token.model)
+
     def _log_in(self, token: Any, pin: str) -> Any:
+        writing = self._profile.read_write_sessions
         try:
-            session = token.open(user_pin=pin)
+            session = token.open(rw=writing, user_pin=pin)
         except UserAlreadyLoggedIn:
             # A login holds for the whole process: where another session of this token is open, its login is ours.
-            return token.open()
-        except _PIN_REFUSED:
-            self._login_outcome = LoginOutcome.REFUSED
+            return token.open(rw=writing)
+        except PKCS11Error as error:
+            # Each failed login also costs a session that the binding forgets, until the module is reinitialized.
+            if self._profile.answer_of(error) in self._profile.errors.pin_refused:
+                self._login_outcome = LoginOutcome.REFUSED
             raise
         self._login_outcome = LoginOutcome.ACCEPTED
         return session
@@ -255,41 +274,26 @@ class Pkcs11Token:
     def _require_same(self, reference: str, kek: _Kek) -> None:
         """A key found anew may be another of that label: what it wrapped, the other tokens of the key never opened."""
         proof = self._proof_of(reference)
-        if proof is None or MECHANISM_OF[proof.provider_id] not in kek.usable:
+        if proof is None or WAY_OF[proof.provider_id] not in kek.usable:
             return
         with contextlib.suppress(PKCS11Error, MechanismUnusable):
             if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
                 return
         # Raises what is wrong with the token, if it is the token.
-        mechanism = MECHANISM_OF[proof.provider_id]
-        again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, mechanism)
+        again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[proof.provider_id])
         if self._unwrap(kek, again, PROBE_AAD) == PROBE_DATA_KEY:
             raise KeyUnfit("the key of this label is another than the one that has worked until now")
 
     def _wrap(
-        self, kek: _Kek, reference: str, data_key: bytes | bytearray, aad: bytes, mechanism: Mechanism | None
+        self, kek: _Kek, reference: str, data_key: bytes | bytearray, aad: bytes, way: Way | None
     ) -> EncryptedDataKey:
-        if (mechanism or kek.mechanism) is Mechanism.AES_GCM:
-            iv = self.random(IV_LENGTH)
-            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
-            ciphertext = kek.handle.encrypt(bytes(data_key), mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-            return EncryptedDataKey(GCM_PROVIDER_ID, raw_aes_provider_info(reference, iv), bytes(ciphertext))
-        wrapped = self._key_wrap(kek.handle, bytes(data_key) + hashlib.sha256(aad).digest())
-        return EncryptedDataKey(KEY_WRAP_PROVIDER_ID, reference.encode(), wrapped)
+        return self._wrappings[way or kek.way].wrap(kek.handle, reference, data_key, aad)
 
     def _unwrap(self, kek: _Kek, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
-        mechanism = MECHANISM_OF[wrapped.provider_id]
-        if mechanism not in kek.usable:
-            raise MechanismUnusable(f"token and key do not both allow {mechanism.name}")
-        if mechanism is Mechanism.AES_GCM:
-            iv = wrapped.provider_info[-IV_LENGTH:]
-            parameters = GCMParams(iv, aad, TAG_LENGTH * 8)
-            opened = kek.handle.decrypt(wrapped.ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-            return bytearray(opened)
-        both = self._key_unwrap(kek.handle, wrapped.ciphertext)
-        if not hmac.compare_digest(both[DATA_KEY_LENGTH:], hashlib.sha256(aad).digest()):
-            raise EncryptedDataInvalid
-        return both[:DATA_KEY_LENGTH]
+        way = WAY_OF[wrapped.provider_id]
+        if way not in kek.usable:
+            raise MechanismUnusable(f"token and key do not both allow {way.value}")
+        return self._wrappings[way].unwrap(kek.handle, wrapped, aad)
 
     def _find(self, reference: str) -> list[Any]:
         # Consumed here and now: a search that is still open when the collector finds it would be closed by any thread.
@@ -304,51 +308,15 @@ class Pkcs11Token:
             raise KeyUnfit("CKA_SENSITIVE is false: the token would show the key")
         if key[Attribute.EXTRACTABLE]:
             raise KeyUnfit("CKA_EXTRACTABLE is true: the token would let the key be exported")
-        permitted = {
-            mechanism
-            for mechanism, rights in (
-                (Mechanism.AES_GCM, (Attribute.ENCRYPT, Attribute.DECRYPT)),
-                (Mechanism.AES_KEY_WRAP, (Attribute.WRAP, Attribute.UNWRAP)),
-            )
-            if all(key[right] for right in rights)
-        }
+        permitted = {way for way in Way if all(key[right] for right in rights(way, self._profile))}
         if not permitted:
             raise RightsMissing("it may neither encrypt and decrypt nor wrap and unwrap")
-        usable = self._offered & permitted
+        usable = frozenset(permitted & self._wrappings.keys())
         return _Kek(key, usable, self._choose(usable))
 
-    def _choose(self, usable: frozenset[Mechanism]) -> Mechanism:
-        for mechanism in (Mechanism.AES_GCM, Mechanism.AES_KEY_WRAP) if self._wanted is None else (self._wanted,):
-            if mechanism in usable:
-                return mechanism
-        wanted = "AES-GCM or AES key wrap" if self._wanted is None else self._wanted.name
+    def _choose(self, usable: frozenset[Way]) -> Way:
+        for way in self._profile.order if self._wanted is None else (self._wanted,):
+            if way in usable:
+                return way
+        wanted = "AES-GCM or AES key wrap" if self._wanted is None else self._wanted.value
         raise RightsMissing(f"token and key do not both allow {wanted}")
-
-    def _key_wrap(self, kek: Any, secret: bytes) -> bytes:
-        template = {
-            Attribute.CLASS: ObjectClass.SECRET_KEY,
-            Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
-            Attribute.VALUE: secret,
-            Attribute.TOKEN: False,
-            Attribute.SENSITIVE: False,
-            Attribute.EXTRACTABLE: True,
-        }
-        passenger = self._open().create_object(template)
-        try:
-            return bytes(kek.wrap_key(passenger, mechanism=Mechanism.AES_KEY_WRAP))
-        finally:
-            passenger.destroy()
-
-    def _key_unwrap(self, kek: Any, wrapped: bytes) -> bytearray:
-        template = {Attribute.TOKEN: False, Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-        passenger = kek.unwrap_key(
-            ObjectClass.SECRET_KEY,
-            KeyType.GENERIC_SECRET,
-            wrapped,
-            mechanism=Mechanism.AES_KEY_WRAP,
-            template=template,
-        )
-        try:
-            return bytearray(passenger[Attribute.VALUE])
-        finally:
-            passenger.destroy()

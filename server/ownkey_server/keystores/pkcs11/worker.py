@@ -26,6 +26,7 @@ from ownkey_server.keystores.pkcs11.messages import (
 )
 from ownkey_server.keystores.pkcs11.module import LoadedModule
 from ownkey_server.keystores.pkcs11.operations import Desk
+from ownkey_server.keystores.pkcs11.process import ARGUMENTS_VARIABLE
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -48,7 +49,7 @@ def main() -> int:
     if given.lock_memory:
         hardening.lock_memory()
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as requests:
-        serve(requests, Desk(LoadedModule(given.module, pause=given.pause)))
+        serve(requests, Desk(LoadedModule(given.module, os.environ.get(ARGUMENTS_VARIABLE), pause=given.pause)))
     # Not through the module's own ends: a vendor's atexit handler may hang or crash, and there is nothing left to keep.
     os._exit(0)
 
