@@ -18,9 +18,9 @@ help:  ## List what can be made
 demo: $(SERVER)  ## Run the main job and show it; FILE=call.wav takes your own recording
 	@$(BIN)/python tools/demo.py $(if $(FILE),--file "$(FILE)")
 
-test: $(DEV) $(EMULATORS) $(KAMAILIO)  ## Install what the tests need, and run them all
+test: $(DEV) $(EMULATORS) $(KAMAILIO)  ## Install what the tests need, and run them all; ARGS="tests/e2e -k revoke" runs those
 	@tools/install_test_packages.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@tools/run_tests.sh $(ARGS)
 
 lint: $(DEV)  ## Check format, style, types, layers, protos, stubs, locks, the Dockerfile and known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from h2.settings import SettingCodes
 
 from support import server
@@ -30,6 +31,9 @@ from support.attacks import (
 )
 from support.http2 import PREFACE, Connection
 from support.server import ServerProcess
+
+# What the server uses, and how long the honest wait, says something only while nothing else runs.
+pytestmark = pytest.mark.alone
 
 GENERATE = "/ownkey.v1.KeyService/GenerateDataKey"
 ENCRYPT = "/ownkey.v1.KeyService/EncryptMedia"

@@ -25,6 +25,9 @@ from support.attacks import MIB, eventually, honest_calls
 from support.pki import Issued
 from support.rpc import Failure
 
+# What the server uses, and how long the honest wait, says something only while nothing else runs.
+pytestmark = pytest.mark.alone
+
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 AUTHORIZE = "/ownkey.v1.KeyService/AuthorizeCall"
 EMERGENCY = call_pb2.AuthorizeCallRequest(tenant="x", call_id="1", callee="911")

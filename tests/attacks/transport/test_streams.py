@@ -14,6 +14,9 @@ from support.http2 import Answer, Connection, message
 from support.rpc import asset, pb
 from support.server import ServerProcess
 
+# What the server uses, and how long the honest wait, says something only while nothing else runs.
+pytestmark = pytest.mark.alone
+
 ENCRYPT, DECRYPT = "/ownkey.v1.KeyService/EncryptMedia", "/ownkey.v1.KeyService/DecryptMedia"
 GENERATE = "/ownkey.v1.KeyService/GenerateDataKey"
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 4, 8
