@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 workers=${OWNKEY_TEST_WORKERS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
 failed=0
 # By files: the tests of a file share its servers.
-.venv/bin/python -m pytest -n "$workers" --dist loadfile -m "not alone" --maxfail 40 || failed=$?
+.venv/bin/python -m pytest -n "$workers" --dist loadfile -m "not alone" || failed=$?
 if [ "$failed" = 1 ]; then
     # On a machine that is busy with the others a server may not start in time. What fails by itself too has failed.
     echo "== what failed beside others, once more by itself =="
