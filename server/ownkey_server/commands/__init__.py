@@ -1,1 +1,1 @@
-"""What the server adds to ``ownkey``: ``init``, ``serve``, ``keystore`` and ``db`` (``server``), ``audit``, ``aws``."""
+"""What the server adds to ``ownkey``: ``init``, ``serve``, ``keystore``, ``db``, ``audit``, ``aws``, ``hsm``."""

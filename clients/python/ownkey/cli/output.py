@@ -27,6 +27,7 @@ NOT_FOUND = 8
 MISCONFIGURED = 9
 CONFLICT = 10
 UNAUTHENTICATED = 11
+WARNED = 12
 
 EXIT_CODES: Mapping[int, str] = {
     OK: "done",
@@ -41,6 +42,7 @@ EXIT_CODES: Mapping[int, str] = {
     MISCONFIGURED: "the key is misconfigured",
     CONFLICT: "something is there already, or the change is not possible as things are, or needs a second person",
     UNAUTHENTICATED: "the service does not know who you are",
+    WARNED: "nothing failed, there are warnings, and --strict was given",
 }
 EXIT_CODE_OF_ERROR: Mapping[type[errors.OwnkeyError], int] = {
     errors.InvalidRequest: USAGE,

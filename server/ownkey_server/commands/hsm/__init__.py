@@ -6,6 +6,7 @@ import click
 
 from ownkey.cli.main import Group
 from ownkey_server.commands.hsm.ceremony import ceremony, custodian
+from ownkey_server.commands.hsm.check import check_command
 from ownkey_server.commands.hsm.comparing import compare_command
 from ownkey_server.commands.hsm.components import load_command, split_command
 from ownkey_server.commands.hsm.ending import close_command, retire_command
@@ -17,13 +18,14 @@ from ownkey_server.commands.hsm.making import keygen_command, rotate_command, se
 
 @click.group(cls=Group, no_args_is_help=True)
 def hsm() -> None:
-    """Look after the tokens of an HSM: make, rotate and retire the keys in them by ceremonies that are on record.
+    """Look after the tokens of an HSM: check that one will serve; make, rotate and retire their keys, on record.
 
     docs/hsm.md walks through it. PINs are never given on the command line: options say where they are.
     """
 
 
 for command in (
+    check_command,
     init_command,
     keygen_command,
     list_command,

@@ -63,7 +63,7 @@ def token_options(command: F) -> F:
         ),
         config_option,
         module_option,
-        click.option("--token", metavar="LABEL", help="The token's label, with --module."),
+        click.option("--token", "--token-label", "token", metavar="LABEL", help="The token's label, with --module."),
         click.option("--serial", default="", help="Its serial number, where several tokens have that label."),
         click.option(
             "--pin", metavar="WHERE", help=f"Where the user PIN is: {WHERE}. What the settings say, otherwise."
