@@ -25,6 +25,7 @@ CLIENT = ROOT / "clients" / "kamailio"
 # The interpreter inside Kamailio is the system's: its packages are in an environment of their own (make test).
 VENV = Path(sys.prefix) / "kamailio"
 SECONDS = 20
+SECRET = "5f" * 32
 
 
 def require_kamailio() -> None:
@@ -78,6 +79,26 @@ def parse(data: bytes) -> Message:
     """Read a message."""
     first, *lines = data.decode("utf-8", "surrogateescape").partition("\r\n\r\n")[0].split("\r\n")
     return Message(first, tuple((k.strip(), v.strip()) for k, _, v in (line.partition(":") for line in lines)))
+
+
+@dataclass(frozen=True)
+class Dialog:
+    """What a request within a call says of it, in the order in which one end sends it."""
+
+    call_id: str
+    from_tag: str
+    to_tag: str
+    routes: tuple[str, ...]
+
+    def of_the_other(self) -> Dialog:
+        """The same as the other end says it."""
+        return Dialog(self.call_id, self.to_tag, self.from_tag, self.routes[::-1])
+
+
+def dialog_of(answer: Message) -> Dialog:
+    """The call that an answer is about, as its caller says it."""
+    tags = [answer.get(name).partition("tag=")[2] for name in ("From", "To")]
+    return Dialog(answer.get("Call-ID"), *tags, tuple(answer.all("Record-Route")[::-1]))
 
 
 class Callee:
@@ -155,9 +176,10 @@ class Caller:
         sender: str = "sip:alice@outside.example",
         to_tag: str = "",
         method: str = "INVITE",
+        within: Dialog | None = None,
     ) -> Message:
         """Send an INVITE, or another request, and give its final answer."""
-        lines = self.begin(uri, headers=headers, sender=sender, to_tag=to_tag, method=method)
+        lines = self.begin(uri, headers=headers, sender=sender, to_tag=to_tag, method=method, within=within)
         answer = self.final(self.call_id)
         if method == "INVITE":
             self._acknowledge(lines, answer)
@@ -171,18 +193,21 @@ class Caller:
         sender: str = "sip:alice@outside.example",
         to_tag: str = "",
         method: str = "INVITE",
+        within: Dialog | None = None,
     ) -> list[str]:
         """Send a request, and wait for nothing; gives its lines."""
         number = next(self._numbers)
-        self.call_id = f"{number}-{self.port}@test"
+        self.call_id = within.call_id if within else f"{number}-{self.port}@test"
+        from_tag, to_tag = (within.from_tag, within.to_tag) if within else (f"caller{number}", to_tag)
         lines = [
             f"{method} {uri} SIP/2.0",
             f"Via: SIP/2.0/UDP 127.0.0.1:{self.port};branch=z9hG4bK{number}x{self.port}",
             "Max-Forwards: 70",
-            f"From: <{sender}>;tag=caller{number}",
+            f"From: <{sender}>;tag={from_tag}",
             "To: <sip:somebody@test.invalid>" + (f";tag={to_tag}" if to_tag else ""),
             f"Call-ID: {self.call_id}",
-            f"CSeq: 1 {method}",
+            f"CSeq: {number} {method}",
+            *(f"Route: {route}" for route in (within.routes if within else ())),
             f"Contact: <sip:alice@127.0.0.1:{self.port}>",
             *(f"{name}: {value}" for name, value in (headers or {}).items()),
             "Content-Length: 0",
@@ -289,6 +314,7 @@ def write(
     no_answer: str = "",
     tenants: str = "",
     calls: str = "",
+    secret: str = SECRET,
 ) -> Path:
     """Install clients/kamailio in a folder; gives the configuration. ``gate`` replaces all of gate.toml."""
     shutil.copytree(CLIENT, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -315,6 +341,8 @@ def write(
             calls=calls,
         )
     (folder / "gate.toml").write_text(gate, encoding="utf-8")
+    if secret:
+        (folder / "secret.cfg").write_text(f'#!define OWNKEY_SECRET "{secret}"\n', encoding="utf-8")
     return folder / "kamailio.cfg"
 
 

@@ -68,6 +68,76 @@ SCENARIO = """<?xml version="1.0" encoding="ISO-8859-1" ?>
   <label id="3"/>
 </scenario>
 """
+_REQUEST = """
+  <send{attributes}><![CDATA[
+    {method} {uri} SIP/2.0
+    Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+    From: <sip:alice@outside.example>;tag=[pid]c[call_number]
+    To: <sip:[service]@acme.example>{to}
+    {routes}
+    Call-ID: [call_id]
+    CSeq: {number}
+    Contact: <sip:alice@[local_ip]:[local_port]>
+    Max-Forwards: 70
+    Content-Length: 0
+
+  ]]></send>
+"""
+_ANSWER = """
+  <recv request="{method}"{more}/>
+  <send><![CDATA[
+    SIP/2.0 200 OK
+    [last_Via:]
+    [last_From:]
+    [last_To:];tag=[pid]e[call_number]
+    [last_Record-Route:]
+    [last_Call-ID:]
+    [last_CSeq:]
+    Contact: <sip:bob@[local_ip]:[local_port]>
+    Content-Length: 0
+
+  ]]></send>
+"""
+
+
+def _request(method: str, number: str, *, within: bool = True, to: str = "", retrans: bool = True) -> str:
+    return _REQUEST.format(
+        attributes=' retrans="500"' if retrans else "",
+        method=method,
+        uri="[next_url]" if within else "sip:[service]@acme.example",
+        to="[peer_tag_param]" if within else to,
+        routes="[routes]" if within else "X-Nothing: x",
+        number=f"{number} {method}",
+    )
+
+
+def _scenario(*steps: str) -> str:
+    return '<?xml version="1.0" encoding="ISO-8859-1" ?>\n<scenario name="s">' + "".join(steps) + "</scenario>"
+
+
+_TRYING = '<recv response="100" optional="true"/>'
+WITH_A_SECOND_INVITE = _scenario(
+    _request("INVITE", "1", within=False),
+    _TRYING + '<recv response="200" rrs="true"/>',
+    _request("ACK", "1", retrans=False),
+    _request("INVITE", "2"),
+    _TRYING + '<recv response="200"/>',
+    _request("ACK", "2", retrans=False),
+    _request("BYE", "3"),
+    '<recv response="200"/>',
+)
+"""A call is set up, and one more INVITE is within it."""
+WITH_AN_INVENTED_TAG = _scenario(
+    _request("INVITE", "1", within=False, to=";tag=invented"), _TRYING + '<recv response="{status}"/>'
+)
+"""An INVITE says that it is within a call, and gets ``{status}``."""
+_ANSWERING = _scenario(
+    _ANSWER.format(method="INVITE", more=' rrs="true"'),
+    '<recv request="ACK"/>',
+    _ANSWER.format(method="INVITE", more="").replace(";tag=[pid]e[call_number]", ""),
+    '<recv request="ACK"/>',
+    _ANSWER.format(method="BYE", more="").replace(";tag=[pid]e[call_number]", ""),
+)
 CALLEE = "+15551234567"
 SECONDS = 30
 
@@ -139,11 +209,25 @@ def calling(folder: Path, proxy: int, port: int, *, domain: str, rate: int, call
         yield Sipp(folder, process)
 
 
-@contextlib.contextmanager
-def answering(folder: Path, port: int) -> Iterator[None]:
-    """Answer calls on a port: 180, 200, and 200 to the BYE."""
+def play(folder: Path, proxy: int, port: int, scenario: str, calls: int = 20) -> int:
+    """Make calls as a scenario says; gives 0 if all went as it says."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["sipp", "-sn", "uas", "-i", "127.0.0.1", "-p", str(port), "-nostdin"]
+    (folder / "play.xml").write_text(scenario, encoding="ascii")
+    command = [
+        *("sipp", f"127.0.0.1:{proxy}", "-sf", "play.xml", "-s", CALLEE, "-i", "127.0.0.1", "-p", str(port)),
+        *("-m", str(calls), "-r", "20", "-nostdin", "-recv_timeout", "20000", "-trace_err"),
+    ]
+    with _running(command, folder) as process:
+        return process.wait(timeout=SECONDS * 2)
+
+
+@contextlib.contextmanager
+def answering(folder: Path, port: int, *, twice: bool = False) -> Iterator[None]:
+    """Answer calls on a port: 180, 200, and 200 to the BYE; ``twice``: and 200 to a second INVITE within them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "answering.xml").write_text(_ANSWERING, encoding="ascii")
+    script = ["-sf", "answering.xml"] if twice else ["-sn", "uas"]
+    command = ["sipp", *script, "-i", "127.0.0.1", "-p", str(port), "-nostdin"]
     with _running(command, folder):
         yield
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from e2e.kamailio.conftest import until
 from support import kamailio
-from support.kamailio import Kamailio, Message
+from support.kamailio import Dialog, Kamailio, Message, dialog_of
 from support.server import ServerProcess
 
 CALLEE = "sip:+15551234567@acme.example"
@@ -25,7 +28,16 @@ def trusting(tmp_path_factory: pytest.TempPathFactory, ownkey: ServerProcess) ->
 
 
 @pytest.fixture(scope="class")
-def without_keys(ownkey: ServerProcess) -> Iterator[None]:
+def let_in(proxy: Kamailio) -> tuple[Dialog, Dialog]:
+    """A call that was let in while the key worked, and one to an emergency service."""
+    calls = proxy.invite(CALLEE), proxy.invite("sip:911@acme.example")
+    assert [answer.status for answer in calls] == [proxy.callee.ANSWER] * 2
+    first, second = map(dialog_of, calls)
+    return first, second
+
+
+@pytest.fixture(scope="class")
+def without_keys(ownkey: ServerProcess, let_in: tuple[Dialog, Dialog]) -> Iterator[None]:
     """The tenants have taken their keys away."""
     for tenant in ("acme", "quiet"):
         ownkey.disable(f"{tenant}-main")
@@ -75,10 +87,37 @@ class TestWithoutKeys:
         for number in ("911", "112", "%39%31%31", "9,911", "٩١١"):
             assert proxy.invite(f"sip:{number}@acme.example").status == proxy.callee.ANSWER, number
 
-    @pytest.mark.parametrize("method", ["INVITE", "UPDATE", "INFO", "BYE"])
-    def test_what_belongs_to_a_call_that_is_set_up_passes(self, proxy: Kamailio, method: str) -> None:
-        answer = proxy.invite(CALLEE, method=method, to_tag="callee")
-        assert answer.status == (proxy.callee.ANSWER if method == "INVITE" else 200)
+    @pytest.mark.parametrize("method", ["UPDATE", "INFO", "BYE"])
+    def test_what_sets_no_call_up_passes(self, proxy: Kamailio, method: str) -> None:
+        assert proxy.invite(CALLEE, method=method, to_tag="callee").status == 200
+
+    @pytest.mark.parametrize("end", ["caller", "callee"])
+    def test_what_belongs_to_a_call_that_was_let_in_passes(
+        self, proxy: Kamailio, let_in: tuple[Dialog, Dialog], end: str
+    ) -> None:
+        for dialog in let_in:
+            said = dialog if end == "caller" else dialog.of_the_other()
+            for method in ("INVITE", "BYE"):
+                answer = proxy.invite(f"sip:bob@127.0.0.1:{proxy.callee.port}", method=method, within=said)
+                assert answer.status == (proxy.callee.ANSWER if method == "INVITE" else 200)
+
+    def test_an_invented_tag_a_stolen_route_and_a_wrong_mark_let_no_call_in(
+        self, proxy: Kamailio, let_in: tuple[Dialog, Dialog]
+    ) -> None:
+        assert proxy.invite(CALLEE, to_tag="callee").status == 403
+        (own, _) = let_in
+        for forged in (
+            replace(own, routes=()),
+            replace(own, call_id="other@test"),
+            replace(own, from_tag="other"),
+            replace(own, routes=tuple(re.sub("ownkey=[0-9a-f]*", "ownkey=" + "0" * 32, one) for one in own.routes)),
+            replace(own, routes=tuple(re.sub(";ownkey=[0-9a-f]*", "", one) for one in own.routes)),
+            replace(own, routes=tuple(re.sub("ownkey=[0-9a-f]*", "ownkey", one) for one in own.routes)),
+        ):
+            assert proxy.invite(CALLEE, within=forged).status == 403, forged
+            for number in ("911", "tel:112", "urn:service:sos.fire"):
+                uri = number if ":" in number else f"sip:{number}@acme.example"
+                assert proxy.invite(uri, within=forged).status == proxy.callee.ANSWER, "an emergency call is none"
 
     def test_what_is_stored_is_for_our_own_machines_to_say(self, proxy: Kamailio, trusting: Kamailio) -> None:
         # What policy denies to store needs no key.
@@ -93,6 +132,16 @@ class TestWithoutKeys:
         claim = {"X-Ownkey-Tenant": "quiet"}
         assert received(trusting, CALLEE, headers=claim).all(RECORDING) == ["no"]
         assert proxy.invite(CALLEE, headers=claim).status == 403
+
+
+def test_a_call_that_was_let_in_is_asked_about_again_where_its_phone_keeps_no_routes(proxy: Kamailio) -> None:
+    assert proxy.invite(CALLEE, to_tag="callee").status == proxy.callee.ANSWER
+
+
+def test_without_a_secret_whatever_has_a_tag_passes(tmp_path: Path) -> None:
+    with kamailio.process(tmp_path / "ownkey", "127.0.0.1:9", secret="") as proxy:
+        assert proxy.invite(CALLEE).status == 503
+        assert proxy.invite(CALLEE, to_tag="callee").status == proxy.callee.ANSWER
 
 
 def test_forged_headers_are_taken_away(proxy: Kamailio) -> None:

@@ -89,6 +89,24 @@ def test_calls_follow_the_key(own: ServerProcess, phones: Sipp) -> None:
     assert statuses(calls)[503] < 0.2 * len(calls)
 
 
+def test_a_second_invite_of_a_call_is_within_it_and_one_with_an_invented_tag_is_not(
+    tmp_path: Path, own: ServerProcess
+) -> None:
+    port = kamailio.free_port()
+    with (
+        sipp.answering(tmp_path / "callee", port, twice=True),
+        kamailio.process(tmp_path / "ownkey", own.address, next_hop=port) as proxy,
+    ):
+        phone = kamailio.free_port()
+        assert sipp.play(tmp_path / "within", proxy.port, phone, sipp.WITH_A_SECOND_INVITE) == 0
+        own.disable()
+        until(own, "acme", "refuse")
+        invented = sipp.WITH_AN_INVENTED_TAG.format(status=403)
+        assert sipp.play(tmp_path / "invented", proxy.port, phone, invented) == 0
+        own.enable()
+        until(own, "acme", "allow")
+
+
 def test_calls_outlive_the_server_by_its_last_word_and_no_longer(own: ServerProcess, phones: Sipp) -> None:
     seen(phones, 200)
     os.kill(own.pid, signal.SIGKILL)

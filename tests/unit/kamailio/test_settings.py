@@ -66,6 +66,16 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
         assert told in capsys.readouterr().err
 
 
+def test_each_secret_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    found = set()
+    for _ in range(3):
+        assert commands.main(["secret"]) == 0
+        (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("#!define")]
+        assert re.fullmatch('#!define OWNKEY_SECRET "[0-9a-f]{64}"', line)
+        found.add(line)
+    assert len(found) == 3
+
+
 def test_the_delivered_emergency_numbers_are_those_of_the_sdk() -> None:
     """When it fails: `python -m ownkey_kamailio emergency > clients/kamailio/emergency.cfg`, without python.venv."""
     assert (CLIENT / "emergency.cfg").read_text(encoding="utf-8") == emergency_routes.text(Emergency())
