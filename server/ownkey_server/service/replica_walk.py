@@ -394,7 +394,11 @@ class ReplicaWalk:
         finally:
             if not told:
                 self._breakers.showed_nothing(key.name, place.name, admission)
-        self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock(), began=moment)
+        if self._board.wants_both_ways(key.name, place.name):
+            # It wraps, or it opens. If the other was taken away, each success would give the key back until a denial.
+            self._looks.begin(key, place)
+        else:
+            self._board.saw(key.name, place.name, KeyState.AVAILABLE, "", self._clock(), began=moment)
         if self._hedge:
             self._latencies.took(key.name, place.name, self._monotonic() - began)
         return value

@@ -197,6 +197,11 @@ class StatusBoard:
         """What is held of a key in one place, however old; None when nothing is known."""
         return self._judged.get((key_name, replica))
 
+    def wants_both_ways(self, key_name: str, replica: str) -> bool:
+        """Whether one use that succeeds shows nothing there: what does not work may be the other way alone."""
+        held = self._judged.get((key_name, replica))
+        return held is not None and held.now.state in (KeyState.REVOKED, KeyState.MISCONFIGURED)
+
     def doubts(self, key_name: str, replica: str) -> bool:
         """Whether a failure was seen there that nothing has confirmed yet, nor refuted."""
         held = self._judged.get((key_name, replica))

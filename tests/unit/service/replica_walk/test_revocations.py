@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,8 @@ from ownkey_server.domain.tenants import CustomerKey
 from ownkey_server.service.circuit_breaker import OUTAGES
 from ownkey_server.service.status_board import MAYBE_REVOKED, REVOKED_BEFORE
 from support.places import KEY, NOW, ONE, WORKS, Places, looked_into, until
+
+ALONE = CustomerKey(KEY.name, (ONE,))
 
 # Revocations, in every order of events
 
@@ -134,9 +137,35 @@ async def test_a_use_that_began_before_the_revocation_was_seen_and_ends_after_it
     places.names()
     await places.fail(errors.KeyUnreachable)
     assert places.names() == ["one"]  # an outage is no way around what was seen
-    places.does["one"] = WORKS
+    places.does["one"], places.states["one"] = WORKS, KeyState.AVAILABLE
     await places.use()
+    await looked_into()
     assert places.state() is KeyState.AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("denial", "state"), [(errors.KeyRevoked, KeyState.REVOKED), (errors.KeyMisconfigured, KeyState.MISCONFIGURED)]
+)
+async def test_a_key_that_wraps_and_does_not_open_is_not_given_back_by_each_use_that_wraps(
+    denial: type[errors.KeyStoreError], state: KeyState
+) -> None:
+    places = Places()
+    places.does["one"], places.states["one"] = denial, state
+    changes: list[KeyState | None] = []
+    places.board.on_change(lambda *_: changes.append(places.state()))
+    for _ in range(3):
+        places.does["one"] = denial
+        with contextlib.suppress(denial):
+            await places.use(key=ALONE)
+        await looked_into()
+        places.does["one"] = WORKS
+        await places.use(key=ALONE)
+        await looked_into()
+    assert changes == [state]
+    places.states["one"] = KeyState.AVAILABLE  # both ways
+    await places.use(key=ALONE)
+    await looked_into()
+    assert changes == [state, KeyState.AVAILABLE]
 
 
 async def test_an_outage_then_a_revocation_there() -> None:
@@ -154,8 +183,9 @@ async def test_a_revocation_an_outage_the_key_given_back_and_another_outage_the_
     places.board.saw(KEY.name, "one", KeyState.REVOKED, "", NOW, began=places.board.moment)
     places.does["one"] = errors.KeyUnreachable
     await places.fail(errors.KeyUnreachable)
-    places.does["one"] = WORKS
+    places.does["one"], places.states["one"] = WORKS, KeyState.AVAILABLE
     assert await places.use() == "one"
+    await looked_into()
     assert places.state() is KeyState.AVAILABLE
     places.does["one"] = errors.KeyUnreachable
     assert await places.use() == "two"
