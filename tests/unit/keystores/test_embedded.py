@@ -137,6 +137,7 @@ async def test_an_exchanged_file_is_another_key(store: EmbeddedKeyStore, directo
 
 
 async def test_a_file_that_is_gone_is_an_outage_only_if_it_was_there(store: EmbeddedKeyStore, directory: Path) -> None:
+    await store.create("another")
     await use(store)
     (directory / f"{KEY}.key").unlink()
     with pytest.raises(KeyUnreachable):
@@ -186,3 +187,24 @@ def test_it_says_loudly_that_it_is_not_for_production(directory: Path, caplog: p
     assert record.levelno == logging.WARNING
     assert record.name.startswith("ownkey_server.keystores")
     assert "not for production" in record.getMessage()
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["an empty mount point", "nothing"])
+async def test_a_volume_that_is_not_mounted_when_the_server_starts_is_an_outage(
+    store: EmbeddedKeyStore, directory: Path, left: bool
+) -> None:
+    await use(store)
+    away = directory.with_name("away")
+    directory.rename(away)
+    if left:
+        directory.mkdir()
+    restarted = EmbeddedKeyStore("embedded", directory)
+    for reference in (KEY, "never-made"):
+        with pytest.raises(KeyUnreachable, match="is its volume mounted"):
+            await use(restarted, reference)
+    if left:
+        directory.rmdir()
+    away.rename(directory)
+    await use(restarted)
+    with pytest.raises(KeyMisconfigured):
+        await use(restarted, "never-made")

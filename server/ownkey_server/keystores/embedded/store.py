@@ -158,6 +158,17 @@ class EmbeddedKeyStore:
             yield self.is_new or marker.exists()
             marker.unlink(missing_ok=True)
 
+    def _why_away(self) -> str:
+        """What looks as where a volume is not mounted: keys were made, and none is there; empty when one is."""
+        if not self._note.exists():
+            return ""
+        if not self._directory.is_dir():
+            return f"{self._directory} is not there: is its volume mounted?"
+        with contextlib.suppress(OSError):  # who may not look into it may still use a key
+            if not any(self._directory.iterdir()):
+                return f"{self._directory} is empty: is its volume mounted?"
+        return ""
+
     def has(self, reference: str) -> bool:
         """Whether there is a key of that name, disabled or not."""
         return self._path(reference, "key").exists()
@@ -238,8 +249,9 @@ class EmbeddedKeyStore:
             KeyUnreachable: The directory is not there, though it was.
             KeyMisconfigured: The passphrase cannot be had, or is another.
         """
-        if not self._directory.is_dir() and not self.is_new:
-            raise KeyUnreachable(self._name, "", f"{self._directory} is not there: is its volume mounted?")
+        away = self._why_away()
+        if away:
+            raise KeyUnreachable(self._name, "", away)
         if self._sealed:
             with contextlib.suppress(SealMissing):
                 await asyncio.to_thread(self._seal, "", self._sealed.open)
@@ -374,6 +386,9 @@ class EmbeddedKeyStore:
                 loaded = self._loaded[reference] = self._load(reference, files.key)
         except FileNotFoundError:
             if loaded is None:
+                away = self._why_away()
+                if away:
+                    raise KeyUnreachable(self._name, reference, away) from None
                 raise KeyMisconfigured(self._name, reference, f"{files.key} is not there") from None
             raise KeyUnreachable(self._name, reference, f"{files.key} is not there any more") from None
         except OSError as error:
