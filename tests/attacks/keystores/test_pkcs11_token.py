@@ -15,6 +15,7 @@ from ownkey_server.domain.errors import (
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
+    KeyStoreThrottled,
     KeyUnreachable,
 )
 from ownkey_server.domain.key_state import KeyState
@@ -45,6 +46,17 @@ async def test_a_destroyed_key_is_never_told_as_an_outage_whoever_asks(
     outcomes = await asyncio.gather(*uses, *probes, return_exceptions=True)
     assert [type(one) for one in outcomes[:8]] == [KeyRevoked] * 8
     assert outcomes[8:] == [KeyState.REVOKED] * 3
+
+
+async def test_who_cannot_wait_until_it_is_certain_is_told_of_no_outage_either(
+    softhsm: SoftHsm, store: KeyMaker, token: str
+) -> None:
+    softhsm.destroy_key(token, KEY)
+    with pytest.raises(KeyStoreThrottled) as caught:
+        await store.generate_data_key(KEY, CONTEXT, 0.3)
+    assert caught.value.ours
+    assert (await store.describe(KEY, 0.05)).state in (KeyState.UNKNOWN, KeyState.REVOKED)
+    assert await state_of(store) is KeyState.REVOKED
 
 
 async def test_a_key_destroyed_before_the_server_started_is_misconfigured(

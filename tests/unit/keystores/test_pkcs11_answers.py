@@ -13,6 +13,7 @@ from ownkey_server.domain.errors import (
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
+    KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
 )
@@ -67,9 +68,9 @@ def test_a_key_that_never_worked_is_misconfigured_not_revoked(fresh: World) -> N
 
 
 def test_a_key_is_gone_only_when_it_is_missing_before_and_after_a_look_anew(worked: World) -> None:
-    assert worked.meaning(NoKey()) is KeyUnreachable
+    assert worked.meaning(NoKey()) is KeyStoreThrottled
     worked.now += 1.0
-    assert worked.meaning(NoKey()) is KeyUnreachable
+    assert worked.meaning(NoKey()) is KeyStoreThrottled
     worked.look_anew()
     assert worked.meaning(NoKey()) is KeyRevoked
 
@@ -77,14 +78,14 @@ def test_a_key_is_gone_only_when_it_is_missing_before_and_after_a_look_anew(work
 def test_a_token_in_the_midst_of_being_deleted_is_not_a_revocation(worked: World) -> None:
     worked.answers.note_failure(KEY, NoKey())
     worked.look_anew(seconds_later=0.01)
-    assert worked.meaning(NoKey()) is KeyUnreachable
+    assert worked.meaning(NoKey()) is KeyStoreThrottled
 
 
 def test_a_key_seen_again_must_be_missed_twice_anew(worked: World) -> None:
     worked.answers.note_failure(KEY, NoKey())
     worked.look_anew()
     worked.answers.note_success(KEY, GCM_PROVIDER_ID)
-    assert worked.meaning(NoKey()) is KeyUnreachable
+    assert worked.meaning(NoKey()) is KeyStoreThrottled
 
 
 def test_it_is_told_how_long_a_missing_key_must_be_missing(worked: World) -> None:
@@ -117,7 +118,7 @@ def test_nothing_is_waited_for_of_a_key_that_is_there_again_or_never_was(worked:
 def test_another_failure_is_not_a_first_miss(worked: World) -> None:
     worked.answers.note_failure(KEY, p11.GeneralError())
     worked.look_anew()
-    assert worked.meaning(NoKey()) is KeyUnreachable
+    assert worked.meaning(NoKey()) is KeyStoreThrottled
 
 
 def test_a_token_initialized_anew_is_not_a_revocation(worked: World) -> None:

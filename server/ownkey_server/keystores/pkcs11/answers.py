@@ -18,6 +18,7 @@ from ownkey_server.domain.errors import (
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
+    KeyStoreThrottled,
     KeyUnreachable,
     OperationUnsupported,
 )
@@ -162,7 +163,8 @@ class Answers:
             # enough: a token that is being taken out shows no keys either.
             generation, at = self._first_missed(reference)
             if generation == self._module.generation or self._monotonic() - at < SECONDS_MISSING:
-                return KeyUnreachable, "the key is not seen in its token at this moment"
+                # Neither an outage nor a revocation, yet.
+                return KeyStoreThrottled, "the key is not seen in its token at this moment"
             if not self._token.profile.serial_identifies:
                 unknown = "the token has no key of this label, and its serial number does not tell if it ever had"
                 return KeyMisconfigured, unknown

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pkcs11 import exceptions as p11
 
 from ownkey.container import EncryptedDataKey
-from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyStoreError, KeyUnreachable
+from ownkey_server.domain.errors import CiphertextInvalid, KeyMisconfigured, KeyStoreError, KeyStoreThrottled
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pkcs11.answers import Answers
 from ownkey_server.keystores.pkcs11.messages import Answer, Operation, Request
@@ -98,7 +98,7 @@ class TokenOperations:
         except LoginNeeded:
             return Answer(login_needed=True)
         except KeyStoreError as error:
-            unsettled = self._answers.unsettled(request.reference) if isinstance(error, KeyUnreachable) else 0.0
+            unsettled = self._answers.unsettled(request.reference) if isinstance(error, KeyStoreThrottled) else 0.0
             return Answer(
                 error=(type(error), error.cause),
                 login=self._token.login_outcome,
@@ -196,7 +196,7 @@ class TokenOperations:
         verdict = self._answers.meaning(reference, last, doubtful)
         if not isinstance(last, MechanismUnusable):
             stands = SECONDS_BETWEEN_LOOKS
-            if isinstance(verdict, KeyUnreachable):
+            if isinstance(verdict, KeyStoreThrottled):
                 # Not longer than until more can be told: an echo of this would pass for a second sign of an outage.
                 stands = min(stands, self._answers.unsettled(reference) or stands)
             whole_token = self._answers.is_of_whole_token(last)

@@ -239,6 +239,8 @@ class Pkcs11KeyStore:
                 self._pin.read()
             except PinUnusable as error:
                 cause = str(error)  # which PIN, and what to do
+        if kind is KeyStoreThrottled:
+            return KeyStoreThrottled(self._name, reference, cause, ours=True)
         return kind(self._name, reference, cause)
 
     def _data_key(self, reference: str, answer: Answer) -> SecretBytes:
