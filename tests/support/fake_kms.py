@@ -211,6 +211,14 @@ class FakeKms(FakeHttpServer):
         """Credentials of a principal: an access key and its secret."""
         return self._new_identity(_Identity(principal)), secrets.token_hex(20)
 
+    def identity(self, access_key: str) -> _Identity:
+        """Who shows an access key that the fake gave; until when, may be set."""
+        return self._identities[access_key]
+
+    def set_trust(self, arn: str, trust: dict[str, Any]) -> None:
+        """Who may assume a role from now on."""
+        self.roles[arn] = trust
+
     def expire_sessions(self) -> None:
         """Let every session of an assumed role end now."""
         for identity in self._identities.values():
@@ -231,9 +239,9 @@ class FakeKms(FakeHttpServer):
         """Answer an error from now on; ``operation`` may be ``*``."""
         self._faults.append(_Fault(operation, AwsError(code, message, status), times, key, region))
 
-    def heal(self) -> None:
-        """End all that :meth:`fail` began."""
-        self._faults.clear()
+    def heal(self, key: str | None = None) -> None:
+        """End all that :meth:`fail` began, or what it began for one key."""
+        self._faults = [fault for fault in self._faults if key is not None and fault.key != key]
 
     # Answering
 
@@ -283,7 +291,7 @@ class FakeKms(FakeHttpServer):
         self.counts[call.operation, call.region] += 1
 
     def _inject(self, operation: str, key: str, region: str) -> None:
-        for fault in self._faults:
+        for fault in list(self._faults):
             if (
                 fault.operation in {"*", operation}
                 and (fault.key is None or fault.key == key)

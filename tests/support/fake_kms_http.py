@@ -19,7 +19,7 @@ class FakeHttpServer:
     def __init__(self, port: int = 0) -> None:
         self.latency: dict[str, float] = {}
         self._hung: set[str] = set()
-        self._held: list[Callable[[], None]] = []
+        self._held: list[tuple[str, Callable[[], None]]] = []
         self._port = port
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -96,17 +96,23 @@ class FakeHttpServer:
         """Take requests of a region (all, when empty), or of what else :meth:`answer` tells, and do not answer them."""
         self._hung.add(region)
 
-    def resume(self) -> None:
-        """Answer again, and what was held too."""
-        self._hung.clear()
+    def resume(self, hung: str | None = None) -> None:
+        """Answer again, and what was held too: all of it, or what :meth:`hang` was given."""
+        if hung is None:
+            self._hung.clear()
+        else:
+            self._hung.discard(hung)
         held, self._held = self._held, []
-        for answer in held:
-            self._loop.call_soon_threadsafe(answer)
+        for what, answer in held:
+            if hung is None or what == hung:
+                self._loop.call_soon_threadsafe(answer)
+            else:
+                self._held.append((what, answer))
 
     def later(self, region: str, write: Callable[[], None]) -> None:
         """Write an answer when its region answers."""
         if self._hung and (region in self._hung or "" in self._hung):
-            self._held.append(write)
+            self._held.append((region, write))
             return
         delay = self.latency.get(region, self.latency.get("", 0.0)) if self.latency else 0.0
         if delay > 0:

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from ownkey_server import settings
 from ownkey_server.main import running_server
@@ -21,7 +23,13 @@ TEMPLATES = resources.files("ownkey_server") / "templates"
 
 
 def write_settings(
-    folder: Path, *, tenants: str = "", extra: str = "", access: str = "", listen: str = "127.0.0.1:0"
+    folder: Path,
+    *,
+    tenants: str = "",
+    extra: str = "",
+    access: str = "",
+    listen: str = "127.0.0.1:0",
+    replace: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Settings for a server on a free port with the example tenants and embedded keys; gives the settings file.
 
@@ -30,6 +38,7 @@ def write_settings(
         tenants: The tenants file.
         extra: Further tables.
         listen: Where it listens.
+        replace: What stands in place of other words of the settings.
         access: Settings of [server] and further tables that say who may call; everybody by default.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +47,9 @@ def write_settings(
     if access:
         text = re.sub(r"development = true.*\n", lambda _: access, text, count=1)
     text = text.replace("probe_interval_seconds = 10 ", "recovery_seconds = 0.1\nprobe_interval_seconds = 0.2 ")
+    for words, others in replace.items():
+        assert words in text
+        text = text.replace(words, others)
     (folder / "ownkey.toml").write_text(text + extra, encoding="utf-8")
     tenants = tenants or (TEMPLATES / "tenants.toml").read_text(encoding="utf-8")
     (folder / "tenants.toml").write_text(tenants, encoding="utf-8")
@@ -60,10 +72,10 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition, and fail when it does not come about within 20 seconds or so."""
+def wait_until(condition: Callable[[], bool], what: str, within: float = 20.0) -> None:
+    """Wait for a condition, and fail when it does not come about within so many seconds or so."""
     tick = threading.Event()
-    for _ in range(1000):
+    for _ in range(int(within / 0.02)):
         if condition():
             return
         tick.wait(0.02)
@@ -85,7 +97,7 @@ class ServerProcess:
         self.directory = directory
         self.address = ""
 
-    def wait_until_serving(self, log: Path) -> None:
+    def wait_until_serving(self, log: Path, within: float = 20.0) -> None:
         """Read the address from the log, which tells it once the server serves; fails at once when the server ended."""
 
         def told() -> bool:
@@ -95,7 +107,7 @@ class ServerProcess:
             self.address = found[1] if found else ""
             return found is not None
 
-        wait_until(told, "the server served")
+        wait_until(told, "the server served", within)
 
     def wait(self) -> int:
         """Wait for its end; gives its exit code."""
@@ -115,16 +127,26 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def process(folder: Path, arguments: Sequence[str] = (), **options: str) -> Iterator[ServerProcess]:
-    """A server as its users run it, until the block ends; ``arguments`` follow ``ownkey serve``."""
+def process(
+    folder: Path, arguments: Sequence[str] = (), *, through: Sequence[str] = (), within: float = 20.0, **options: Any
+) -> Iterator[ServerProcess]:
+    """A server as its users run it, until the block ends.
+
+    Args:
+        folder: Of its settings.
+        arguments: Follow ``ownkey serve``.
+        through: A program and its arguments that become the server, with fewer rights for one.
+        within: Seconds until it must serve.
+        options: As for :func:`write_settings`.
+    """
     config = write_settings(folder, **options)
     log = folder / "server.log"
     with log.open("wb") as sink:
-        command = [OWNKEY, "serve", "--config", str(config), *arguments]
+        command = [*through, OWNKEY, "serve", "--config", str(config), *arguments]
         started = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
         server = ServerProcess(started, folder)
-        server.wait_until_serving(log)
+        server.wait_until_serving(log, within)
         yield server
     finally:
         started.terminate()

@@ -111,6 +111,17 @@ class SoftHsm:
         """Put a token in that was taken out."""
         self._folders[label] = token.rename(self.tokens / token.name)
 
+    def keep_files(self, label: str) -> Path:
+        """A copy of all that a token holds, out of its slot, as a backup."""
+        return Path(shutil.copytree(self._folders[label], self.folder / f"{label}.backup"))
+
+    def restore_files(self, label: str, kept: Path) -> None:
+        """Put back what a token has lost since its copy was made, each file at once and whole."""
+        for path in kept.iterdir():
+            if not (self._folders[label] / path.name).exists():
+                path.rename(self._folders[label] / path.name)
+        shutil.rmtree(kept)
+
     def change_pin(self, label: str, old: str, new: str) -> None:
         """Change a token's user PIN."""
         self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)
