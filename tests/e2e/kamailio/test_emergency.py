@@ -14,7 +14,8 @@ from ownkey_server.storage import upgrade
 from ownkey_server.storage.database import Database
 from support import emergency_calls, kamailio, server
 from support import postgres as postgres_server
-from support.kamailio import Caller, Kamailio
+from support.kamailio import Kamailio
+from support.telephones import Caller
 
 UNREACHABLE = "127.0.0.1:9"
 PREFIXES = ("0", "8", "9")

@@ -11,8 +11,9 @@ import pytest
 
 from e2e.kamailio.conftest import until
 from support import kamailio
-from support.kamailio import Dialog, Kamailio, Message, dialog_of
+from support.kamailio import Kamailio
 from support.server import ServerProcess
+from support.telephones import Dialog, Message, dialog_of
 
 CALLEE = "sip:+15551234567@acme.example"
 QUIET = "sip:+15551234567@quiet.example"

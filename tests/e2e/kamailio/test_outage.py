@@ -10,9 +10,9 @@ import pytest
 
 from e2e.kamailio.conftest import until
 from support import kamailio
-from support.kamailio import Callee
 from support.server import ServerProcess, wait_until
 from support.tcp_gate import TcpGate
+from support.telephones import Callee
 
 CALLEE = "sip:+15551234567@acme.example"
 
