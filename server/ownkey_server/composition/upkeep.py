@@ -47,6 +47,8 @@ async def fed(core: Core, revision: int, courier: Courier) -> AsyncIterator[None
 
     states = StateFeed(core.shared_states, loop, core.clock, core.board.max_age)
     feed = ChangeFeed(core.database, tell, states.ask)
+    core.desk.on_change(feed.ask_now)
+    core.shared_states.on_written(feed.ask_now)
     feed.start(revision)
     try:
         yield

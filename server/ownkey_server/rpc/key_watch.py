@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from ownkey.v1 import key_status_pb2
 from ownkey_server.domain.errors import InvalidRequest
 from ownkey_server.domain.key_history import KeyTransition
@@ -10,6 +13,8 @@ from ownkey_server.rpc.calls import Call
 from ownkey_server.rpc.dispatch import Watch
 from ownkey_server.service.key_watch import Heartbeat, KeyWatches, Snapshot, Told
 
+# The heartbeats of thousands come within this part of the time between two, and not in one moment.
+HEARTBEAT_SPREAD = 0.25
 TOKEN_PREFIX = "s"  # noqa: S105 - of a resume token, which is no secret
 
 
@@ -19,11 +24,13 @@ class WatchServicer:
     Args:
         watches: Who tells.
         heartbeat: Seconds between two messages at most.
+        chance: A number from 0 to 1, another each time.
     """
 
-    def __init__(self, watches: KeyWatches, heartbeat: float) -> None:
+    def __init__(self, watches: KeyWatches, heartbeat: float, chance: Callable[[], float] = random.random) -> None:
         self._watches = watches
         self._heartbeat = heartbeat
+        self._chance = chance
 
     async def WatchKeyStatus(self, request: key_status_pb2.WatchKeyStatusRequest, watch: Watch, _call: Call) -> None:
         """Tell the present states, and then every change."""
@@ -31,7 +38,8 @@ class WatchServicer:
             for told in await watcher.beginning():
                 await watch.write(_raw(told))
             while not watcher.ended:
-                next_told = await watcher.next(self._heartbeat)
+                # A little sooner than it must be, each as chance has it: all have just heard of the same change.
+                next_told = await watcher.next(self._heartbeat * (1 - HEARTBEAT_SPREAD * self._chance()))
                 if next_told is None:
                     return
                 if isinstance(next_told.what, Heartbeat):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,8 +33,10 @@ MOST_RESUMED = 5_000
 ROUND_SECONDS = 2.0
 # What happens within this time is looked at together.
 GATHER_SECONDS = 0.05
-# How long it takes to write a message to one watcher, and how long is waited for all of them at most.
-SECONDS_A_WATCHER, LONGEST_GATHER_SECONDS = 0.0001, 0.5
+# So many watchers are woken at once; others, calls first among them, have their turn before the next are.
+WOKEN_AT_ONCE = 64
+# How long is waited at most until all watchers have been woken.
+LONGEST_WAKING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Watcher:
     hub: KeyWatches
     after: int = 0
     queue: deque[Told] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    waiter: asyncio.Future[None] | None = None
     missed: bool = False
     ended: bool = False
     error: OwnkeyError | None = None
@@ -127,15 +129,11 @@ class Watcher:
                     return told
                 if not isinstance(told.what, KeyTransition):
                     return told if told.sequence == self.after else Told(self.after, told.what)
-            self.news.clear()
-            try:
-                async with asyncio.timeout(patience):
-                    await self.news.wait()
-            except TimeoutError:
-                if not self.news.is_set():
-                    # In the same step, so that it says of nothing that it was told which is not.
-                    beat = self.hub.heartbeat()
-                    return beat if beat.sequence >= self.after else Told(self.after, beat.what)
+            await self._news(patience)
+            if not (self.queue or self.missed or self.ended or self.error):
+                # In the same step, so that it says of nothing that it was told which is not.
+                beat = self.hub.heartbeat()
+                return beat if beat.sequence >= self.after else Told(self.after, beat.what)
         return None
 
     def concerns(self, key_name: str) -> bool:
@@ -143,18 +141,33 @@ class Watcher:
         return not self.key or key_name == f"tenants/{self.tenant}/keys/{self.key}"
 
     def put(self, told: Told) -> None:
-        """Have it told; what waits gives way when that is too much."""
+        """Have it told once it is woken; what waits gives way when that is too much."""
         if len(self.queue) >= QUEUE:
             self.queue.clear()
             self.missed = True
         elif not self.missed:
             self.queue.append(told)
-        self.news.set()
 
     def end(self, error: OwnkeyError | None = None) -> None:
         """End it."""
         self.error, self.ended = error, error is None
-        self.news.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have it look what there is."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def _news(self, patience: float) -> None:
+        """Wait until it is woken, or the time is up."""
+        loop = asyncio.get_running_loop()
+        self.waiter = loop.create_future()
+        timer = loop.call_later(patience, self.wake)
+        try:
+            await self.waiter
+        finally:
+            timer.cancel()
+            self.waiter = None
 
     async def _snapshot(self, *, missed: bool) -> Snapshot:
         keys = await self.hub.reports(self.tenant, self.key)
@@ -181,6 +194,8 @@ class KeyWatches:
         self._last: dict[str, dict[str, tuple[Any, ...]]] = {}
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
+        self._to_wake: OrderedDict[Watcher, None] = OrderedDict()
+        self._waking: asyncio.Task[None] | None = None
         self._heartbeat: Told | None = None
         self._closed = False
         self.number = 0
@@ -217,10 +232,11 @@ class KeyWatches:
                 async with asyncio.timeout(ROUND_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
-            # Changes go first to all watchers, and the statuses that they lead to after them: what each has to be
-            # told twice at once would reach the last of thousands in twice the time.
-            crowd = sum(len(self._watchers.get(tenant, ())) for tenant in self._dirty)
-            await asyncio.sleep(GATHER_SECONDS + min(LONGEST_GATHER_SECONDS, crowd * SECONDS_A_WATCHER))
+            await asyncio.sleep(GATHER_SECONDS)
+            if self._waking is not None:
+                # Changes go first to all watchers, and the statuses that they lead to after them: what each has to be
+                # told twice at once would reach the last of thousands in twice the time.
+                await asyncio.wait({self._waking}, timeout=LONGEST_WAKING_SECONDS)
             tenants, self._dirty = self._dirty, set()
             for tenant in tenants or list(self._watchers):
                 try:
@@ -234,14 +250,12 @@ class KeyWatches:
             for watchers in self._watchers.values():
                 for watcher in watchers:
                     watcher.after, watcher.missed = number, True
-                    watcher.news.set()
+                self._rouse(watchers)
         for transition in transitions:
             watchers = self._watchers.get(transition.tenant, set())
             if transition.tenant and watchers:
                 told = Told(transition.sequence, transition)
-                for watcher in watchers:
-                    if watcher.concerns(transition.key):
-                        watcher.put(told)
+                self._tell(told, transition.key, watchers)
                 self._mark(transition.tenant)
         self.number = number
 
@@ -280,6 +294,31 @@ class KeyWatches:
             for watcher in watchers:
                 watcher.end()
 
+    def _tell(self, told: Told, key_name: str, watchers: Collection[Watcher]) -> None:
+        concerned = [watcher for watcher in watchers if watcher.concerns(key_name)]
+        for watcher in concerned:
+            watcher.put(told)
+        self._rouse(concerned)
+
+    def _rouse(self, watchers: Collection[Watcher]) -> None:
+        """Wake watchers: a few at once, many some at a time. Who wakes by itself meanwhile misses nothing."""
+        if self._waking is None and len(watchers) <= WOKEN_AT_ONCE:
+            for watcher in watchers:
+                watcher.wake()
+            return
+        self._to_wake.update(dict.fromkeys(watchers))  # each once, in the order in which there was news for them
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().create_task(self._wake_all(), name="watchers are woken")
+
+    async def _wake_all(self) -> None:
+        try:
+            while self._to_wake:
+                for _ in range(min(WOKEN_AT_ONCE, len(self._to_wake))):
+                    self._to_wake.popitem(last=False)[0].wake()
+                await asyncio.sleep(0)
+        finally:
+            self._waking = None
+
     def _mark(self, tenant: str) -> None:
         if tenant in self._watchers:
             self._dirty.add(tenant)
@@ -303,10 +342,7 @@ class KeyWatches:
             present[key.id] = _essence(report)
             if key.id in last and last[key.id] == present[key.id]:
                 continue
-            told = Told(self.number, report)
-            for watcher in self._watchers.get(tenant_id, ()):
-                if watcher.concerns(key.name):
-                    watcher.put(told)
+            self._tell(Told(self.number, report), key.name, self._watchers.get(tenant_id, ()))
         for watcher in self._watchers.get(tenant_id, ()):
             if watcher.key and watcher.key not in tenant.keys:
                 watcher.end(KeyNotFound(tenant_id, f"has no key {watcher.key!r} any more"))

@@ -74,6 +74,7 @@ class SharedStates:
         self._wake = asyncio.Event()
         self._away = False
         self._on_transitions: list[Callable[[Sequence[KeyTransition], int], None]] = []
+        self._on_written: list[Callable[[], None]] = []
         board.on_sight(self._seen)
 
     @property
@@ -116,6 +117,8 @@ class SharedStates:
                 for place, known in batch.items():
                     self._unwritten.setdefault(place, known)
                 return
+            for tell in self._on_written:
+                tell()
             for one in sightings:
                 self._written[one.key, one.replica] = number, one.state
                 if one.state is KeyState.REVOKED:
@@ -125,6 +128,10 @@ class SharedStates:
     def on_transitions(self, tell: Callable[[Sequence[KeyTransition], int], None]) -> None:
         """Have ``tell`` called with the changes of state that are new, and up to which number they go."""
         self._on_transitions.append(tell)
+
+    def on_written(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called whenever something was written."""
+        self._on_written.append(tell)
 
     def heard(self, states: Iterable[PlaceState], transitions: Sequence[KeyTransition], number: int) -> None:
         """Take note of what was written since, up to that number."""

@@ -36,6 +36,7 @@ class ChangeFeed:
             come again.
         also: Called on the thread after that, with the database, for whoever hears of more than of tenants; what it
             raises counts as this feed's own failure.
+        poll: Seconds between two questions where nothing tells of changes.
     """
 
     def __init__(
@@ -43,13 +44,16 @@ class ChangeFeed:
         database: Database,
         tell: Callable[[float, Changes], None],
         also: Callable[[Database], None] = lambda _: None,
+        poll: float = POLL_SECONDS,
     ) -> None:
         # Connections of its own, one to listen and one to ask: whoever loads tenants must not keep it waiting.
         self._database = Database(database.url.render_as_string(hide_password=False), connections=2)
         self._views = TenantViews(self._database)
         self._tell = tell
         self._also = also
-        self._stop = threading.Event()
+        self._poll = poll
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="change-feed", daemon=True)
         self._listening: Connection | None = None
         self._revision: int | None = 0
@@ -62,11 +66,17 @@ class ChangeFeed:
 
     def stop(self) -> None:
         """End, within the time of one question; one that hangs is left to itself, and tells nobody any more."""
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join(STOP_SECONDS)
 
+    def ask_now(self) -> None:
+        """This process has changed something: do not wait until it is time to ask. From any thread."""
+        if self._database.is_sqlite:  # PostgreSQL tells
+            self._wake.set()
+
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopping:
             try:
                 began = time.monotonic()
                 changes = self._views.changes_since(self._revision)
@@ -84,20 +94,25 @@ class ChangeFeed:
                 # What answers next may be an older copy, whose numbers have caught up: everything counts as changed.
                 self._revision = None
                 self._hang_up()
-                self._stop.wait(POLL_SECONDS)
+                self._rest(self._poll)
             except Exception:  # noqa: BLE001 - logged whole
                 # Without word from here the views grow old, and nothing is decided by them any more.
                 _log.exception("the feed of changes failed")
                 self._revision = None
                 self._hang_up()
-                self._stop.wait(1.0)
+                self._rest(1.0)
         self._hang_up()
         self._database.close()
+
+    def _rest(self, seconds: float) -> None:
+        # What is changed from here on wakes it again: the question that follows began after this.
+        if self._wake.wait(seconds) and not self._stopping:
+            self._wake.clear()
 
     def _wait(self) -> None:
         """Until something may have changed."""
         if self._database.is_sqlite:
-            self._stop.wait(POLL_SECONDS)
+            self._rest(self._poll)
             return
         try:
             if self._listening is None:
@@ -107,7 +122,7 @@ class ChangeFeed:
                 self._listening = connection
                 return
             driver = cast("psycopg.Connection[Any]", self._listening.connection.driver_connection)
-            for _ in driver.notifies(timeout=POLL_SECONDS, stop_after=1):
+            for _ in driver.notifies(timeout=self._poll, stop_after=1):
                 pass
         except (exc.DBAPIError, psycopg.Error) as error:
             raise DatabaseUnavailable(str(error).strip()) from error

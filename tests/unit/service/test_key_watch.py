@@ -16,8 +16,8 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.policy import Effect, Outcome, Policy
 from ownkey_server.domain.tenants import CustomerKey, Replica, Tenant
 from ownkey_server.service.key_ring import KeyRing
-from ownkey_server.service.key_status import KeyStatus
-from ownkey_server.service.key_watch import QUEUE, Heartbeat, KeyWatches, Missed, Snapshot, Told
+from ownkey_server.service.key_status import KeyReport, KeyStatus
+from ownkey_server.service.key_watch import QUEUE, WOKEN_AT_ONCE, Heartbeat, KeyWatches, Missed, Snapshot, Told, Watcher
 from ownkey_server.service.probes import Probes
 from ownkey_server.service.status_board import StatusBoard
 from support.services import KnownTenants, directory_of
@@ -153,3 +153,66 @@ async def test_a_history_that_does_not_reach_back_is_said_to_miss_changes() -> N
         assert only.what.missed
         with hub.watches.watching("acme", "", 3) as watcher:
             assert numbers(await watcher.beginning()) == [4, 5]
+
+
+CROWD = 10 * WOKEN_AT_ONCE
+
+
+async def crowd(hub: Hub, stack: contextlib.ExitStack, heard: list[Told], messages: int) -> list[asyncio.Task[None]]:
+    """Many watchers that wait for news, and write down what they hear, in the order in which all of them hear it."""
+    watchers = [stack.enter_context(hub.watches.watching("acme", "", None)) for _ in range(CROWD)]
+
+    async def listen(watcher: Watcher) -> None:
+        for _ in range(messages):
+            told = await watcher.next(3600)
+            assert told is not None
+            heard.append(told)
+
+    for one in watchers:
+        await one.beginning()
+    tasks = [asyncio.create_task(listen(one)) for one in watchers]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_others_have_their_turn_while_thousands_of_watchers_are_told() -> None:
+    async with Hub().running() as hub:
+        heard: list[Told] = []
+        with contextlib.ExitStack() as stack:
+            tasks = await crowd(hub, stack, heard, messages=1)
+            hub.changes(1)
+            told_between_turns, before = [], 0
+            while not all(task.done() for task in tasks):
+                await asyncio.sleep(0)
+                told_between_turns.append(len(heard) - before)
+                before = len(heard)
+        assert len(heard) == CROWD
+        assert max(told_between_turns) <= 2 * WOKEN_AT_ONCE
+
+
+async def test_all_watchers_hear_of_a_change_before_any_is_told_the_status_that_it_leads_to() -> None:
+    async with Hub().running() as hub:
+        running = asyncio.create_task(hub.watches.run())
+        heard: list[Told] = []
+        with contextlib.ExitStack() as stack:
+            tasks = await crowd(hub, stack, heard, messages=2)
+            # What is so now is no news after the first look, which is over when the hub waits again.
+            hub.board.saw(MAIN.name, "files", KeyState.REVOKED, "gone", NOW, began=hub.board.moment)
+            hub.changes(1)
+            async with asyncio.timeout(20):
+                await asyncio.gather(*tasks)
+        running.cancel()
+        assert all(isinstance(one.what, KeyTransition) for one in heard[:CROWD])
+        assert all(isinstance(one.what, KeyReport) for one in heard[CROWD:])
+
+
+async def test_many_changes_at_once_reach_everybody_once_each_and_wait_in_bounded_room() -> None:
+    async with Hub().running() as hub:
+        heard: list[Told] = []
+        with contextlib.ExitStack() as stack:
+            tasks = await crowd(hub, stack, heard, messages=20)
+            hub.changes(20)
+            assert len(hub.watches._to_wake) == CROWD
+            async with asyncio.timeout(20):
+                await asyncio.gather(*tasks)
+        assert sorted(numbers(heard)) == sorted([*range(1, 21)] * CROWD)

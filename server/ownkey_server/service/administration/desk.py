@@ -144,6 +144,11 @@ class Desk:
         self._directory = directory
         self._clock = clock
         self._executor = executor
+        self._on_change: list[Callable[[], None]] = []
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called whenever a change was made here."""
+        self._on_change.append(tell)
 
     @property
     def clock(self) -> Clock:
@@ -230,6 +235,8 @@ class Desk:
             value = await self._audit.change(transaction)
         except _SecondPersonNeeded as needed:
             raise await self._ask(act, needed) from None
+        for tell in self._on_change:
+            tell()
         # The other instances hear of it from the feed; whoever asks here next must not have to wait for that.
         for entry in touched:
             self._directory.forget(entry.tenant)
