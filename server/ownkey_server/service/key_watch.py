@@ -129,8 +129,8 @@ class Watcher:
                     return told
                 if not isinstance(told.what, KeyTransition):
                     return told if told.sequence == self.after else Told(self.after, told.what)
-            await self._news(patience)
-            if not (self.queue or self.missed or self.ended or self.error):
+            await self._wait(patience)
+            if not self._has_news():
                 # In the same step, so that it says of nothing that it was told which is not.
                 beat = self.hub.heartbeat()
                 return beat if beat.sequence >= self.after else Told(self.after, beat.what)
@@ -158,7 +158,10 @@ class Watcher:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    async def _news(self, patience: float) -> None:
+    def _has_news(self) -> bool:
+        return bool(self.queue) or self.missed or self.ended or self.error is not None
+
+    async def _wait(self, patience: float) -> None:
         """Wait until it is woken, or the time is up."""
         loop = asyncio.get_running_loop()
         self.waiter = loop.create_future()
