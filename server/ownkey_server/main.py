@@ -27,7 +27,7 @@ from ownkey_server.storage.views import TenantViews
 
 _log = logging.getLogger(__name__)
 
-# A thousand calls' garbage is collected at once; what has outlived that is looked at after twenty times as much.
+# A hundred refused calls' garbage is collected at once; what has outlived that is looked at after twenty times as much.
 GARBAGE_THRESHOLDS = (5_000, 20, 10)
 START = Act(SERVER, reason="as the settings say")
 
@@ -133,8 +133,8 @@ def _seldom_look_for_garbage() -> None:
     """Have Python's collector stop all calls less often, and for less.
 
     Hardly anything here is garbage that only the collector finds: some five small objects of grpc.aio for each call,
-    and no message. But it looks through all that is there, and with thousands of watches these are half a million
-    objects: half a second in which nobody is served, an emergency call neither.
+    and fifty for one that was refused, no message among them. But it looks through all that is there, and with thousands of
+    watches these are half a million objects: half a second in which nobody is served, an emergency call neither.
     """
     # What was made until here stays for good. Looking through it stopped all calls for 0.1 s each time.
     gc.collect()

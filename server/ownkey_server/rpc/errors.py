@@ -159,9 +159,26 @@ def to_status(error: Exception) -> status_pb2.Status:
 
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception) -> NoReturn:
-    """End the call with the status of ``error``."""
+    """End the call with the status of ``error``, which is then nobody else's to read."""
     status = rpc_status.to_status(to_status(error))
+    _forget_the_way(error)
     await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _forget_the_way(error: BaseException) -> None:
+    """Let go of the frames that an error, and those behind it, went through.
+
+    What grpc.aio raises to end a call closes a circle, and refers to this error: the request, and whatever else these
+    frames have, would stay in memory until Python's collector comes by.
+    """
+    known, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in known:
+            continue
+        known.add(id(one))
+        one.__traceback__ = None
+        left += [behind for behind in (one.__cause__, one.__context__) if behind is not None]
 
 
 def _status(code: grpc.StatusCode, message: str, *details: any_pb2.Any) -> status_pb2.Status:
