@@ -133,8 +133,9 @@ def _seldom_look_for_garbage() -> None:
     """Have Python's collector stop all calls less often, and for less.
 
     Hardly anything here is garbage that only the collector finds: some five small objects of grpc.aio for each call,
-    and fifty for one that was refused, no message among them. But it looks through all that is there, and with thousands of
-    watches these are half a million objects: half a second in which nobody is served, an emergency call neither.
+    and fifty for one that was refused, no message among them. But it looks through all that is there, and with
+    thousands of watches these are half a million objects: half a second in which nobody is served, an emergency call
+    neither.
     """
     # What was made until here stays for good. Looking through it stopped all calls for 0.1 s each time.
     gc.collect()
