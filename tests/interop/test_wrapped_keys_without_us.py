@@ -1,6 +1,6 @@
 """Who has the key opens what a key store wrapped, and wraps what it opens, by published standards and no code of ours.
 
-AES-256-GCM as raw AES keyrings do it, and RFC 3394 with SHA-256 of the context: see docs/key-stores.md.
+AES-256-GCM as raw AES keyrings do it, and RFC 3394 and 5649 with SHA-256 of the context: see docs/key-stores.md.
 """
 
 from __future__ import annotations
@@ -8,11 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.keywrap import (
+    aes_key_unwrap,
+    aes_key_unwrap_with_padding,
+    aes_key_wrap,
+    aes_key_wrap_with_padding,
+)
 
 from ownkey.container import EncryptedDataKey
 from ownkey_server.domain.secret_bytes import SecretBytes
@@ -67,7 +73,7 @@ with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin)
 """
 
 
-@pytest.mark.parametrize("mechanism", ["aes-gcm", "aes-key-wrap"])
+@pytest.mark.parametrize("mechanism", ["aes-gcm", "aes-key-wrap", "aes-key-wrap-pad"])
 async def test_a_token_wraps_as_the_standards_say(softhsm: SoftHsm, mechanism: str) -> None:
     token = f"interop-{mechanism}"
     pin_file = softhsm.make_token(token)
@@ -77,16 +83,25 @@ async def test_a_token_wraps_as_the_standards_say(softhsm: SoftHsm, mechanism: s
     store = catalog.open_key_store("hsm", options, softhsm.modules)
     if mechanism == "aes-gcm":
         await check_gcm(store, kek, "ownkey-pkcs11")
+    elif mechanism == "aes-key-wrap":
+        await check_key_wrap(store, kek, "ownkey-pkcs11-kw", aes_key_wrap, aes_key_unwrap)
     else:
-        await check_key_wrap(store, kek)
+        padded = (aes_key_wrap_with_padding, aes_key_unwrap_with_padding)
+        await check_key_wrap(store, kek, "ownkey-pkcs11-kwp", *padded)
     await store.close()
 
 
-async def check_key_wrap(store: KeyStore, kek: bytes) -> None:
+async def check_key_wrap(
+    store: KeyStore,
+    kek: bytes,
+    provider_id: str,
+    wrap: Callable[[bytes, bytes], bytes],
+    unwrap: Callable[[bytes, bytes], bytes],
+) -> None:
     wrapped = (await store.wrap(KEY, SecretBytes(DATA_KEY), CONTEXT, 10.0)).entry
-    assert (wrapped.provider_id, wrapped.provider_info) == ("ownkey-pkcs11-kw", KEY.encode())
+    assert (wrapped.provider_id, wrapped.provider_info) == (provider_id, KEY.encode())
     both = DATA_KEY + hashlib.sha256(AAD).digest()
-    assert aes_key_unwrap(kek, wrapped.ciphertext) == both
+    assert unwrap(kek, wrapped.ciphertext) == both
 
-    theirs = EncryptedDataKey("ownkey-pkcs11-kw", KEY.encode(), aes_key_wrap(kek, both))
+    theirs = EncryptedDataKey(provider_id, KEY.encode(), wrap(kek, both))
     assert (await store.unwrap(KEY, theirs, CONTEXT, 10.0)).plaintext.reveal() == DATA_KEY

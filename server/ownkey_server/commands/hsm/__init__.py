@@ -14,6 +14,7 @@ from ownkey_server.commands.hsm.importing import import_command
 from ownkey_server.commands.hsm.init import init_command
 from ownkey_server.commands.hsm.listing import list_command
 from ownkey_server.commands.hsm.making import keygen_command, rotate_command, settle_command
+from ownkey_server.commands.hsm.profiles import profiles_command
 
 
 @click.group(cls=Group, no_args_is_help=True)
@@ -37,6 +38,7 @@ for command in (
     load_command,
     compare_command,
     settle_command,
+    profiles_command,
     custodian,
     ceremony,
 ):

@@ -207,6 +207,19 @@ def recognize(identity: Identity) -> Profile:
     )
 
 
+def source_of(name_or_path: str) -> str:
+    """The text of a profile's file.
+
+    Raises:
+        ProfileInvalid: There is none of that name.
+    """
+    if not names_a_file(name_or_path) and name_or_path in built_in():
+        place = resources.files(__package__) / "profiles" / f"{name_or_path}.toml"
+        return place.read_text(encoding="utf-8")
+    load(name_or_path)
+    return Path(name_or_path).read_text(encoding="utf-8")
+
+
 @functools.cache
 def _documents() -> Mapping[str, dict[str, Any]]:
     folder = resources.files(__package__) / "profiles"
