@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ownkey.cli.main import run
+from ownkey.cli.main import Shared, run
 from ownkey_server.keystores.pkcs11.profiles import built_in, load
 
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = run(["hsm", "profiles", *arguments])
+    shared = Shared()
+    shared.as_json = "--json" in arguments
+    code = run(["hsm", "profiles", *arguments], shared)
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -56,9 +58,7 @@ def test_what_is_printed_to_begin_with_is_a_profile(
         (("nowhere.toml",), "the file of the profile cannot be read"),
     ],
 )
-def test_what_is_no_profile_is_told(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
-) -> None:
+def test_what_is_no_profile_is_told(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
     code, _, err = ran(capsys, *arguments)
     assert code == 2
     assert said in err
