@@ -21,7 +21,7 @@ enum {
     GENERATE_RANDOM = 64,
 };
 enum { OK = 0x00, SESSION_COUNT = 0xB1, WRITE_PROTECTED = 0xE2 };
-enum { AES_GCM = 0x1087, AES_KEY_WRAP = 0x2109 };
+enum { AES_GCM = 0x1087, AES_KEY_WRAP = 0x2109, AES_KEY_WRAP_PAD = 0x210A, AES_KEY_WRAP_KWP = 0x210B };
 enum { CKA_TOKEN = 0x01, CKA_VALUE = 0x11, FINAL_TRY = 0x20000, RW_SESSION = 2, MOST_SESSIONS = 6 };
 
 static FUNCTION_LIST *real, ours;
@@ -114,13 +114,18 @@ static ULONG finalize(void *reserved)
     return real->at[FINALIZE](reserved);
 }
 
+static int is_key_wrap(ULONG mechanism)
+{
+    return mechanism == AES_KEY_WRAP || mechanism == AES_KEY_WRAP_PAD || mechanism == AES_KEY_WRAP_KWP;
+}
+
 static ULONG get_mechanism_list(ULONG slot, ULONG *list, ULONG *count)
 {
     ULONG answer = real->at[GET_MECHANISM_LIST](slot, list, count), kept = 0;
     if (answer != OK || !list)
         return answer;
     for (ULONG at = 0; at < *count; at++)
-        if (!(is("no-gcm") && list[at] == AES_GCM) && !(is("no-key-wrap") && list[at] == AES_KEY_WRAP))
+        if (!(is("no-gcm") && list[at] == AES_GCM) && !(is("no-key-wrap") && is_key_wrap(list[at])))
             list[kept++] = list[at];
     *count = kept;
     return OK;

@@ -77,8 +77,13 @@ def test_one_whose_generator_stands_still(softhsm: SoftHsm, token: str) -> None:
 
 
 def test_one_that_logs_nobody_out(softhsm: SoftHsm, token: str) -> None:
-    report = report_of(softhsm, token, "no-logout")
+    # Of a key of the session that is a warning; of one that is kept in the token it is not.
+    assert "lifecycle.logout" in found(report_of(softhsm, token, "no-logout"), Verdict.WARN)
+    softhsm.make_key(token, "kept", "SENSITIVE", "ENCRYPT", "DECRYPT")
+    report = checked(plan_for(softhsm, token, "kept", module=crooked(softhsm, "no-logout")))
     assert found(report, Verdict.FAIL) == ["lifecycle.logout"]
+    assert line(report, "lifecycle.logout").seen == "used: kept"
+    softhsm.destroy_key(token, "kept")
 
 
 def test_one_with_few_sessions_is_told_and_not_used_up(softhsm: SoftHsm, token: str) -> None:

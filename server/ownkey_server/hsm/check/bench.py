@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,17 +18,19 @@ from pkcs11 import exceptions as p11
 from ownkey.container import EncryptedDataKey, serialize_context
 from ownkey_server.hsm.check.cryptoki import Cryptoki
 from ownkey_server.hsm.check.plan import Plan
-from ownkey_server.hsm.templates import KEY_BITS, customer_key
+from ownkey_server.hsm.templates import KEY_BITS, RIGHTS
+from ownkey_server.keystores.pkcs11 import profiles
 from ownkey_server.keystores.pkcs11.messages import Login
 from ownkey_server.keystores.pkcs11.module import LoadedModule
+from ownkey_server.keystores.pkcs11.profiles import AUTO, Identity, Profile
 from ownkey_server.keystores.pkcs11.tokens import Pkcs11Token
+from ownkey_server.keystores.pkcs11.ways import Way
+from ownkey_server.keystores.pkcs11.wrapping import Wrapping, rights
 
-WAYS = (Mechanism.AES_GCM, Mechanism.AES_KEY_WRAP)
-WAY_NAMES = {Mechanism.AES_GCM: "AES-GCM", Mechanism.AES_KEY_WRAP: "AES key wrap"}
-SETTING_OF = {"aes-gcm": Mechanism.AES_GCM, "aes-key-wrap": Mechanism.AES_KEY_WRAP}
-RIGHTS_OF = {
-    Mechanism.AES_GCM: (Attribute.ENCRYPT, Attribute.DECRYPT),
-    Mechanism.AES_KEY_WRAP: (Attribute.WRAP, Attribute.UNWRAP),
+WAY_NAMES: Mapping[Way, str] = {
+    Way.GCM: "AES-GCM",
+    Way.KEY_WRAP: "AES key wrap",
+    Way.KEY_WRAP_PAD: "AES key wrap with padding",
 }
 CONTEXT = serialize_context({"ownkey:tenant": "check", "ownkey:asset-id": "right"})
 OTHER_CONTEXT = serialize_context({"ownkey:tenant": "check", "ownkey:asset-id": "wrong"})
@@ -50,7 +52,7 @@ class Bench:
     def __init__(self, plan: Plan, pin: Callable[[], str]) -> None:
         self.plan = plan
         self._pin = pin
-        self.module = LoadedModule(plan.module, pause=0.0)
+        self.module = LoadedModule(plan.module, plan.arguments, pause=0.0)
         self.library = self.module.library()
         self._session: Any = None
         self._own: int | None = None
@@ -93,6 +95,13 @@ class Bench:
         return self.find_token()
 
     @cached_property
+    def profile(self) -> Profile:
+        """The token's family."""
+        library, token = self.library, self.token
+        said = Identity(library.manufacturer_id, library.library_description, token.manufacturer_id, token.model)
+        return profiles.load(self.plan.profile) or profiles.recognize(said)
+
+    @cached_property
     def offered(self) -> frozenset[int]:
         """The mechanisms that the token lists."""
         return frozenset(int(one) for one in self.token.slot.get_mechanisms())
@@ -101,7 +110,7 @@ class Bench:
     def session(self) -> Any:
         """The session that is logged in and only reads: its keys end with it. Opened at the first use."""
         if self._session is None:
-            self._session = self.token.open(user_pin=self._pin())
+            self._session = self.token.open(rw=self.profile.read_write_sessions, user_pin=self._pin())
         return self._session
 
     @property
@@ -116,28 +125,55 @@ class Bench:
     def store_token(self) -> Pkcs11Token:
         """The token as the key store uses it."""
         assert self.session is not None  # noqa: S101 - logged in first: its login is the other's
-        wanted = SETTING_OF.get(self.plan.mechanism)
-        token = Pkcs11Token(self.module, self.plan.token_label, wanted, lambda _: None)
+        token = Pkcs11Token(self.module, self.plan.token_label, self.wanted, lambda _: None, self.profile)
         token.allow_login(Login(self._pin().encode()))
         return token
 
-    def ways(self) -> list[Mechanism]:
+    @property
+    def wanted(self) -> Way | None:
+        """How the key store is to wrap; None lets the profile choose."""
+        return None if self.plan.mechanism == AUTO else Way(self.plan.mechanism)
+
+    def ways(self) -> list[Way]:
         """How the key store could wrap here, what it would choose first."""
-        wanted = SETTING_OF.get(self.plan.mechanism)
-        return [way for way in WAYS if int(way) in self.offered and wanted in (None, way)]
+        order = self.profile.order if self.wanted is None else (self.wanted,)
+        return [way for way in order if self.mechanism_of(way) is not None]
+
+    def mechanism_of(self, way: Way) -> Mechanism | None:
+        """What the token calls a way; None where it has it not, or not so that it would do."""
+        return self.profile.mechanism(way, self.offered)
+
+    def rights_of(self, way: Way) -> tuple[Attribute, Attribute]:
+        """Which rights of a key a way takes."""
+        return rights(way, self.profile)
+
+    def wrapping(self, way: Way) -> Wrapping:
+        """A way for keys whose handles are at hand."""
+        mechanism = self.mechanism_of(way)
+        assert mechanism is not None  # noqa: S101 - of a way that is here
+        return Wrapping(way, mechanism, self.profile, self.session, self.store_token.random)
 
     def new_label(self) -> str:
         """A label for a key of this check."""
         self._made += 1
         return f"{self.plan.throw_away}{self._made}"
 
-    def make_kek(self, way: Mechanism, session: Any = None) -> tuple[str, Any]:
+    def make_kek(self, way: Way, session: Any = None) -> tuple[str, Any]:
         """A key of the session, or of another, that is as `ownkey hsm keygen` makes one; its label and its handle."""
         label = self.new_label()
         maker = self.session if session is None else session
-        return label, maker.generate_key(KeyType.AES, KEY_BITS, label=label, store=False, template=customer_key(way))
+        return label, maker.generate_key(KeyType.AES, KEY_BITS, label=label, store=False, template=self._template(way))
 
-    def wrap(self, label: str, data_key: bytes, context: bytes, way: Mechanism) -> EncryptedDataKey:
+    def _template(self, way: Way) -> dict[Attribute, Any]:
+        granted = self.rights_of(way)
+        return {
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.PRIVATE: True,
+            **{right: right in granted for right in RIGHTS},
+        }
+
+    def wrap(self, label: str, data_key: bytes, context: bytes, way: Way) -> EncryptedDataKey:
         """Wrap a data key as the key store does."""
         return self.store_token.wrap(label, data_key, context, way)
 

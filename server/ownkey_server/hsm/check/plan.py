@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-MECHANISMS = ("auto", "aes-gcm", "aes-key-wrap")
+from ownkey_server.keystores.pkcs11.profiles import AUTO
+from ownkey_server.keystores.pkcs11.ways import Way
+
+MECHANISMS = ("auto", *(way.value for way in Way))
 SESSIONS_AT_ONCE = (1, 2, 4, 8)
 
 
@@ -26,6 +29,8 @@ class Plan:
         run: Names the throw-away keys of this check: ``ownkey-check-RUN-…``.
         inventory: What the token held when the check began: a digest; empty as long as it is not known.
         serial: The serial number that it must have; empty for any.
+        arguments: What the module is initialized with; None for nothing.
+        profile: The token's family; ``auto`` knows it by what token and module say.
     """
 
     module: Path
@@ -38,6 +43,8 @@ class Plan:
     run: str = ""
     inventory: str = ""
     serial: str = ""
+    arguments: str | None = None
+    profile: str = AUTO
 
     @property
     def throw_away(self) -> str:

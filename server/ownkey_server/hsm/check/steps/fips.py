@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Attribute, KeyType, ObjectClass
 from pkcs11 import exceptions as p11
 
 from ownkey_server.hsm.check.answers import answer_of
 from ownkey_server.hsm.check.bench import Bench
 from ownkey_server.hsm.check.notes import Notes
+from ownkey_server.keystores.pkcs11.profiles import GcmIv
+from ownkey_server.keystores.pkcs11.ways import Way
 
 _SHORTEST_PIN = 7
 
@@ -27,7 +29,9 @@ def look(bench: Bench, notes: Notes) -> None:
         "look up module and firmware in NIST's list of validated modules, and the mode with the vendor's tool",
     )
     ways = bench.ways()
-    if ways and ways[0] is Mechanism.AES_GCM:
+    if ways and ways[0] is Way.GCM and bench.profile.gcm_iv is GcmIv.TOKEN:
+        notes.noted("iv", "IV of AES-GCM", "made by the token", "as an approved module does (FIPS 140-3 IG C.H)")
+    elif ways and ways[0] is Way.GCM:
         notes.noted(
             "iv",
             "IV of AES-GCM",

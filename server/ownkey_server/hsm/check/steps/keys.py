@@ -9,10 +9,11 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11 import exceptions as p11
 
 from ownkey_server.hsm.check.answers import answer_of
-from ownkey_server.hsm.check.bench import RIGHTS_OF, WAY_NAMES, Bench
+from ownkey_server.hsm.check.bench import WAY_NAMES, Bench
 from ownkey_server.hsm.check.cryptoki import Refused
 from ownkey_server.hsm.check.notes import Notes
 from ownkey_server.hsm.templates import KEY_BITS
+from ownkey_server.keystores.pkcs11.ways import Way
 
 _VALUE_SIZE = 8
 _MAKE_ANEW = "make a new key (`ownkey hsm keygen`) and move to it"
@@ -63,7 +64,7 @@ class _Key:
         self._key = key
         self._label = label
 
-    def look(self, made_for: Mechanism | None) -> None:
+    def look(self, made_for: Way | None) -> None:
         """Look at everything."""
         self._look_at_kind()
         self._look_at_secrecy()
@@ -159,20 +160,19 @@ class _Key:
                 what = "CKA_CHECK_VALUE: the same on every token that holds this key"
                 self._notes.noted("check_value", f"{what}", check_value.hex(), key=self._label)
 
-    def _look_at_rights(self, made_for: Mechanism | None) -> None:
+    def _look_at_rights(self, made_for: Way | None) -> None:
         rights = {
             right: self._flag(right)
             for right in (Attribute.ENCRYPT, Attribute.DECRYPT, Attribute.WRAP, Attribute.UNWRAP)
         }
         has = ", ".join(right.name.lower() for right, said in rights.items() if said) or "none"
-        ways = [way for way, needed in RIGHTS_OF.items() if all(rights[right] for right in needed)]
-        usable = [way for way in ways if way in self._bench.ways()]
+        usable = [way for way in self._bench.ways() if all(rights[one] for one in self._bench.rights_of(way))]
         title = "rights"
         if not usable:
             why = "AES-GCM takes encrypt and decrypt, AES key wrap takes wrap and unwrap; the token must have it too"
             to_do = "give it the rights for the mechanism that the token has, if its holder wants it used"
             self._notes.failed("rights", title, has, why, to_do, key=self._label)
-        elif len(ways) > 1 or sum(map(bool, rights.values())) > len(RIGHTS_OF[usable[0]]):
+        elif sum(map(bool, rights.values())) > len(self._bench.rights_of(usable[0])):
             why = (
                 "with wrap and decrypt, whoever has the PIN can wrap another key and decrypt it; with encrypt and"
                 " unwrap, bring in one that they know"
@@ -181,8 +181,8 @@ class _Key:
             self._notes.warned("rights", title, has, why, to_do, key=self._label)
         else:
             self._notes.passed("rights", title, f"{has}, for {WAY_NAMES[usable[0]]}", key=self._label)
-        if made_for is not None and made_for not in ways:
-            seen = f"asked for: {', '.join(one.name.lower() for one in RIGHTS_OF[made_for])}; got: {has}"
+        if made_for is not None and made_for not in usable:
+            seen = f"asked for: {', '.join(one.name.lower() for one in self._bench.rights_of(made_for))}; got: {has}"
             self._notes.failed("rights_given", title, seen, _FORGED, "report it to the vendor", key=self._label)
         for attribute, what in (
             (Attribute.DERIVE, "other keys could be derived from it, and these could leave"),
@@ -214,8 +214,8 @@ class _Key:
             numbers = {
                 int.from_bytes(allowed[at : at + _VALUE_SIZE], "little") for at in range(0, len(allowed), _VALUE_SIZE)
             }
-            if not any(int(way) in numbers for way in RIGHTS_OF):
-                surprises.append("CKA_ALLOWED_MECHANISMS: neither AES-GCM nor AES key wrap is among them")
+            if not any(int(self._bench.mechanism_of(way) or 0) in numbers for way in self._bench.ways()):
+                surprises.append("CKA_ALLOWED_MECHANISMS: none that ownkey could use is among them")
         self._decided(
             not surprises,
             "surprises",

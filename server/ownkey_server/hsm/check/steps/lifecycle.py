@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pkcs11 import Mechanism
 from pkcs11 import exceptions as p11
 
 from ownkey_server.hsm.check.answers import answer_of
@@ -12,6 +11,7 @@ from ownkey_server.hsm.check.bench import CONTEXT, Bench
 from ownkey_server.hsm.check.cryptoki import Refused
 from ownkey_server.hsm.check.notes import Notes
 from ownkey_server.hsm.check.steps.use import subjects
+from ownkey_server.keystores.pkcs11.ways import Way
 
 _DATA_KEY = bytes(32)
 _REPORT = "report it to the vendor"
@@ -28,7 +28,7 @@ def look(bench: Bench, notes: Notes) -> None:
     _look_at_recovery(bench, notes, ways, "reinitialized", title, bench.start_anew)
 
 
-def _look_at_closed_session(bench: Bench, notes: Notes, ways: list[Mechanism]) -> None:
+def _look_at_closed_session(bench: Bench, notes: Notes, ways: list[Way]) -> None:
     title = "A session that is closed beneath us"
     assert bench.session is not None  # noqa: S101 - logged in first
     other = bench.token.open()
@@ -62,7 +62,7 @@ def _look_at_closed_session(bench: Bench, notes: Notes, ways: list[Mechanism]) -
     _look_at_recovery(bench, notes, ways, "new_session", title, bench.store_token.open_anew)
 
 
-def _look_at_logout(bench: Bench, notes: Notes, ways: list[Mechanism]) -> None:
+def _look_at_logout(bench: Bench, notes: Notes, ways: list[Way]) -> None:
     title = "Keys cannot be used after a logout"
     if not ways:
         notes.noted("logout", title, "not looked at: there is no mechanism")
@@ -83,17 +83,24 @@ def _look_at_logout(bench: Bench, notes: Notes, ways: list[Mechanism]) -> None:
             answers.add(answer_of(error))
         else:
             used.append(label)
-    seen = (
-        "one was used" if used else f"the token answers {', '.join(sorted(answers))}" if answers else "no key was there"
+    kept = [label for label in used if label in bench.plan.keys]
+    said = f"the token answers {', '.join(sorted(answers))}" if answers else "there was none to try"
+    notes.decided(
+        not used,
+        "logout",
+        title,
+        f"used: {', '.join(kept)}" if kept else "a key of the session was used" if used else said,
+        "the PIN protects nothing: whoever reaches the module uses the keys"
+        if kept
+        else "keys of a session outlive the login; whether those that are kept do is seen with --key",
+        "make keys with CKA_PRIVATE true, on a token that needs a login" if kept else "name a key with --key",
+        mild=not kept,
     )
-    why = "the PIN protects nothing: whoever reaches the module uses the keys"
-    to_do = "make keys with CKA_PRIVATE true, on a token that needs a login"
-    notes.decided(not used, "logout", title, seen, why, to_do)
     _look_at_recovery(bench, notes, ways, "login_again", "A login after a logout", bench.forget)
 
 
 def _look_at_recovery(
-    bench: Bench, notes: Notes, ways: list[Mechanism], name: str, title: str, end: Callable[[], None]
+    bench: Bench, notes: Notes, ways: list[Way], name: str, title: str, end: Callable[[], None]
 ) -> None:
     try:
         end()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pkcs11 import Mechanism, MechanismFlag
+from pkcs11 import Attribute, Mechanism, MechanismFlag
 from pkcs11 import exceptions as p11
 
 from ownkey_server.hsm.check.answers import answer_of
-from ownkey_server.hsm.check.bench import SETTING_OF, WAY_NAMES, WAYS, Bench
+from ownkey_server.hsm.check.bench import WAY_NAMES, Bench
 from ownkey_server.hsm.check.notes import Notes
 from ownkey_server.hsm.templates import KEY_BITS
+from ownkey_server.keystores.pkcs11.ways import Way
 
-_USES = {
-    Mechanism.AES_GCM: MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
-    Mechanism.AES_KEY_WRAP: MechanismFlag.WRAP | MechanismFlag.UNWRAP,
+_FLAG_OF = {
+    Attribute.ENCRYPT: MechanismFlag.ENCRYPT,
+    Attribute.DECRYPT: MechanismFlag.DECRYPT,
+    Attribute.WRAP: MechanismFlag.WRAP,
+    Attribute.UNWRAP: MechanismFlag.UNWRAP,
 }
 # For `ownkey hsm import`, and nothing else.
 _FOR_IMPORT = (Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_PKCS_OAEP, Mechanism.AES_KEY_WRAP_PAD)
@@ -20,15 +23,15 @@ _FOR_IMPORT = (Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_PKCS_OAEP, Mechani
 
 def look(bench: Bench, notes: Notes) -> None:
     """Look at the mechanisms."""
-    usable = [way for way in WAYS if _look_at(bench, notes, way)]
+    for way in Way:
+        _look_at(bench, notes, way)
     title = "A way to wrap data keys"
-    wanted = SETTING_OF.get(bench.plan.mechanism)
-    chosen = next((way for way in usable if wanted in (None, way)), None)
+    chosen = next(iter(bench.ways()), None)
     if chosen is not None:
         notes.tell("mechanism", WAY_NAMES[chosen])
         notes.passed("way", title, f"{WAY_NAMES[chosen]} (mechanism = {bench.plan.mechanism!r})")
     else:
-        need = "AES-GCM or AES key wrap" if wanted is None else WAY_NAMES[wanted]
+        need = "AES-GCM or AES key wrap" if bench.wanted is None else WAY_NAMES[bench.wanted]
         notes.failed(
             "way",
             title,
@@ -55,29 +58,34 @@ def look(bench: Bench, notes: Notes) -> None:
     )
 
 
-def _look_at(bench: Bench, notes: Notes, way: Mechanism) -> bool:
-    name, title = way.name.lower(), f"CKM_{way.name}"
-    if int(way) not in bench.offered:
-        notes.noted(name, title, "not listed")
-        return False
+def _look_at(bench: Bench, notes: Notes, way: Way) -> None:
+    name = way.value.replace("-", "_")
+    mechanism = bench.mechanism_of(way)
+    if mechanism is None:
+        names = [f"CKM_{one.name}" for one in bench.profile.mechanisms[way]]
+        title = f"{WAY_NAMES[way]}: {' or '.join(names)}" if names else WAY_NAMES[way]
+        seen = "not listed" if names else f"not used, by the token's profile ({bench.profile.name})"
+        notes.noted(name, title, seen)
+        return
+    title = f"{WAY_NAMES[way]}: CKM_{mechanism.name}"
+    needed = [_FLAG_OF[right] for right in bench.rights_of(way)]
     try:
-        info = bench.token.slot.get_mechanism_info(way)
+        info = bench.token.slot.get_mechanism_info(mechanism)
     except p11.PKCS11Error as error:
         why = "the mechanism is listed, and nothing is told of it: it may not work"
         notes.warned(name, title, f"listed; asked for more: {answer_of(error)}", why, "see what `use` finds below")
-        return True
+        return
     # The standard counts bytes for AES; some tokens count bits.
     fits = any(info.min_key_length <= size <= info.max_key_length for size in (KEY_BITS // 8, KEY_BITS))
-    does = (info.flags & _USES[way]) == _USES[way]
+    does = all(info.flags & flag for flag in needed)
     where = "in hardware" if info.flags & MechanismFlag.HW else "in software"
-    uses = " and ".join(str(one.name).lower() for one in MechanismFlag if one & _USES[way])
+    uses = " and ".join(str(flag.name).lower() for flag in needed)
     seen = f"listed, {where}, keys of {info.min_key_length} to {info.max_key_length}"
     if not (fits and does):
         why = f"ownkey needs it for 256-bit keys, to {uses}"
         notes.warned(name, title, f"{seen}; {_said(info.flags)}", why, "see what `use` finds below")
-        return True
+        return
     notes.passed(name, title, f"{seen}, to {uses}")
-    return True
 
 
 def _said(flags: MechanismFlag) -> str:

@@ -9,7 +9,9 @@ from ownkey_server.hsm.check.answers import answer_of
 from ownkey_server.hsm.check.bench import Bench
 from ownkey_server.hsm.check.notes import Notes
 from ownkey_server.hsm.check.statistics import judge
+from ownkey_server.keystores.pkcs11.profiles import RandomFrom
 
+_NONE = "the token has no generator"
 _SAMPLE = 16 * 1024
 _AT_ONCE = 1024
 
@@ -17,11 +19,11 @@ _AT_ONCE = 1024
 def look(bench: Bench, notes: Notes) -> None:
     """Draw random bytes."""
     title = "Data keys are drawn in the token"
-    if not bench.token.flags & TokenFlag.RNG:
+    source = bench.profile.random
+    if source is RandomFrom.SYSTEM or (source is RandomFrom.FLAG and not bench.token.flags & TokenFlag.RNG):
         why = "data keys come from the system's generator instead, which is good, but not the token's"
-        notes.warned(
-            "generator", title, "the token has no generator", why, "nothing, unless your rules want the token's"
-        )
+        seen = f"not by the token's profile ({bench.profile.name})" if source is RandomFrom.SYSTEM else _NONE
+        notes.warned("generator", title, seen, why, "nothing, unless your rules want the token's")
         return
     sample = bytearray()
     try:

@@ -18,10 +18,9 @@ def look(bench: Bench, notes: Notes) -> None:
     slot = bench.token.slot.slot_id
     assert bench.own_session  # noqa: S101 - opened before it is counted
     before = bench.cryptoki.counts(slot)
-    limit = before.most_sessions
-    told = (
-        "there is no limit" if before.unlimited else "the token does not say" if limit is None else f"at most {limit}"
-    )
+    # A family's own limit counts where the token tells of none.
+    limit = before.most_sessions or bench.profile.max_sessions or None
+    told = f"at most {limit}" if limit else "there is no limit" if before.unlimited else "the token does not say"
     notes.decided(
         limit is None or limit >= _WANTED,
         "limit",

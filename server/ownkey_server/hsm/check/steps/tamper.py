@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pkcs11 import Mechanism
 from pkcs11 import exceptions as p11
 
 from ownkey.container import EncryptedDataKey
@@ -17,6 +16,8 @@ from ownkey.container.raw_aes import IV_LENGTH
 from ownkey_server.hsm.check.answers import answer_of
 from ownkey_server.hsm.check.bench import CONTEXT, WAY_NAMES, Bench
 from ownkey_server.hsm.check.notes import Notes
+from ownkey_server.hsm.check.steps.use import prefix_of
+from ownkey_server.keystores.pkcs11.ways import Way
 
 _FLIP = 0xFF
 _BETWEEN_SIGNS = 16
@@ -43,11 +44,11 @@ def look(bench: Bench, notes: Notes) -> None:
         _look_at(bench, notes, way, label, wrapped)
 
 
-def _look_at(bench: Bench, notes: Notes, way: Mechanism, label: str, wrapped: EncryptedDataKey) -> None:
+def _look_at(bench: Bench, notes: Notes, way: Way, label: str, wrapped: EncryptedDataKey) -> None:
     name = WAY_NAMES[way]
-    prefix = "gcm" if way is Mechanism.AES_GCM else "key_wrap"
+    prefix = prefix_of(way)
     answers: Counter[str] = Counter()
-    opened = []
+    opened, surprising = [], set()
     for number, (what, changed) in enumerate(_changes(wrapped, way)):
         if number % _BETWEEN_SIGNS == 0:
             notes.alive(f"{name}: {what}")
@@ -55,6 +56,8 @@ def _look_at(bench: Bench, notes: Notes, way: Mechanism, label: str, wrapped: En
             bench.unwrap(label, changed, CONTEXT)
         except p11.PKCS11Error as error:
             answers[answer_of(error)] += 1
+            if not bench.profile.suspects_bytes(error):
+                surprising.add(answer_of(error))
         except Exception as error:  # noqa: BLE001 - the binding's own, of bytes that it does not even hand on
             answers[type(error).__name__] += 1
         else:
@@ -83,6 +86,14 @@ def _look_at(bench: Bench, notes: Notes, way: Mechanism, label: str, wrapped: En
         "ownkey tells them apart by a round trip on other bytes; expect such calls to be slow",
         mild=True,
     )
+    if surprising - doubtful:
+        notes.warned(
+            f"{prefix}.profile",
+            f"{name}: the token's profile knows the answer for a bad ciphertext",
+            f"not {', '.join(sorted(surprising - doubtful))} ({bench.profile.name})",
+            "each of them costs a new session before the bytes are suspected",
+            "add it to errors.bad_ciphertext in a profile of your own (docs/key-stores.md), and tell us",
+        )
     try:
         bench.unwrap(label, wrapped, CONTEXT)
         answered = "it does"
@@ -98,11 +109,11 @@ def _look_at(bench: Bench, notes: Notes, way: Mechanism, label: str, wrapped: En
     )
 
 
-def _changes(wrapped: EncryptedDataKey, way: Mechanism) -> Iterator[tuple[str, EncryptedDataKey]]:
+def _changes(wrapped: EncryptedDataKey, way: Way) -> Iterator[tuple[str, EncryptedDataKey]]:
     text, info = wrapped.ciphertext, wrapped.provider_info
     for at in range(len(text)):
         yield f"byte {at} flipped", replace(wrapped, ciphertext=_flipped(text, at))
-    if way is Mechanism.AES_GCM:
+    if way is Way.GCM:
         for at in range(len(info) - IV_LENGTH, len(info)):
             changed = replace(wrapped, provider_info=_flipped(info, at))
             yield f"byte {at - len(info) + IV_LENGTH} of the IV flipped", changed

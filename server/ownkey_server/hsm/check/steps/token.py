@@ -6,6 +6,7 @@ from pkcs11 import SlotFlag, TokenFlag
 
 from ownkey_server.hsm.check.bench import Bench, NoToken
 from ownkey_server.hsm.check.notes import Notes
+from ownkey_server.keystores.pkcs11.profiles import GENERIC
 
 _HSM_SLOT = "the vendor's tool shows the state"
 
@@ -26,6 +27,12 @@ def look(bench: Bench, notes: Notes) -> None:
     notes.fact("token", about)
     notes.fact("slot", f"{token.slot.slot_id:#x}: {token.slot.slot_description}")
     notes.passed("found", title, about)
+    profile = bench.profile
+    known = profile.name != GENERIC
+    seen = f"{profile.name}: {profile.title} ({profile.status})" if known else "none that ownkey knows"
+    notes.fact("profile", seen)
+    why = "; ".join(profile.notes) if known else "it is used by the standard, and with care"
+    notes.noted("profile", "The token's family", seen, why)
     flags = token.flags
     notes.decided(
         bool(flags & TokenFlag.TOKEN_INITIALIZED and flags & TokenFlag.USER_PIN_INITIALIZED),

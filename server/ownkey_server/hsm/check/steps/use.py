@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import secrets
 from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_unwrap_with_padding
+from pkcs11 import Attribute, KeyType, ObjectClass
 from pkcs11 import exceptions as p11
-from pkcs11.mechanisms import GCMParams
 
+from ownkey.container import EncryptedDataKey
+from ownkey.container.raw_aes import IV_LENGTH
 from ownkey_server.hsm.check.answers import answer_of
-from ownkey_server.hsm.check.bench import CONTEXT, OTHER_CONTEXT, RIGHTS_OF, WAY_NAMES, Bench
+from ownkey_server.hsm.check.bench import CONTEXT, OTHER_CONTEXT, WAY_NAMES, Bench
 from ownkey_server.hsm.check.notes import Notes
+from ownkey_server.keystores.pkcs11.ways import WAY_OF, Way
 
 _DATA_KEY = 32
-_IV = 12
-_TAG_BITS = 128
 _REPORT = "report it to the vendor, and do not use the token"
 _SEE = "see the lines on mechanisms and rights above"
 
 
-def subjects(bench: Bench, way: Mechanism) -> Iterator[str]:
+def prefix_of(way: Way) -> str:
+    """How the names of findings about a way begin."""
+    return way.value.removeprefix("aes-").replace("-", "_")
+
+
+def subjects(bench: Bench, way: Way) -> Iterator[str]:
     """Labels of the keys to try a way with: those that were named and have the rights, else one of the session.
 
     Raises:
@@ -32,7 +37,7 @@ def subjects(bench: Bench, way: Mechanism) -> Iterator[str]:
     """
     for label in bench.plan.keys:
         found = bench.keys_of(label)
-        if len(found) == 1 and all(_has(found[0], right) for right in RIGHTS_OF[way]):
+        if len(found) == 1 and all(_has(found[0], right) for right in bench.rights_of(way)):
             yield label
     if not bench.plan.keys:
         yield bench.make_kek(way)[0]
@@ -64,7 +69,7 @@ def look(bench: Bench, notes: Notes) -> None:
 
 
 class _Use:
-    def __init__(self, bench: Bench, notes: Notes, way: Mechanism, label: str) -> None:
+    def __init__(self, bench: Bench, notes: Notes, way: Way, label: str) -> None:
         self._bench = bench
         self._notes = notes
         self._way = way
@@ -74,7 +79,7 @@ class _Use:
     def look(self) -> None:
         """Try it."""
         name = WAY_NAMES[self._way]
-        prefix = "gcm" if self._way is Mechanism.AES_GCM else "key_wrap"
+        prefix = prefix_of(self._way)
         title = f"{name}: generate, wrap and unwrap a data key"
         try:
             data_key = bytes(self._bench.store_token.random(_DATA_KEY))
@@ -95,7 +100,7 @@ class _Use:
             good, f"{prefix}.round_trip", title, seen, "the token does not do what it is asked", _REPORT, key=self._key
         )
         self._require_refusal(prefix, f"{name}: the wrong context is refused", data_key)
-        if self._way is Mechanism.AES_GCM:
+        if self._way is Way.GCM:
             again = self._bench.wrap(self._label, data_key, CONTEXT, self._way)
             is_fresh = again.provider_info != wrapped.provider_info and again.ciphertext != wrapped.ciphertext
             why = "one IV twice under a key lets anybody forge wrapped keys"
@@ -108,16 +113,16 @@ class _Use:
         try:
             self._bench.unwrap(self._label, wrapped, OTHER_CONTEXT)
         except p11.PKCS11Error as error:
-            by_whom = answer_of(error) if self._way is Mechanism.AES_GCM else "the hash of the context differs"
+            by_whom = answer_of(error) if self._way is Way.GCM else "the hash of the context differs"
             self._notes.passed(f"{prefix}.wrong_context", title, by_whom, key=self._key)
         else:
             why = "a wrapped key of one asset or tenant would open as another's"
             self._notes.failed(f"{prefix}.wrong_context", title, "it was opened", why, _REPORT, key=self._key)
 
 
-def _look_at_standard(bench: Bench, notes: Notes, way: Mechanism) -> None:
+def _look_at_standard(bench: Bench, notes: Notes, way: Way) -> None:
     """Whether the token's AES is everybody's: another implementation opens what it made under a key that is known."""
-    prefix = "gcm" if way is Mechanism.AES_GCM else "key_wrap"
+    prefix = prefix_of(way)
     name, title = f"{prefix}.standard", f"{WAY_NAMES[way]}: another implementation opens what it wrapped"
     value, secret = secrets.token_bytes(32), secrets.token_bytes(_DATA_KEY)
     template = {
@@ -126,15 +131,7 @@ def _look_at_standard(bench: Bench, notes: Notes, way: Mechanism) -> None:
         Attribute.VALUE: value,
         Attribute.TOKEN: False,
         Attribute.LABEL: bench.new_label(),
-        **dict.fromkeys(RIGHTS_OF[way], True),
-    }
-    passenger = {
-        Attribute.CLASS: ObjectClass.SECRET_KEY,
-        Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
-        Attribute.VALUE: secret,
-        Attribute.TOKEN: False,
-        Attribute.EXTRACTABLE: True,
-        Attribute.LABEL: bench.new_label(),
+        **dict.fromkeys(bench.rights_of(way), True),
     }
     try:
         known = bench.session.create_object(template)
@@ -143,12 +140,7 @@ def _look_at_standard(bench: Bench, notes: Notes, way: Mechanism) -> None:
         notes.noted(name, title, seen)
         return
     try:
-        if way is Mechanism.AES_GCM:
-            iv = os.urandom(_IV)
-            made = known.encrypt(secret, mechanism=way, mechanism_param=GCMParams(iv, CONTEXT, _TAG_BITS))
-            opened = AESGCM(value).decrypt(iv, bytes(made), CONTEXT)
-        else:
-            opened = aes_key_unwrap(value, bytes(known.wrap_key(bench.session.create_object(passenger), mechanism=way)))
+        opened = _opened(value, bench.wrapping(way).wrap(known, "key", secret, CONTEXT))
     except p11.PKCS11Error as error:
         notes.noted(name, title, f"not looked at: the token answered {answer_of(error)}")
         return
@@ -159,3 +151,17 @@ def _look_at_standard(bench: Bench, notes: Notes, way: Mechanism) -> None:
     good = opened == secret
     why = "what is wrapped today could not be opened elsewhere: the customer could not leave, nor change tokens"
     notes.decided(good, name, title, "it does" if good else "it does not", why, _REPORT)
+
+
+def _opened(value: bytes, wrapped: EncryptedDataKey) -> bytes:
+    """The data key, by another implementation and as docs/key-stores.md has it.
+
+    Raises:
+        InvalidTag: It does not open.
+        InvalidUnwrap: It does not open.
+    """
+    way = WAY_OF[wrapped.provider_id]
+    if way is Way.GCM:
+        return AESGCM(value).decrypt(wrapped.provider_info[-IV_LENGTH:], wrapped.ciphertext, CONTEXT)
+    open_ = aes_key_unwrap if way is Way.KEY_WRAP else aes_key_unwrap_with_padding
+    return open_(value, wrapped.ciphertext).removesuffix(hashlib.sha256(CONTEXT).digest())
