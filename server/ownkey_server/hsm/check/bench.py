@@ -108,7 +108,7 @@ class Bench:
 
     @property
     def session(self) -> Any:
-        """The session that is logged in and only reads: its keys end with it. Opened at the first use."""
+        """The session that is logged in; it only reads where the token allows that. Opened at the first use."""
         if self._session is None:
             self._session = self.token.open(rw=self.profile.read_write_sessions, user_pin=self._pin())
         return self._session
@@ -118,8 +118,16 @@ class Bench:
         """A session for ``cryptoki``, of the same login."""
         if self._own is None:
             assert self.session is not None  # noqa: S101 - logged in first
-            self._own = self.cryptoki.open(self.token.slot.slot_id)
+            self._own = self.open_own()
         return self._own
+
+    def open_own(self) -> int:
+        """A session for ``cryptoki``: one that only reads, where the token allows that."""
+        return self.cryptoki.open(self.token.slot.slot_id, writing=self.profile.read_write_sessions)
+
+    def open_another(self) -> Any:
+        """Another session of the same login."""
+        return self.token.open(rw=self.profile.read_write_sessions)
 
     @cached_property
     def store_token(self) -> Pkcs11Token:

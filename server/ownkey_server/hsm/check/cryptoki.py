@@ -13,6 +13,7 @@ from typing import Any
 
 UNAVAILABLE = ctypes.c_ulong(-1).value
 INFINITE = 0
+_RW_SESSION = 2
 _SERIAL_SESSION = 4
 OK = 0x00
 ALREADY_INITIALIZED = 0x191
@@ -168,12 +169,11 @@ class Cryptoki:
             unlimited=info.max_sessions == INFINITE,
         )
 
-    def open(self, slot: int) -> int:
-        """A session that only reads."""
+    def open(self, slot: int, *, writing: bool = False) -> int:
+        """A session that only reads, or one that could write."""
         handle = ctypes.c_ulong()
-        self._require(
-            "C_OpenSession", ctypes.c_ulong(slot), ctypes.c_ulong(_SERIAL_SESSION), None, None, ctypes.byref(handle)
-        )
+        flags = ctypes.c_ulong(_SERIAL_SESSION | (_RW_SESSION if writing else 0))
+        self._require("C_OpenSession", ctypes.c_ulong(slot), flags, None, None, ctypes.byref(handle))
         return handle.value
 
     def close(self, session: int) -> None:

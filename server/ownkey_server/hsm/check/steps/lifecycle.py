@@ -31,7 +31,7 @@ def look(bench: Bench, notes: Notes) -> None:
 def _look_at_closed_session(bench: Bench, notes: Notes, ways: list[Way]) -> None:
     title = "A session that is closed beneath us"
     assert bench.session is not None  # noqa: S101 - logged in first
-    other = bench.token.open()
+    other = bench.open_another()
     other.close()
     try:
         other.generate_random(8)
@@ -44,7 +44,7 @@ def _look_at_closed_session(bench: Bench, notes: Notes, ways: list[Way]) -> None
     if not ways:
         notes.noted("session_keys", title, "not looked at: there is no mechanism")
         return
-    second = bench.token.open()
+    second = bench.open_another()
     label, _ = bench.make_kek(ways[0], session=second)
     second.close()
     left = len(bench.keys_of(label))

@@ -23,7 +23,8 @@ _TO_DO = {
 def look(bench: Bench, notes: Notes) -> None:
     """Log in."""
     _look_without(bench, notes)
-    title = "The PIN opens a session that only reads"
+    writes = bench.profile.read_write_sessions
+    title = "The PIN opens a session" if writes else "The PIN opens a session that only reads"
     began = time.monotonic()
     try:
         assert bench.session is not None  # noqa: S101 - it is opened here
@@ -45,7 +46,7 @@ def look(bench: Bench, notes: Notes) -> None:
     )
     state = bench.cryptoki.state(bench.own_session)
     notes.decided(
-        state == "read-only, user logged in",
+        state == ("read-write, user logged in" if writes else "read-only, user logged in"),
         "state",
         "State of the session",
         state,
@@ -62,7 +63,7 @@ def _look_without(bench: Bench, notes: Notes) -> None:
     if not bench.plan.keys:
         return
     try:
-        with bench.token.open() as session:
+        with bench.open_another() as session:
             seen = [label for label in bench.plan.keys if bench.is_seen(session, label)]
     except (p11.PKCS11Error, Refused):
         return  # a token that lets nobody look without a login is the better one

@@ -62,12 +62,12 @@ def _look_at(bench: Bench, notes: Notes, way: Way) -> None:
     name = way.value.replace("-", "_")
     mechanism = bench.mechanism_of(way)
     if mechanism is None:
-        names = [f"CKM_{one.name}" for one in bench.profile.mechanisms[way]]
+        names = [_named(one) for one in bench.profile.mechanisms[way]]
         title = f"{WAY_NAMES[way]}: {' or '.join(names)}" if names else WAY_NAMES[way]
         seen = "not listed" if names else f"not used, by the token's profile ({bench.profile.name})"
         notes.noted(name, title, seen)
         return
-    title = f"{WAY_NAMES[way]}: CKM_{mechanism.name}"
+    title = f"{WAY_NAMES[way]}: {_named(mechanism)}"
     needed = [_FLAG_OF[right] for right in bench.rights_of(way)]
     try:
         info = bench.token.slot.get_mechanism_info(mechanism)
@@ -86,6 +86,11 @@ def _look_at(bench: Bench, notes: Notes, way: Way) -> None:
         notes.warned(name, title, f"{seen}; {_said(info.flags)}", why, "see what `use` finds below")
         return
     notes.passed(name, title, f"{seen}, to {uses}")
+
+
+def _named(mechanism: Mechanism) -> str:
+    """As the standard writes it, or the vendor."""
+    return mechanism.name if mechanism.name.startswith("CKM_") else f"CKM_{mechanism.name}"
 
 
 def _said(flags: MechanismFlag) -> str:

@@ -38,7 +38,7 @@ def look(bench: Bench, notes: Notes) -> None:
     is_logged_in = True
     try:
         while len(opened) < most:
-            opened.append(bench.cryptoki.open(slot))
+            opened.append(bench.open_own())
             is_logged_in &= "user logged in" in bench.cryptoki.state(opened[-1])
             notes.alive(f"{len(opened)} sessions")
     except Refused as error:
