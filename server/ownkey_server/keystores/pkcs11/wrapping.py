@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import hmac
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -25,16 +26,9 @@ class TokenUnsuitable(Exception):
     """The token does not do what the way is. The message says what it did instead, and what helps."""
 
 
-class _GcmParameters(ctypes.Structure):
-    # CK_GCM_PARAMS, which the binding has for our own IVs alone.
-    _fields_ = (
-        ("iv", ctypes.c_void_p),
-        ("iv_length", ctypes.c_ulong),
-        ("iv_bits", ctypes.c_ulong),
-        ("aad", ctypes.c_void_p),
-        ("aad_length", ctypes.c_ulong),
-        ("tag_bits", ctypes.c_ulong),
-    )
+# CK_GCM_PARAMS, which the binding has for our own IVs alone: IV, its bytes, its bits, AAD, its bytes, the tag's bits.
+_GCM_PARAMETERS = struct.Struct("@PLLPLL")
+_Iv = ctypes.c_char * IV_LENGTH
 
 
 def rights(way: Way, profile: Profile) -> tuple[Attribute, Attribute]:
@@ -93,7 +87,7 @@ class Wrapping:
                 anything else that is wrong with the bytes.
         """
         if self.way is Way.GCM:
-            parameters, _kept = _gcm_parameters(wrapped.provider_info[-IV_LENGTH:], aad)
+            parameters, *_kept = _gcm_parameters(wrapped.provider_info[-IV_LENGTH:], aad)
             opened = kek.decrypt(wrapped.ciphertext, mechanism=self._mechanism, mechanism_param=parameters)
             return bytearray(opened)
         both = self._key_unwrap(kek, wrapped.ciphertext)
@@ -104,7 +98,7 @@ class Wrapping:
 
     def _encrypt_gcm(self, kek: Any, data_key: bytes | bytearray, aad: bytes) -> tuple[bytes, bytes]:
         ours = self._profile.gcm_iv is GcmIv.OURS
-        parameters, iv = _gcm_parameters(self._random(IV_LENGTH) if ours else bytes(IV_LENGTH), aad)
+        parameters, iv, _kept = _gcm_parameters(self._random(IV_LENGTH) if ours else bytes(IV_LENGTH), aad)
         wrapped = kek.encrypt(bytes(data_key), mechanism=self._mechanism, mechanism_param=parameters)
         if not (ours or any(iv.raw)):
             # A second one would break the key.
@@ -149,10 +143,9 @@ class Wrapping:
             passenger.destroy()
 
 
-def _gcm_parameters(iv: bytes, aad: bytes) -> tuple[bytes, Any]:
-    """The parameters as the token reads them, and the buffer of their IV, which must be kept until it has."""
-    iv_buffer, aad_buffer = ctypes.create_string_buffer(iv, len(iv)), ctypes.create_string_buffer(aad, len(aad))
-    address = ctypes.addressof
-    parameters = _GcmParameters(address(iv_buffer), len(iv), len(iv) * 8, address(aad_buffer), len(aad), TAG_LENGTH * 8)
-    iv_buffer.kept = aad_buffer  # type: ignore[attr-defined]
-    return bytes(parameters), iv_buffer
+def _gcm_parameters(iv: bytes, aad: bytes) -> tuple[bytes, Any, Any]:
+    """The parameters as the token reads them, and what they point to and must be kept until it has: IV and AAD."""
+    iv_buffer, aad_buffer = _Iv.from_buffer_copy(iv), ctypes.create_string_buffer(aad, len(aad))
+    iv_at, aad_at = ctypes.addressof(iv_buffer), ctypes.addressof(aad_buffer)
+    parameters = _GCM_PARAMETERS.pack(iv_at, IV_LENGTH, IV_LENGTH * 8, aad_at, len(aad), TAG_LENGTH * 8)
+    return parameters, iv_buffer, aad_buffer
