@@ -29,6 +29,7 @@ from ownkey_server.keystores.pkcs11.tokens import (
     LoginNeeded,
     MechanismUnusable,
     Pkcs11Token,
+    WrapsNothing,
 )
 from ownkey_server.keystores.pkcs11.ways import WAY_OF, Way
 
@@ -87,6 +88,8 @@ class TokenOperations:
         # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
         self._monotonic = monotonic
+        # Of keys that may only open: what each has opened last, which shows later that it still does.
+        self._opened: dict[str, tuple[EncryptedDataKey, bytes]] = {}
 
     def serve(self, request: Request) -> Answer:
         """Do what the request says."""
@@ -124,6 +127,8 @@ class TokenOperations:
                     reference, lambda: self._token.unwrap(reference, entry, request.aad), entry.provider_id
                 )
                 self._answers.note_success(reference, entry.provider_id)
+                if not self._token.wraps(reference):
+                    self._opened[reference] = (entry, request.aad)
             case Operation.CREATE:
                 self._make(reference)
             case _:
@@ -158,7 +163,7 @@ class TokenOperations:
         self._raise_fresh_verdict(reference)
         try:
             return work()
-        except MechanismUnusable:
+        except (MechanismUnusable, WrapsNothing):
             # Its rights may have been given back meanwhile. Nothing more is tried for bytes that anybody can make.
             self._token.forget_key(reference)
             return self._last_try(reference, work, doubtful)
@@ -194,7 +199,7 @@ class TokenOperations:
                 self._require_sound_ciphertext(reference, error, doubtful)
                 last = error
         verdict = self._answers.meaning(reference, last, doubtful)
-        if not isinstance(last, MechanismUnusable):
+        if not isinstance(last, (MechanismUnusable, WrapsNothing)):
             stands = SECONDS_BETWEEN_LOOKS
             if isinstance(verdict, KeyStoreThrottled):
                 # Not longer than until more can be told: an echo of this would pass for a second sign of an outage.
@@ -224,8 +229,23 @@ class TokenOperations:
         try:
             wrapped = self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[provider_id])
             return self._token.unwrap(reference, wrapped, PROBE_AAD) == PROBE_DATA_KEY
+        except WrapsNothing:
+            return self._opens_again(reference, provider_id)
         except Exception:  # noqa: BLE001
             return False
+
+    def _opens_again(self, reference: str, provider_id: str) -> bool:
+        """Whether a key that may only open does, by what it is known to have wrapped."""
+        proof, opened = self._answers.proof_of(reference), self._opened.get(reference)
+        for entry, aad in ((proof, PROBE_AAD), opened or (None, b"")):
+            if entry is None or entry.provider_id != provider_id:
+                continue
+            try:
+                self._token.unwrap(reference, entry, aad)
+            except Exception:  # noqa: BLE001
+                return False
+            return True
+        return False
 
     def _look(self) -> None:
         try:

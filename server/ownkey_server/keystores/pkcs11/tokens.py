@@ -5,7 +5,6 @@ Everything here runs on the module's one thread and raises the binding's excepti
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -45,6 +44,10 @@ class RightsMissing(Exception):
     """The key may not be used both ways. The message says which right it lacks."""
 
 
+class WrapsNothing(RightsMissing):
+    """The key opens what it has wrapped, and its holder has taken the right to wrap more."""
+
+
 class MechanismUnusable(Exception):
     """Token and key do not both allow the way that a blob was wrapped in, though they allow another."""
 
@@ -63,11 +66,16 @@ class LoginSpent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Kek:
-    """A key's handle in the present session, what token and key both allow, and how it wraps."""
+    """A key's handle in the present session.
+
+    Attributes:
+        usable: In which ways token and key both let it open.
+        way: How it wraps; None when it may only open.
+    """
 
     handle: Any
     usable: frozenset[Way]
-    way: Way
+    way: Way | None
 
 
 class Pkcs11Token:
@@ -145,6 +153,11 @@ class Pkcs11Token:
                 anything else that is wrong with the bytes.
         """
         return self._unwrap(self._kek(reference), wrapped, aad)
+
+    def wraps(self, reference: str) -> bool:
+        """Whether the key may wrap, as it was when it was last looked at."""
+        kek = self._keks.get(reference)
+        return kek is None or kek.way is not None
 
     def create(self, reference: str) -> None:
         """Make a 256-bit AES key that the token will not give away, with the rights for its mechanism alone.
@@ -276,9 +289,12 @@ class Pkcs11Token:
         proof = self._proof_of(reference)
         if proof is None or WAY_OF[proof.provider_id] not in kek.usable:
             return
-        with contextlib.suppress(PKCS11Error, MechanismUnusable):
+        try:
             if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
                 return
+        except (PKCS11Error, MechanismUnusable):
+            if kek.way is None:  # it cannot be asked to wrap, to see whether the token works at all
+                raise
         # Raises what is wrong with the token, if it is the token.
         again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[proof.provider_id])
         if self._unwrap(kek, again, PROBE_AAD) == PROBE_DATA_KEY:
@@ -287,6 +303,8 @@ class Pkcs11Token:
     def _wrap(
         self, kek: _Kek, reference: str, data_key: bytes | bytearray, aad: bytes, way: Way | None
     ) -> EncryptedDataKey:
+        if kek.way is None:
+            raise WrapsNothing("it may neither encrypt and decrypt nor wrap and unwrap, and opens what it has wrapped")
         return self._wrappings[way or kek.way].wrap(kek.handle, reference, data_key, aad)
 
     def _unwrap(self, kek: _Kek, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
@@ -308,11 +326,14 @@ class Pkcs11Token:
             raise KeyUnfit("CKA_SENSITIVE is false: the token would show the key")
         if key[Attribute.EXTRACTABLE]:
             raise KeyUnfit("CKA_EXTRACTABLE is true: the token would let the key be exported")
-        permitted = {way for way in Way if all(key[right] for right in rights(way, self._profile))}
-        if not permitted:
+        needed = {way: rights(way, self._profile) for way in Way}
+        opening = {way for way, (_, opens) in needed.items() if key[opens]}
+        if not opening:
             raise RightsMissing("it may neither encrypt and decrypt nor wrap and unwrap")
-        usable = frozenset(permitted & self._wrappings.keys())
-        return _Kek(key, usable, self._choose(usable))
+        both = {way for way in opening if key[needed[way][0]]}
+        # One that may do the one half of a way alone, opens by it only when there is no way that it may do both of.
+        usable = frozenset((both or opening) & self._wrappings.keys())
+        return _Kek(key, usable, self._choose(usable) if both else None)
 
     def _choose(self, usable: frozenset[Way]) -> Way:
         for way in self._profile.order if self._wanted is None else (self._wanted,):
