@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pkcs11
 from pkcs11 import Attribute, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as p11
 
@@ -19,6 +20,12 @@ from ownkey_server.hsm.check_values import check_values
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, TokenFacts
 from ownkey_server.hsm.templates import KEY_BITS, RIGHTS
+from ownkey_server.keystores.pkcs11 import profiles
+from ownkey_server.keystores.pkcs11.library import load
+from ownkey_server.keystores.pkcs11.profile_reader import ProfileInvalid
+from ownkey_server.keystores.pkcs11.profiles import Identity, Profile
+from ownkey_server.keystores.pkcs11.ways import Way
+from ownkey_server.keystores.pkcs11.wrapping import Wrapping
 
 
 class Bench:
@@ -26,19 +33,28 @@ class Bench:
 
     Args:
         module: The vendor's library.
+        arguments: What it is initialized with; None for nothing.
+        profile: The family of its tokens; ``auto`` knows it by what token and module say.
 
     Raises:
         HsmError: It cannot be loaded.
     """
 
-    def __init__(self, module: Path) -> None:
+    def __init__(self, module: Path, arguments: str | None = None, profile: str = profiles.AUTO) -> None:
         self.module = module
+        self._profile = profile
         try:
-            self.library = pkcs11.lib(str(module))
+            self.library = load(module, arguments)
+        except p11.ArgumentsBad:
+            what = "wants arguments" if arguments is None else "does not take its arguments"
+            hint = "--module-arguments, or module_arguments of the key store"
+            raise HsmError(f"the module {module} {what}", Trouble.UNREACHABLE, hint) from None
         except p11.PKCS11Error as error:
             reason = f"the module {module} cannot be loaded ({type(error).__name__})"
             raise HsmError(reason, Trouble.UNREACHABLE, "--module names the vendor's library: a .so file") from None
         self.offered: frozenset[Mechanism] = frozenset()
+        self.profile = profiles.built_in()[profiles.GENERIC]
+        self.ways: Mapping[Way, Wrapping] = {}
         # Wrapping key pairs of this session, by the name that whoever made them gave.
         self.pairs: dict[str, Any] = {}
         self._token: Any = None
@@ -87,12 +103,32 @@ class Bench:
             raise HsmError(f"several tokens have the label {label!r}", Trouble.TAKEN, hint)
         self._token = found[0][0]
         self.offered = frozenset(self._token.slot.get_mechanisms())
+        self.profile = self._recognized(self._token)
         names = (str(getattr(one, "name", one)) for one in self.offered)
-        return facts_of_token(self._token, tuple(sorted(names)))
+        return replace(
+            facts_of_token(self._token, tuple(sorted(names))),
+            profile=self.profile.name,
+            serial_identifies=self.profile.serial_identifies,
+        )
+
+    def _recognized(self, token: Any) -> Profile:
+        try:
+            given = profiles.load(self._profile)
+        except ProfileInvalid as error:
+            raise HsmError(str(error)) from None
+        library = self.library
+        said = Identity(library.manufacturer_id, library.library_description, token.manufacturer_id, token.model)
+        return given or profiles.recognize(said)
 
     def log_in(self, pin: str) -> None:
         """Open a session for writing, as the token's user."""
-        self._session = self.token.open(rw=True, user_pin=pin)
+        self._session = session = self.token.open(rw=True, user_pin=pin)
+        offered = frozenset(map(int, self.offered))
+        self.ways = {
+            way: Wrapping(way, mechanism, self.profile, session, self.random)
+            for way in Way
+            if (mechanism := self.profile.mechanism(way, offered)) is not None
+        }
 
     def secret_keys(self, label: str | None = None) -> list[Any]:
         """Handles of the secret keys of the token, or of those with a label."""

@@ -23,7 +23,13 @@ class KeyUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """A token, as it describes itself."""
+    """A token, as it describes itself.
+
+    Attributes:
+        mechanisms: Their names, where it was asked for them.
+        profile: The family that it is known as.
+        serial_identifies: Its serial number is its own.
+    """
 
     label: str
     serial: str
@@ -32,6 +38,8 @@ class TokenFacts:
     initialized: bool
     has_user_pin: bool
     mechanisms: tuple[str, ...] = ()
+    profile: str = ""
+    serial_identifies: bool = True
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from ownkey_server import hardening
 from ownkey_server.hsm.answers import told
@@ -13,18 +12,17 @@ from ownkey_server.hsm.errors import HsmError
 from ownkey_server.hsm.processes import end_with_parent
 
 
-def main(number: int, module: Path) -> None:
-    """Serve one socket.
+def main(number: int) -> None:
+    """Serve one socket, on which first comes which module it is.
 
     Args:
         number: Its descriptor.
-        module: The vendor's library.
     """
     hardening.harden()
     end_with_parent()
     connection = Connection(number)
     try:
-        bench = Bench(module)
+        bench = Bench(*connection.recv())
     except HsmError as error:
         connection.send(_refusal(error))
         return
@@ -49,4 +47,4 @@ def _refusal(error: HsmError) -> tuple[str, tuple[str, str, str]]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]))

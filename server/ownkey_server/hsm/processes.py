@@ -43,15 +43,19 @@ class ModuleProcess:
 
     Args:
         module: The vendor's library.
+        arguments: What it is initialized with; None for nothing.
+        profile: The family of its tokens; ``auto`` knows it by what token and module say.
         verbose: Let what the module prints be seen.
     """
 
-    def __init__(self, module: Path, *, verbose: bool = False) -> None:
+    def __init__(
+        self, module: Path, arguments: str | None = None, profile: str = "auto", *, verbose: bool = False
+    ) -> None:
         self._module = module
         ours, theirs = socket.socketpair()
         with theirs:
             # -P: a file in the user's folder must not stand in for a module of Python's.
-            command = [sys.executable, "-P", "-m", "ownkey_server.hsm.process_main", str(theirs.fileno()), str(module)]
+            command = [sys.executable, "-P", "-m", "ownkey_server.hsm.process_main", str(theirs.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command,
                 pass_fds=[theirs.fileno()],
@@ -61,6 +65,7 @@ class ModuleProcess:
             )
         self._connection = Connection(ours.detach())
         try:
+            self._connection.send((module, arguments, profile))
             self._receive(START_SECONDS, "being loaded")
         except BaseException:
             self.close()

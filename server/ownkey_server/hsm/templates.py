@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Attribute, KeyType, ObjectClass
 
 from ownkey_server.hsm.errors import HsmError, Trouble
+from ownkey_server.keystores.pkcs11.profiles import Profile
+from ownkey_server.keystores.pkcs11.ways import Way
+from ownkey_server.keystores.pkcs11.wrapping import rights
 
 KEY_BITS = 256
-MECHANISMS: Mapping[str, Mechanism] = {"aes-gcm": Mechanism.AES_GCM, "aes-key-wrap": Mechanism.AES_KEY_WRAP}
-WRAPPING = {Mechanism.AES_GCM: Attribute.ENCRYPT, Mechanism.AES_KEY_WRAP: Attribute.WRAP}
-OPENING = {Mechanism.AES_GCM: Attribute.DECRYPT, Mechanism.AES_KEY_WRAP: Attribute.UNWRAP}
 RIGHTS = (
     Attribute.ENCRYPT,
     Attribute.DECRYPT,
@@ -24,32 +24,38 @@ RIGHTS = (
 )
 
 
-def choose(offered: frozenset[Mechanism], wanted: str) -> Mechanism:
-    """What a key is to wrap with.
+def choose(possible: Collection[Way], profile: Profile, wanted: str) -> Way:
+    """How a key is to wrap.
 
     Args:
-        offered: What the token offers.
-        wanted: ``auto``, or a name of ``MECHANISMS``.
+        possible: The ways that the token has.
+        profile: Its family, which says what is best.
+        wanted: ``auto``, or the way's word.
 
     Raises:
-        HsmError: The token does not offer it.
+        HsmError: The token does not have it.
     """
-    for mechanism in MECHANISMS.values() if wanted == "auto" else (MECHANISMS[wanted],):
-        if mechanism in offered:
-            return mechanism
+    for way in profile.order if wanted == "auto" else (Way(wanted),):
+        if way in possible:
+            return way
     what = "neither AES-GCM nor AES key wrap" if wanted == "auto" else f"not {wanted}"
     raise HsmError(f"the token offers {what}", Trouble.UNSUPPORTED, "`ownkey hsm check` tells all that it offers")
 
 
-def customer_key(mechanism: Mechanism) -> dict[Attribute, Any]:
-    """Sensitive, not extractable, and with the rights for one mechanism alone."""
-    granted = (WRAPPING[mechanism], OPENING[mechanism])
+def customer_key(way: Way, profile: Profile) -> dict[Attribute, Any]:
+    """Sensitive, not extractable, and with the rights for one way to wrap alone."""
+    granted = rights(way, profile)
     return {
         Attribute.SENSITIVE: True,
         Attribute.EXTRACTABLE: False,
         Attribute.PRIVATE: True,
         **{right: right in granted for right in RIGHTS},
     }
+
+
+def unwrapping(template: Mapping[Attribute, Any], profile: Profile) -> dict[Attribute, Any]:
+    """A template for a key that is unwrapped: some tokens want its length, which the standard forbids."""
+    return {**template, **({Attribute.VALUE_LEN: KEY_BITS // 8} if profile.unwrap_wants_length else {})}
 
 
 def passing_key() -> dict[Attribute, Any]:

@@ -27,7 +27,9 @@ class TokenPlace:
         label: The token's label.
         pin: Where its user PIN is.
         serial: Its serial number, where several have that label.
-        mechanism: What its keys wrap with: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        mechanism: How its keys wrap: ``auto``, or a way's word.
+        arguments: What the module is initialized with; None for nothing.
+        profile: The token's family; ``auto`` knows it by what token and module say.
     """
 
     name: str
@@ -36,6 +38,8 @@ class TokenPlace:
     pin: SecretReference
     serial: str = ""
     mechanism: str = "auto"
+    arguments: str | None = None
+    profile: str = "auto"
 
     def with_pin(self, pin: SecretReference) -> TokenPlace:
         """The same, with its PIN from elsewhere."""
@@ -55,7 +59,7 @@ class TokenAtWork:
 
     def __init__(self, place: TokenPlace, *, verbose: bool = False) -> None:
         self.place = place
-        self._process = ModuleProcess(place.module, verbose=verbose)
+        self._process = ModuleProcess(place.module, place.arguments, place.profile, verbose=verbose)
         try:
             self.facts: TokenFacts = self._process.ask(OpenToken(place.label, place.serial))
         except BaseException:
@@ -105,14 +109,21 @@ def at_work(places: Sequence[TokenPlace], *, verbose: bool = False) -> Iterator[
         for place in places:
             token = TokenAtWork(place, verbose=verbose)
             stack.callback(token.close)
-            same = next((one for one in opened if one.facts.identity == token.facts.identity), None)
-            if same is not None and token.facts.serial:
+            same = next((one for one in opened if _same(one, token)), None)
+            if same is not None:
                 raise HsmError(f"{same.name} and {token.name} are the same token: {token.facts}")
             opened.append(token)
         for token in opened:
             with _named(token, several=len(opened) > 1):
                 token.log_in()
         yield opened
+
+
+def _same(one: TokenAtWork, other: TokenAtWork) -> bool:
+    if one.facts.identity != other.facts.identity:
+        return False
+    where = [(token.place.module.resolve(), token.place.arguments) for token in (one, other)]
+    return where[0] == where[1] or other.facts.serial_identifies
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import click
 
 from ownkey.cli.main import Shared, output_options
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
-from ownkey_server.commands.hsm.options import WHERE, reference, told
+from ownkey_server.commands.hsm.options import WHERE, module_arguments_option, reference, told
 from ownkey_server.domain.ceremonies import Action
 from ownkey_server.hsm.ceremony_log import Intent, opened
 from ownkey_server.hsm.errors import HsmError, Trouble
@@ -27,6 +27,7 @@ SECONDS = 120.0
 @click.option(
     "--module", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The vendor's library: a .so file."
 )
+@module_arguments_option
 @click.option("--token", "label", metavar="LABEL", required=True, help="The token's label: at most 32 bytes.")
 @click.option(
     "--so-pin",
@@ -45,7 +46,15 @@ SECONDS = 120.0
 @output_options
 @click.pass_obj
 def init_command(
-    shared: Shared, /, module: Path, label: str, so_pin: str, pin: str, erase: str | None, **options: Any
+    shared: Shared,
+    /,
+    module: Path,
+    module_arguments: str | None,
+    label: str,
+    so_pin: str,
+    pin: str,
+    erase: str | None,
+    **options: Any,
 ) -> None:
     """Initialize a token: its label, its SO PIN and its user PIN.
 
@@ -58,7 +67,10 @@ def init_command(
             raise HsmError(f"a token's label has 1 to {LABEL_LENGTH} bytes")
         first = None if so_pin == PROMPT else reference("--so-pin", so_pin, str)
         second = None if pin == PROMPT else reference("--pin", pin, str)
-        with ModuleProcess(module, verbose=shared.verbose) as process, opened(choice.log, choice.clock) as log:
+        with (
+            ModuleProcess(module, module_arguments, verbose=shared.verbose) as process,
+            opened(choice.log, choice.clock) as log,
+        ):
             was, keep = _chosen(process.ask(ListTokens()), label, erase)
             loss = f"erase {was}, with every key in it" if was.initialized and not keep else ""
             what = {"ceremony": "initialize a token", "token": label, "first": loss, "module": str(module)}

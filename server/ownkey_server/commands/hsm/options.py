@@ -40,6 +40,13 @@ module_option = click.option(
 )
 
 
+module_arguments_option = click.option(
+    "--module-arguments",
+    metavar="TEXT",
+    help="What the module is initialized with, for those that want something: NSS, YubiHSM.",
+)
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """Errors at a token end the command in a line, with a hint."""
@@ -63,6 +70,7 @@ def token_options(command: F) -> F:
         ),
         config_option,
         module_option,
+        module_arguments_option,
         click.option("--token", "--token-label", "token", metavar="LABEL", help="The token's label, with --module."),
         click.option("--serial", default="", help="Its serial number, where several tokens have that label."),
         click.option(
@@ -100,6 +108,7 @@ class TokenChoice:
     config: Path
     store: str | None
     module: Path | None
+    module_arguments: str | None
     token: str | None
     serial: str
     pin: str | None
@@ -109,7 +118,7 @@ class TokenChoice:
     @classmethod
     def taken(cls, options: dict[str, Any]) -> TokenChoice:
         """Take its options out of a command's."""
-        names = ("config", "store", "module", "token", "serial", "pin", "replicas", "replica_pins")
+        names = ("config", "store", "module", "module_arguments", "token", "serial", "pin", "replicas", "replica_pins")
         return cls(**{name: options.pop(name) for name in names if name in options})
 
     def places(self) -> list[TokenPlace]:
@@ -128,7 +137,7 @@ class TokenChoice:
             if self.token is None:
                 raise click.UsageError("--module needs --token, the token's label")
             pin = reference("--pin", self.pin or PROMPT, lambda: _ask_pin(self.token or ""))
-            first = TokenPlace(self.token, self.module, self.token, pin, self.serial)
+            first = TokenPlace(self.token, self.module, self.token, pin, self.serial, arguments=self.module_arguments)
             others = self._settings() if self.replicas else None
         else:
             if self.token is not None:
@@ -161,7 +170,15 @@ def _place(settings: Settings, name: str) -> TokenPlace:
         raise HsmError(f"the settings have no key store {name!r}; they have: {names}", Trouble.NOT_FOUND)
     if not isinstance(section, Pkcs11Settings):
         raise HsmError(f"key store {name!r} is in no token: its kind is {section.kind}")
-    return TokenPlace(name, Path(section.module), section.token_label, section.pin_source, mechanism=section.mechanism)
+    return TokenPlace(
+        name,
+        Path(section.module),
+        section.token_label,
+        section.pin_source,
+        mechanism=section.mechanism,
+        arguments=section.module_arguments,
+        profile=section.profile,
+    )
 
 
 def _ask_pin(label: str) -> str:

@@ -30,7 +30,7 @@ class Generate:
 
     Attributes:
         label: What it will be called.
-        mechanism: What it wraps with: ``auto``, ``aes-gcm`` or ``aes-key-wrap``.
+        mechanism: How it wraps: ``auto``, or a way's word.
     """
 
     label: str
@@ -38,10 +38,10 @@ class Generate:
 
     def run(self, bench: Bench) -> KeyFacts:
         """Make it."""
-        mechanism = choose(bench.offered, self.mechanism)
+        way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
         key = bench.session.generate_key(
-            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=customer_key(mechanism)
+            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=customer_key(way, bench.profile)
         )
         return proper(bench, key, self.label)
 

@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.mechanisms import GCMParams
-
+from ownkey.container import EncryptedDataKey
 from ownkey_server.hsm.errors import HsmError, Trouble
-from ownkey_server.hsm.templates import OPENING, WRAPPING
+from ownkey_server.keystores.pkcs11.ways import WAY_OF
+from ownkey_server.keystores.pkcs11.wrapping import rights
 
 if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
 
-IV_LENGTH, TAG_BITS = 12, 128
 _AAD = b"ownkey: proof of a key"
-
-
-@dataclass(frozen=True, slots=True)
-class Wrapped:
-    """Throw-away bytes wrapped under a key."""
-
-    mechanism: str
-    iv: bytes
-    ciphertext: bytes
+# What the entry calls the key: pending ones are tried too.
+_REFERENCE = "proof"
 
 
 @dataclass(frozen=True, slots=True)
 class WrapProbe:
-    """Wrap throw-away bytes under a key, by the label that it has now."""
+    """Wrap throw-away bytes under a key, by the label that it has now, as the key store would."""
 
     label: str
     probe: bytes = field(repr=False)
 
-    def run(self, bench: Bench) -> Wrapped:
+    def run(self, bench: Bench) -> EncryptedDataKey:
         """Wrap them."""
         key = bench.key(self.label)
-        mechanism = next((one for one, right in WRAPPING.items() if key[right] and one in bench.offered), None)
-        if mechanism is None:
-            raise HsmError("the key may not wrap", Trouble.UNFIT)
-        if mechanism is Mechanism.AES_GCM:
-            iv = bench.random(IV_LENGTH)
-            parameters = GCMParams(iv, _AAD, TAG_BITS)
-            return Wrapped(mechanism.name, iv, key.encrypt(self.probe, mechanism=mechanism, mechanism_param=parameters))
-        passenger = bench.session.create_object({**_PASSENGER, Attribute.VALUE: self.probe})
-        try:
-            return Wrapped(mechanism.name, b"", bytes(key.wrap_key(passenger, mechanism=mechanism)))
-        finally:
-            passenger.destroy()
+        for way in bench.profile.order:
+            if way in bench.ways and all(key[right] for right in rights(way, bench.profile)):
+                return bench.ways[way].wrap(key, _REFERENCE, self.probe, _AAD)
+        raise HsmError("the key may not both wrap and open", Trouble.UNFIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +39,11 @@ class OpenProbe:
     """Open what a key with this label wrapped, here or in another token."""
 
     label: str
-    wrapped: Wrapped
+    wrapped: EncryptedDataKey
 
     def run(self, bench: Bench) -> bytes:
         """Open it."""
-        key: Any = bench.key(self.label)
-        mechanism = Mechanism[self.wrapped.mechanism]
-        if not key[OPENING[mechanism]]:
-            raise HsmError("the key may not open", Trouble.UNFIT)
-        if mechanism is Mechanism.AES_GCM:
-            parameters = GCMParams(self.wrapped.iv, _AAD, TAG_BITS)
-            return bytes(key.decrypt(self.wrapped.ciphertext, mechanism=mechanism, mechanism_param=parameters))
-        template = {Attribute.TOKEN: False, Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-        passenger = key.unwrap_key(
-            ObjectClass.SECRET_KEY,
-            KeyType.GENERIC_SECRET,
-            self.wrapped.ciphertext,
-            mechanism=mechanism,
-            template=template,
-        )
-        try:
-            return bytes(passenger[Attribute.VALUE])
-        finally:
-            passenger.destroy()
-
-
-_PASSENGER = {
-    Attribute.CLASS: ObjectClass.SECRET_KEY,
-    Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
-    Attribute.TOKEN: False,
-    Attribute.SENSITIVE: False,
-    Attribute.EXTRACTABLE: True,
-}
+        key, way = bench.key(self.label), WAY_OF[self.wrapped.provider_id]
+        if way not in bench.ways or not key[rights(way, bench.profile)[1]]:
+            raise HsmError(f"token and key do not both open by {way.value}", Trouble.UNFIT)
+        return bytes(bench.ways[way].unwrap(key, self.wrapped, _AAD))

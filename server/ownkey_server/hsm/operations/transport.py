@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11 import exceptions as p11
 
@@ -18,7 +19,8 @@ from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
 from ownkey_server.hsm.operations.keys import proper
-from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, customer_key, envelope_key, passing_key
+from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, customer_key, envelope_key, passing_key, unwrapping
+from ownkey_server.keystores.pkcs11.ways import Way
 
 if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
@@ -102,7 +104,7 @@ class Unwrap:
 
     Attributes:
         label: What it will be called.
-        mechanism: What it wraps with.
+        mechanism: How it wraps: ``auto``, or a way's word.
         pair: The wrapping pair's label.
         wrapped: The key.
         scheme: One of ``SCHEMES``.
@@ -118,7 +120,7 @@ class Unwrap:
 
     def run(self, bench: Bench) -> KeyFacts:
         """Take it in."""
-        mechanism = choose(bench.offered, self.mechanism)
+        way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
         private = private_half(bench, self.pair)
         modulus = len(bytes(private[Attribute.MODULUS]))
@@ -127,8 +129,8 @@ class Unwrap:
             wanted = f"{modulus} bytes" if self.scheme == "rsa-oaep" else f"more than {modulus} bytes"
             raise HsmError(f"a key wrapped by {self.scheme} has {wanted} here, not {len(self.wrapped)}", Trouble.WRONG)
         try:
-            _require_length(bench, self._unwrapped(private, modulus, passing_key()))
-            key = self._unwrapped(private, modulus, customer_key(mechanism), pending(self.label))
+            _require_length(bench, self._unwrapped(bench, private, modulus, passing_key()))
+            key = self._unwrapped(bench, private, modulus, customer_key(way, bench.profile), pending(self.label))
         except p11.PKCS11Error as error:
             raise HsmError(
                 f"the token cannot unwrap it ({type(error).__name__})",
@@ -137,12 +139,17 @@ class Unwrap:
             ) from None
         return proper(bench, key, self.label)
 
-    def _unwrapped(self, private: Any, modulus: int, template: Mapping[Attribute, Any], label: str = "") -> Any:
+    def _unwrapped(
+        self, bench: Bench, private: Any, modulus: int, template: Mapping[Attribute, Any], label: str = ""
+    ) -> Any:
         """The key; with a label it stays in the token."""
         outer, inner = self.wrapped[:modulus], self.wrapped[modulus:]
         if not inner:
-            return _unwrap(private, outer, OAEP[self.hash], template, label)
-        envelope = _unwrap(private, outer, OAEP[self.hash], envelope_key(Attribute.UNWRAP))
+            return _unwrap(bench, private, outer, OAEP[self.hash], template, label)
+        padded = _padded_key_wrap(bench)
+        if padded is None:
+            raise HsmError("the token does not unwrap by AES key wrap with padding (RFC 5649)", Trouble.UNSUPPORTED)
+        envelope = _unwrap(bench, private, outer, OAEP[self.hash], envelope_key(Attribute.UNWRAP))
         try:
             return envelope.unwrap_key(
                 ObjectClass.SECRET_KEY,
@@ -150,8 +157,8 @@ class Unwrap:
                 inner,
                 label=label or None,
                 store=bool(label),
-                mechanism=Mechanism.AES_KEY_WRAP_PAD,
-                template=template,
+                mechanism=padded,
+                template=unwrapping(template, bench.profile),
             )
         finally:
             envelope.destroy()
@@ -185,11 +192,11 @@ class Create:
 
     def run(self, bench: Bench) -> KeyFacts:
         """Make it."""
-        mechanism = choose(bench.offered, self.mechanism)
+        way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
         key = bench.session.create_object(
             {
-                **customer_key(mechanism),
+                **customer_key(way, bench.profile),
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
                 Attribute.KEY_TYPE: KeyType.AES,
                 Attribute.VALUE: self.value,
@@ -284,7 +291,7 @@ def _hashes(bench: Bench, public: Any, private: Any, *, decrypts: bool) -> tuple
             if decrypts:
                 private.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
             else:
-                _unwrap(private, wrapped, parameters, envelope_key(Attribute.UNWRAP)).destroy()
+                _unwrap(bench, private, wrapped, parameters, envelope_key(Attribute.UNWRAP)).destroy()
         except p11.PKCS11Error:
             continue
         finally:
@@ -296,10 +303,43 @@ def _hashes(bench: Bench, public: Any, private: Any, *, decrypts: bool) -> tuple
 def _schemes(bench: Bench, hashes: tuple[str, ...]) -> tuple[str, ...]:
     if not hashes:
         return ()
-    return SCHEMES if Mechanism.AES_KEY_WRAP_PAD in bench.offered else SCHEMES[:1]
+    return SCHEMES if _padded_key_wrap(bench) is not None else SCHEMES[:1]
 
 
-def _unwrap(private: Any, wrapped: bytes, parameters: Any, template: Mapping[Attribute, Any], label: str = "") -> Any:
+def _padded_key_wrap(bench: Bench) -> Mechanism | None:
+    """The mechanism of the token that is AES key wrap with padding as RFC 5649 has it: what some call so is another."""
+    names = {*bench.profile.mechanisms[Way.KEY_WRAP_PAD], Mechanism.AES_KEY_WRAP_PAD}
+    offered = {int(one) for one in bench.offered}
+    return next((one for one in names if int(one) in offered and _is_rfc5649(bench, one)), None)
+
+
+def _is_rfc5649(bench: Bench, mechanism: Mechanism) -> bool:
+    known, inner = bytes(range(32)), bytes(range(32, 64))
+    try:
+        envelope = bench.session.create_object({**envelope_key(Attribute.UNWRAP), Attribute.VALUE: known})
+    except p11.PKCS11Error:
+        return False
+    try:
+        key = envelope.unwrap_key(
+            ObjectClass.SECRET_KEY,
+            KeyType.AES,
+            aes_key_wrap_with_padding(known, inner),
+            mechanism=mechanism,
+            template=unwrapping({Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}, bench.profile),
+        )
+        try:
+            return bytes(key[Attribute.VALUE]) == inner
+        finally:
+            key.destroy()
+    except p11.PKCS11Error:
+        return False
+    finally:
+        envelope.destroy()
+
+
+def _unwrap(
+    bench: Bench, private: Any, wrapped: bytes, parameters: Any, template: Mapping[Attribute, Any], label: str = ""
+) -> Any:
     return private.unwrap_key(
         ObjectClass.SECRET_KEY,
         KeyType.AES,
@@ -308,7 +348,7 @@ def _unwrap(private: Any, wrapped: bytes, parameters: Any, template: Mapping[Att
         store=bool(label),
         mechanism=Mechanism.RSA_PKCS_OAEP,
         mechanism_param=parameters,
-        template=template,
+        template=unwrapping(template, bench.profile),
     )
 
 
