@@ -1,4 +1,4 @@
-"""The same ceremonies at another vendor's token: NSS, which has other mechanisms, and wants arguments for its module."""
+"""The same ceremonies at another vendor's token: NSS has other mechanisms, and wants arguments for its module."""
 
 from __future__ import annotations
 
