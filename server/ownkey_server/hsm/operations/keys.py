@@ -16,7 +16,7 @@ from pkcs11 import exceptions as p11
 from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
-from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, customer_key
+from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, kek_template
 
 if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
@@ -41,7 +41,7 @@ class Generate:
         way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
         key = bench.session.generate_key(
-            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=customer_key(way, bench.profile)
+            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=kek_template(way, bench.profile)
         )
         return proper(bench, key, self.label)
 

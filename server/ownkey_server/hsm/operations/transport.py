@@ -19,7 +19,7 @@ from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
 from ownkey_server.hsm.operations.keys import proper
-from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, customer_key, envelope_key, passing_key, unwrapping
+from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, envelope_key, kek_template, passing_key, unwrapping
 from ownkey_server.keystores.pkcs11.ways import Way
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Unwrap:
             raise HsmError(f"a key wrapped by {self.scheme} has {wanted} here, not {len(self.wrapped)}", Trouble.WRONG)
         try:
             _require_length(bench, self._unwrapped(bench, private, modulus, passing_key()))
-            key = self._unwrapped(bench, private, modulus, customer_key(way, bench.profile), pending(self.label))
+            key = self._unwrapped(bench, private, modulus, kek_template(way, bench.profile), pending(self.label))
         except p11.PKCS11Error as error:
             raise HsmError(
                 f"the token cannot unwrap it ({type(error).__name__})",
@@ -196,7 +196,7 @@ class Create:
         bench.require_free(self.label, pending(self.label))
         key = bench.session.create_object(
             {
-                **customer_key(way, bench.profile),
+                **kek_template(way, bench.profile),
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
                 Attribute.KEY_TYPE: KeyType.AES,
                 Attribute.VALUE: self.value,
