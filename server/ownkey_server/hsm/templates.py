@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Attribute, KeyType, ObjectClass
 
 from ownkey_server.hsm.errors import HsmError, Trouble
-from ownkey_server.keystores.pkcs11.profiles import GENERIC, Profile, built_in
+from ownkey_server.keystores.pkcs11.profiles import Profile
 from ownkey_server.keystores.pkcs11.ways import Way
 from ownkey_server.keystores.pkcs11.wrapping import rights
 
@@ -51,12 +51,6 @@ def kek_template(way: Way, profile: Profile) -> dict[Attribute, Any]:
         Attribute.PRIVATE: True,
         **{right: right in granted for right in RIGHTS},
     }
-
-
-def customer_key(mechanism: Mechanism) -> dict[Attribute, Any]:
-    """The same, for one mechanism of the standard, as every token has it that has no profile of its own."""
-    way = Way.GCM if mechanism is Mechanism.AES_GCM else Way.KEY_WRAP
-    return kek_template(way, built_in()[GENERIC])
 
 
 def unwrapping(template: Mapping[Attribute, Any], profile: Profile) -> dict[Attribute, Any]:
