@@ -61,7 +61,9 @@ def _list(shared: Shared, found: list[Profile]) -> None:
     for title in ("profile", "status", "wraps by", "tokens"):
         table.add_column(title, overflow="fold")
     for profile in found:
-        table.add_row(profile.name, profile.status, ", ".join(way.value for way in profile.order), profile.title)
+        table.add_row(
+            profile.name, profile.status, ", ".join(way.value for way in profile.order) or "nothing", profile.title
+        )
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 

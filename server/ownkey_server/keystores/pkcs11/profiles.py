@@ -259,7 +259,7 @@ def _profile(name: str, content: Mapping[str, Any]) -> Profile:
     known_mechanisms = {**_MECHANISMS, **own_mechanisms}
     known_errors = {*_ERROR_NAMES.values(), *vendor_errors}
     ways = [way.value for way in Way]
-    order = mechanisms.names("order", ways, least=1, kind="way to wrap")
+    order = mechanisms.names("order", ways, kind="way to wrap")
     whole.optional("like", whole.text)
     profile = Profile(
         name=name,
