@@ -9,6 +9,7 @@ import pytest
 from ownkey_server.hsm.check.plan import Plan
 from ownkey_server.hsm.check.verdicts import Report, Verdict
 from support.hsm_checks import checked, found, line, plan_for
+from support.hsm_operator import Operator
 from support.nss import LABEL, Nss
 from support.nss import PIN as NSS_PIN
 from support.softhsm import SoftHsm
@@ -50,6 +51,22 @@ def test_nss_holds_what_it_held(nss: Nss) -> None:
     before = hashlib.sha256(database.read_bytes()).digest()
     checked(plan_of(nss, "untouched"), NSS_PIN)
     assert hashlib.sha256(database.read_bytes()).digest() == before
+
+
+def test_nss_by_the_settings_of_a_key_store(operator: Operator, nss: Nss) -> None:
+    options = nss.make_token("of-settings")
+    operator.pin = NSS_PIN
+    settings = operator.folder / "ownkey.toml"
+    settings.write_text(
+        f'[server]\ndevelopment = true\n[key_stores.nss]\nkind = "pkcs11"\nmodule = "{nss.module}"\n'
+        f'token_label = "{LABEL}"\npin = "{operator.secret("nss", NSS_PIN)}"\n'
+        f'module_arguments = "{options.module_arguments}"\n'
+    )
+    ended = operator.run("check", "--store", "nss", "--config", str(settings), "--seconds", "0")
+    assert (ended.code, ended.answer["counts"]["fail"]) == (9, 2)
+    assert ended.answer["facts"]["profile"].startswith("nss-softokn")
+    wrong = operator.run("check", "--store", "nss", "--config", str(settings), "--profile", "nobody")
+    assert (wrong.code, "there is no profile" in wrong.error["error"]) == (2, True)
 
 
 def test_a_module_without_its_arguments_says_so(nss: Nss) -> None:

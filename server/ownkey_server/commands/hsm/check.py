@@ -21,6 +21,8 @@ from ownkey_server.hsm.check.terminal import lines
 from ownkey_server.hsm.check.verdicts import Verdict
 from ownkey_server.hsm.errors import HsmError
 from ownkey_server.hsm.work import TokenPlace
+from ownkey_server.keystores.pkcs11 import profiles
+from ownkey_server.keystores.pkcs11.profile_reader import ProfileInvalid
 from ownkey_server.secret_sources import SecretUnusable
 
 _CLEAR_LINE = "\r\x1b[K"
@@ -40,6 +42,12 @@ _WIDTH = 76
     "--mechanism",
     type=click.Choice(MECHANISMS),
     help="What the key store is to wrap with. What the settings say, otherwise, or auto.",
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="The token's family: a name of `ownkey hsm profiles`, or a file of your own, PATH.toml. What the settings say,"
+    " otherwise, or what token and module say of themselves.",
 )
 @click.option(
     "--sessions", type=click.IntRange(2, 1024), default=32, show_default=True, help="How many to open at the most."
@@ -73,6 +81,7 @@ def check_command(
     /,
     keys: tuple[str, ...],
     mechanism: str | None,
+    profile: str | None,
     sessions: int,
     patience: float,
     seconds: float,
@@ -93,6 +102,7 @@ def check_command(
     started = datetime.now(UTC)
     with told():
         place, *_ = TokenChoice.taken(choice).places()
+        _require_profile(profile or place.profile)
         pin = _pin(place)
     plan = Plan(
         module=place.module,
@@ -100,6 +110,8 @@ def check_command(
         serial=place.serial,
         keys=keys,
         mechanism=mechanism or place.mechanism,
+        arguments=place.arguments,
+        profile=profile or place.profile,
         sessions=sessions,
         patience=patience,
         speed_seconds=seconds,
@@ -146,6 +158,13 @@ class _Progress:
         """Leave an empty line."""
         if self._shown and self._in_place:
             click.echo(_CLEAR_LINE, err=True, nl=False)
+
+
+def _require_profile(name: str) -> None:
+    try:
+        profiles.load(name)
+    except ProfileInvalid as error:
+        raise HsmError(str(error), hint="`ownkey hsm profiles` lists those that there are") from None
 
 
 def _pin(place: TokenPlace) -> str:

@@ -18,7 +18,7 @@ from pkcs11 import exceptions as p11
 from ownkey.container import EncryptedDataKey, serialize_context
 from ownkey_server.hsm.check.cryptoki import Cryptoki
 from ownkey_server.hsm.check.plan import Plan
-from ownkey_server.hsm.templates import KEY_BITS, RIGHTS
+from ownkey_server.hsm.templates import KEY_BITS, kek_template
 from ownkey_server.keystores.pkcs11 import profiles
 from ownkey_server.keystores.pkcs11.messages import Login
 from ownkey_server.keystores.pkcs11.module import LoadedModule
@@ -169,17 +169,9 @@ class Bench:
     def make_kek(self, way: Way, session: Any = None) -> tuple[str, Any]:
         """A key of the session, or of another, that is as `ownkey hsm keygen` makes one; its label and its handle."""
         label = self.new_label()
+        template = kek_template(way, self.profile)
         maker = self.session if session is None else session
-        return label, maker.generate_key(KeyType.AES, KEY_BITS, label=label, store=False, template=self._template(way))
-
-    def _template(self, way: Way) -> dict[Attribute, Any]:
-        granted = self.rights_of(way)
-        return {
-            Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: False,
-            Attribute.PRIVATE: True,
-            **{right: right in granted for right in RIGHTS},
-        }
+        return label, maker.generate_key(KeyType.AES, KEY_BITS, label=label, store=False, template=template)
 
     def wrap(self, label: str, data_key: bytes, context: bytes, way: Way) -> EncryptedDataKey:
         """Wrap a data key as the key store does."""

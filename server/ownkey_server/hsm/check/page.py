@@ -34,7 +34,8 @@ tr { break-inside: avoid; }
 .pass { color: var(--pass); } .warn { color: var(--warn); } .fail { color: var(--fail); } .note { color: var(--note); }
 .more { margin: .25rem 0 0; color: var(--faint); font-size: .88rem; }
 .more b { font-weight: 600; color: var(--ink); }
-.speeds { font-size: .9em; } .speeds th, .speeds td { text-align: right; white-space: nowrap; } .speeds td, .speeds td:nth-child(2) { width: auto; }
+.speeds { font-size: .9em; } .speeds th, .speeds td { text-align: right; white-space: nowrap; }
+.speeds td, .speeds td:nth-child(2) { width: auto; }
 svg { display: block; width: 100%; height: auto; margin: .6rem 0; }
 footer { margin: 2rem 0; color: var(--faint); font-size: .85rem; border-top: 1px solid var(--line);
   padding-top: .6rem; }
