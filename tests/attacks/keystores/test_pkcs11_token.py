@@ -238,6 +238,21 @@ async def test_another_key_of_the_label_is_never_used(
     assert await answers(open_store(token), KEY)
 
 
+@pytest.mark.parametrize("given", [ALL_RIGHTS, ("ENCRYPT", "DECRYPT")])
+async def test_another_key_of_the_label_is_not_used_either_where_its_rights_are_others(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, given: tuple[str, ...]
+) -> None:
+    """It wraps in another way than the first did, so that what that one wrapped by GCM proves nothing."""
+    softhsm.make_key(token, "other-rights", "SENSITIVE", *given)
+    store = open_store(token)
+    made = await store.generate_data_key("other-rights", CONTEXT, TIMEOUT)
+    assert made.wrapped.provider_id == "ownkey-pkcs11"
+    softhsm.destroy_key(token, "other-rights")
+    softhsm.make_key(token, "other-rights", "SENSITIVE", "WRAP", "UNWRAP")
+    with pytest.raises(KeyMisconfigured):
+        await store.generate_data_key("other-rights", CONTEXT, TIMEOUT)
+
+
 async def is_in(store: KeyMaker, reference: str, state: KeyState) -> bool:
     return (await store.describe(reference, TIMEOUT)).state is state
 

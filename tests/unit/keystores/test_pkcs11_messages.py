@@ -30,8 +30,10 @@ from ownkey_server.keystores.pkcs11.messages import (
 texts = st.text(max_size=40)
 names = texts.filter(lambda text: "\n" not in text and text)
 blobs = st.binary(max_size=80)
-entries = st.none() | st.builds(EncryptedDataKey, texts, blobs, blobs)
-histories = st.none() | st.builds(Worked, blobs, st.frozensets(names, min_size=1, max_size=3), entries)
+wrapped_keys = st.builds(EncryptedDataKey, texts, blobs, blobs)
+entries = st.none() | wrapped_keys
+proofs = st.lists(wrapped_keys, max_size=3).map(tuple)
+histories = st.none() | st.builds(Worked, blobs, st.frozensets(names, min_size=1, max_size=3), proofs)
 requests = st.builds(
     Request,
     operation=st.sampled_from(Operation),

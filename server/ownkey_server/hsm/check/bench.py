@@ -133,7 +133,7 @@ class Bench:
     def store_token(self) -> Pkcs11Token:
         """The token as the key store uses it."""
         assert self.session is not None  # noqa: S101 - logged in first: its login is the other's
-        token = Pkcs11Token(self.module, self.plan.token_label, self.wanted, lambda _: None, self.profile)
+        token = Pkcs11Token(self.module, self.plan.token_label, self.wanted, lambda _: (), self.profile)
         token.allow_login(Login(self._pin().encode()))
         return token
 

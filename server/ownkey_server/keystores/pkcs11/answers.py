@@ -66,21 +66,21 @@ class Answers:
         """The key has just wrapped or unwrapped in this way."""
         before = self._worked.get(reference)
         ways = before.ways if before and self._works_here(reference) else frozenset()
-        self._worked[reference] = Worked(self._token.serial, ways | {provider_id}, before.proof if before else None)
+        self._worked[reference] = Worked(self._token.serial, ways | {provider_id}, before.proofs if before else ())
         self._missing_since.pop(reference, None)
 
     def learn(self, reference: str, worked: Worked) -> None:
         """Take over where and how the key has worked, which others of its store may have seen."""
         self._worked[reference] = worked
 
-    def keep_proof(self, reference: str, proof: EncryptedDataKey) -> None:
+    def keep_proofs(self, reference: str, proofs: tuple[EncryptedDataKey, ...]) -> None:
         """Keep what shows later that the key is still the one that has just worked."""
-        self._worked[reference] = replace(self._worked[reference], proof=proof)
+        self._worked[reference] = replace(self._worked[reference], proofs=proofs)
 
-    def proof_of(self, reference: str) -> EncryptedDataKey | None:
-        """What :meth:`keep_proof` kept."""
+    def proofs_of(self, reference: str) -> tuple[EncryptedDataKey, ...]:
+        """What :meth:`keep_proofs` kept."""
         worked = self._worked.get(reference)
-        return worked.proof if worked else None
+        return worked.proofs if worked else ()
 
     def worked(self, reference: str) -> Worked | None:
         """Where and how the key has worked; None if it never has."""

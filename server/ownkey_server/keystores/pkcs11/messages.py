@@ -66,12 +66,13 @@ class Worked:
     Attributes:
         serial: Serial number of the token in which it did.
         ways: Provider ids of what it wrapped or opened there.
-        proof: Throw-away bytes that it has wrapped: another key of its label does not open them.
+        proofs: Throw-away bytes that it has wrapped, in each way that it allows: another key of its label does not
+            open them, whichever of its rights that key has.
     """
 
     serial: bytes
     ways: frozenset[str]
-    proof: EncryptedDataKey | None = None
+    proofs: tuple[EncryptedDataKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 21)
+    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 18)
     try:
         return Request(
             operation=Operation(bytes(operation)),
@@ -167,8 +168,8 @@ def unpack_request(message: memoryview) -> Request:
             aad=bytes(aad),
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:10]),
-            login=Login(bytes(rest[11]), bool(rest[12])) if rest[10] else None,
+            worked=_worked(rest[4:7]),
+            login=Login(bytes(rest[8]), bool(rest[9])) if rest[7] else None,
         )
     except ValueError:
         raise MessageBroken("it is no request") from None
@@ -197,17 +198,17 @@ def unpack_answer(message: memoryview) -> Answer:
     Raises:
         MessageBroken: It is none.
     """
-    data_key, *rest = _unpack(message, 16)
+    data_key, *rest = _unpack(message, 13)
     try:
-        kind = _error_kind(_text(rest[10]))
+        kind = _error_kind(_text(rest[7]))
         return Answer(
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:10]),
-            error=(kind, _text(rest[11])) if kind else None,
-            login=LoginOutcome(bytes(rest[12])),
-            login_needed=bool(rest[13]),
-            unsettled=_LENGTH.unpack(rest[14])[0],
+            worked=_worked(rest[4:7]),
+            error=(kind, _text(rest[8])) if kind else None,
+            login=LoginOutcome(bytes(rest[9])),
+            login_needed=bool(rest[10]),
+            unsettled=_LENGTH.unpack(rest[11])[0],
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no answer") from None
@@ -239,7 +240,7 @@ def _pack(fields: Iterable[bytes | bytearray]) -> bytearray:
     return message
 
 
-def _unpack(message: memoryview, count: int) -> list[memoryview]:
+def _unpack(message: memoryview, count: int | None = None) -> list[memoryview]:
     fields, at = [], 0
     while at < len(message):
         if len(message) - at < HEADER_LENGTH:
@@ -250,7 +251,7 @@ def _unpack(message: memoryview, count: int) -> list[memoryview]:
             raise MessageBroken("a field is longer than its message")
         fields.append(message[at : at + length])
         at += length
-    if len(fields) != count:
+    if count is not None and len(fields) != count:
         raise MessageBroken(f"it has {len(fields)} fields and not {count}")
     return fields
 
@@ -276,13 +277,18 @@ def _wrapped(fields: list[memoryview]) -> EncryptedDataKey | None:
 
 def _worked_fields(worked: Worked | None) -> tuple[bytes, ...]:
     if worked is None:
-        return (b"", b"", *_wrapped_fields(None))
-    return (worked.serial, "\n".join(sorted(worked.ways)).encode(), *_wrapped_fields(worked.proof))
+        return (b"", b"", b"")
+    proofs = _pack(field for proof in worked.proofs for field in _wrapped_fields(proof))[HEADER_LENGTH:]
+    return (worked.serial, "\n".join(sorted(worked.ways)).encode(), bytes(proofs))
 
 
 def _worked(fields: list[memoryview]) -> Worked | None:
-    serial, ways, *proof = fields
-    return Worked(bytes(serial), frozenset(_text(ways).split("\n")), _wrapped(proof)) if ways else None
+    serial, ways, packed = fields
+    if not ways:
+        return None
+    parts = _unpack(packed)
+    proofs = (_wrapped(parts[at : at + 4]) for at in range(0, len(parts), 4))
+    return Worked(bytes(serial), frozenset(_text(ways).split("\n")), tuple(proof for proof in proofs if proof))
 
 
 def _error_kind(name: str) -> type[KeyStoreError] | None:

@@ -83,7 +83,7 @@ class TokenOperations:
         self._store = request.store
         self._module = module
         way = None if request.mechanism == "auto" else Way(request.mechanism)
-        self._token = Pkcs11Token(module, request.token, way, self._proof_of, load(request.profile))
+        self._token = Pkcs11Token(module, request.token, way, self._proofs_of, load(request.profile))
         self._answers = Answers(request.store, request.token, self._token, module, monotonic)
         # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}
@@ -135,7 +135,7 @@ class TokenOperations:
                 self._look()
         if wrapped is not None:
             self._answers.note_success(reference, wrapped.provider_id)
-            self._keep_proof(reference)
+            self._keep_proofs(reference)
         return Answer(
             data_key=data_key,
             wrapped=wrapped,
@@ -143,13 +143,13 @@ class TokenOperations:
             login=self._token.login_outcome,
         )
 
-    def _proof_of(self, reference: str) -> EncryptedDataKey | None:
-        return self._answers.proof_of(reference)
+    def _proofs_of(self, reference: str) -> tuple[EncryptedDataKey, ...]:
+        return self._answers.proofs_of(reference)
 
-    def _keep_proof(self, reference: str) -> None:
-        if self._answers.proof_of(reference) is None:
-            with contextlib.suppress(p11.PKCS11Error):  # the next use makes it
-                self._answers.keep_proof(reference, self._token.wrap(reference, PROBE_DATA_KEY, PROBE_AAD))
+    def _keep_proofs(self, reference: str) -> None:
+        if not self._answers.proofs_of(reference):
+            with contextlib.suppress(p11.PKCS11Error):  # the next use makes them
+                self._answers.keep_proofs(reference, self._token.proofs(reference))
 
     def _generated(self, reference: str, aad: bytes) -> tuple[bytearray, EncryptedDataKey]:
         data_key = bytearray(self._token.random(DATA_KEY_LENGTH))
@@ -236,9 +236,11 @@ class TokenOperations:
 
     def _opens_again(self, reference: str, provider_id: str) -> bool:
         """Whether a key that may only open does, by what it is known to have wrapped."""
-        proof, opened = self._answers.proof_of(reference), self._opened.get(reference)
-        for entry, aad in ((proof, PROBE_AAD), opened or (None, b"")):
-            if entry is None or entry.provider_id != provider_id:
+        known = [(proof, PROBE_AAD) for proof in self._answers.proofs_of(reference)]
+        if reference in self._opened:
+            known.append(self._opened[reference])
+        for entry, aad in known:
+            if entry.provider_id != provider_id:
                 continue
             try:
                 self._token.unwrap(reference, entry, aad)

@@ -5,6 +5,7 @@ Everything here runs on the module's one thread and raises the binding's excepti
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -85,7 +86,7 @@ class Pkcs11Token:
         module: The owner of the module.
         label: The token's label.
         way: How to wrap; None chooses from what token and key allow.
-        proof_of: What a key has wrapped before, of `PROBE_DATA_KEY` under `PROBE_AAD`; None if it has not.
+        proofs_of: What a key has wrapped before, of `PROBE_DATA_KEY` under `PROBE_AAD`, in every way that it allowed.
         profile: What is peculiar to the token; None recognizes it by what module and token say of themselves.
     """
 
@@ -94,12 +95,12 @@ class Pkcs11Token:
         module: LoadedModule,
         label: str,
         way: Way | None,
-        proof_of: Callable[[str], EncryptedDataKey | None],
+        proofs_of: Callable[[str], tuple[EncryptedDataKey, ...]],
         profile: Profile | None = None,
     ) -> None:
         self._module = module
         self._label = label
-        self._proof_of = proof_of
+        self._proofs_of = proofs_of
         self._login: Login | None = None
         self._login_outcome = LoginOutcome.UNUSED
         self._wanted = way
@@ -143,6 +144,14 @@ class Pkcs11Token:
     def wrap(self, reference: str, data_key: bytes | bytearray, aad: bytes, way: Way | None = None) -> EncryptedDataKey:
         """Wrap a data key (32 bytes), bound to the serialized context, in the key's own way or a given one."""
         return self._wrap(self._kek(reference), reference, data_key, aad, way)
+
+    def proofs(self, reference: str) -> tuple[EncryptedDataKey, ...]:
+        """Throw-away bytes wrapped in each way that the key allows: its rights may be others when they are needed."""
+        kek, made = self._kek(reference), []
+        for way in sorted(kek.usable, key=lambda one: one is not kek.way):
+            with contextlib.suppress(PKCS11Error, WrapsNothing):
+                made.append(self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, way))
+        return tuple(made)
 
     def unwrap(self, reference: str, wrapped: EncryptedDataKey, aad: bytes) -> bytearray:
         """The data key again, however it was wrapped; provider fields and size are as they should be.
@@ -286,19 +295,25 @@ class Pkcs11Token:
 
     def _require_same(self, reference: str, kek: _Kek) -> None:
         """A key found anew may be another of that label: what it wrapped, the other tokens of the key never opened."""
-        proof = self._proof_of(reference)
-        if proof is None or WAY_OF[proof.provider_id] not in kek.usable:
+        proofs = self._proofs_of(reference)
+        if not proofs:
             return
-        try:
-            if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
-                return
-        except (PKCS11Error, MechanismUnusable):
-            if kek.way is None:  # it cannot be asked to wrap, to see whether the token works at all
-                raise
+        usable = [proof for proof in proofs if WAY_OF[proof.provider_id] in kek.usable]
+        if not usable:
+            raise KeyUnfit("its rights are others than before, so that nothing shows whether it is the same key")
+        for proof in usable:
+            try:
+                if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
+                    return
+            except (PKCS11Error, MechanismUnusable):
+                # One that may not wrap cannot be asked to, to see whether the token works at all.
+                if kek.way is None and proof is usable[-1]:
+                    raise
         # Raises what is wrong with the token, if it is the token.
-        again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[proof.provider_id])
+        again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[usable[0].provider_id])
         if self._unwrap(kek, again, PROBE_AAD) == PROBE_DATA_KEY:
             raise KeyUnfit("the key of this label is another than the one that has worked until now")
+        raise KeyUnfit("the key of this label opens what it has just wrapped to other bytes")
 
     def _wrap(
         self, kek: _Kek, reference: str, data_key: bytes | bytearray, aad: bytes, way: Way | None
