@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -133,9 +134,16 @@ static ULONG get_mechanism_list(ULONG slot, ULONG *list, ULONG *count)
 
 static ULONG login(ULONG session, ULONG user, void *pin, ULONG length)
 {
+    ULONG answer;
+    FILE *tries = getenv("CROOKED_LOGINS") ? fopen(getenv("CROOKED_LOGINS"), "a") : NULL;
+    if (tries)
+        fputc('.', tries), fclose(tries);
     if (is("login-crashes"))
         crash();
-    return real->at[LOGIN](session, user, pin, length);
+    answer = real->at[LOGIN](session, user, pin, length);
+    if (answer != OK && is("wrong-pin-crashes"))
+        crash();
+    return answer;
 }
 
 static ULONG logout(ULONG session)

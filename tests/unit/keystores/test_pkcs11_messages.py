@@ -45,7 +45,7 @@ requests = st.builds(
     data_key=blobs,
     wrapped=entries,
     worked=histories,
-    login=st.none() | st.builds(Login, blobs, st.booleans()),
+    login=st.none() | st.builds(Login, blobs, st.booleans(), st.booleans()),
 )
 kinds = st.sampled_from([KeyRevoked, KeyUnreachable, KeyMisconfigured, KeyExists, CiphertextInvalid])
 answers = st.builds(

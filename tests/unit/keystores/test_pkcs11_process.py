@@ -22,6 +22,7 @@ from ownkey_server.keystores.pkcs11.pin import Pin
 from ownkey_server.keystores.pkcs11.process import ModuleProcesses
 from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore
 from ownkey_server.secret_sources import SecretReference
+from support.crooked_module import crooked
 from support.key_stores import CONTEXT, KEY, TIMEOUT, answers, until
 from support.softhsm import PIN, SoftHsm
 
@@ -34,9 +35,14 @@ class Watched(ModuleProcesses):
     def __init__(self, path: Path, *, count: int = 1, patience: float = 2.0) -> None:
         super().__init__(path, count=count, patience=patience, pause=0.0)
         self.asked: list[Request] = []
+        self.lose_login = False
 
     async def run(self, request: Request, timeout: float) -> Answer:
         self.asked.append(request)
+        if self.lose_login and request.login is not None:
+            self.lose_login = False
+            for pid in self.pids:
+                os.kill(pid, signal.SIGSTOP)
         return await super().run(request, timeout)
 
     @property
@@ -156,6 +162,41 @@ async def test_a_wrong_pin_is_tried_once_whoever_asks_and_whatever_dies(softhsm:
         await until(lambda: answers(store, KEY))
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize(("way", "pin", "tries"), [("wrong-pin-crashes", "999999", 1), ("final-try", PIN, 0)])
+async def test_no_try_of_a_pin_is_spent_that_may_lock_the_token(
+    softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, pin: str, tries: int
+) -> None:
+    """The token has counted a wrong PIN though nobody heard its answer; or others have spent all tries but one."""
+    label = f"few-tries-{way}"
+    softhsm.make_token(label)
+    softhsm.make_key(label, KEY, "SENSITIVE", "ENCRYPT", "DECRYPT")
+    counted = tmp_path / "tries"
+    counted.touch()
+    monkeypatch.setenv("CROOKED_LOGINS", str(counted))
+    host = Watched(crooked(softhsm, way), count=2)
+    store = opened(host, label, softhsm.write_pin(label, pin))
+    try:
+        failures = []
+        for _ in range(6):
+            with pytest.raises((KeyUnreachable, KeyMisconfigured)) as caught:
+                await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+            failures.append(caught.type)
+        assert failures[-1] is KeyMisconfigured
+        assert len(counted.read_text()) == tries
+    finally:
+        await store.close()
+
+
+async def test_a_login_without_an_answer_is_tried_again_where_no_wrong_pin_was_counted(
+    softhsm: SoftHsm, label: str
+) -> None:
+    async with serving(softhsm, label, patience=0.3) as (store, host):
+        host.lose_login = True
+        with pytest.raises(KeyUnreachable):
+            await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+        await until(lambda: answers(store, KEY))
 
 
 async def test_a_caller_in_a_hurry_does_not_make_the_tokens_answer_to_a_pin_be_lost(

@@ -53,10 +53,12 @@ class Login:
         pin: The user PIN, in UTF-8.
         another: Whether the token has refused one before, and taken none since: it is then to be seen as it is now,
             so that the one try is not wasted.
+        unanswered: Whether it may have been tried already, and what the token said to it was lost.
     """
 
     pin: bytes = field(repr=False)
     another: bool = False
+    unanswered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ def pack_request(request: Request) -> bytearray:
             _flag(request.login is not None),
             request.login.pin if request.login else b"",
             _flag(request.login is not None and request.login.another),
+            _flag(request.login is not None and request.login.unanswered),
         )
     )
 
@@ -156,7 +159,7 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 18)
+    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 19)
     try:
         return Request(
             operation=Operation(bytes(operation)),
@@ -169,7 +172,7 @@ def unpack_request(message: memoryview) -> Request:
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
             worked=_worked(rest[4:7]),
-            login=Login(bytes(rest[8]), bool(rest[9])) if rest[7] else None,
+            login=Login(bytes(rest[8]), bool(rest[9]), bool(rest[10])) if rest[7] else None,
         )
     except ValueError:
         raise MessageBroken("it is no request") from None

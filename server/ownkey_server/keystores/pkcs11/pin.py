@@ -21,6 +21,7 @@ class Pin:
         self._source = source
         self._read: object = None
         self._refused: object = None
+        self._unanswered: object = None
 
     def read(self) -> str:
         """The PIN.
@@ -52,10 +53,19 @@ class Pin:
         """Whether the token has refused an earlier PIN, and taken none since."""
         return self._refused is not None
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the PIN last read may have been tried already, and what the token said to it was lost."""
+        return self._read is not None and self._unanswered == self._read
+
+    def was_lost(self) -> None:
+        """Remember that nobody heard what the token said to the PIN last read."""
+        self._unanswered = self._read
+
     def was_refused(self) -> None:
         """Remember that the PIN last read is wrong: it is not tried again until it is written anew."""
         self._refused = self._read
 
     def was_accepted(self) -> None:
-        """Forget what was refused."""
-        self._refused = None
+        """Forget what was refused or lost."""
+        self._refused = self._unanswered = None

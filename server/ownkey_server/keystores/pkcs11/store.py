@@ -223,8 +223,12 @@ class Pkcs11KeyStore:
                 if not answer.login_needed:
                     return answer
             pin = self._pin.read()
-            login = Login(bytes(pin.encode()), another=self._pin.refused_before)
-            answer = await self._host.run(replace(request, login=login), LOGIN_SECONDS)
+            login = Login(bytes(pin.encode()), self._pin.refused_before, self._pin.unanswered)
+            try:
+                answer = await self._host.run(replace(request, login=login), LOGIN_SECONDS)
+            except ModuleStuck:
+                self._pin.was_lost()
+                raise
             if answer.login is LoginOutcome.REFUSED:
                 self._pin.was_refused()
             elif answer.login is LoginOutcome.ACCEPTED:

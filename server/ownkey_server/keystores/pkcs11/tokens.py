@@ -218,6 +218,7 @@ class Pkcs11Token:
             if not self._module.reinitialize():
                 raise LoginSpent("another PIN is tried in a moment")
             token = self._token()
+        self._require_a_try(token, self._login)
         self._serial = bytes(token.serial)
         self._has_generator = bool(token.flags & TokenFlag.RNG)
         self._know_the_profile(token)
@@ -231,6 +232,18 @@ class Pkcs11Token:
         self._session = session
         self._generation = self._module.generation
         return self._session
+
+    def _require_a_try(self, token: Any, login: Login) -> None:
+        """Spend no try of the PIN that may lock the token: other servers, too, may have had a wrong one."""
+        if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
+            raise LoginSpent(
+                "one more wrong PIN would lock the token, and it was not tried: log in once with the vendor's tool"
+            )
+        if login.unanswered and token.flags & TokenFlag.USER_PIN_COUNT_LOW:
+            raise LoginSpent(
+                "the token has counted a wrong PIN, perhaps this one, whose login was not answered: log in once with"
+                " the vendor's tool, or write the right PIN where it is read"
+            )
 
     def _token(self) -> Any:
         # Not the binding's get_token: that gives up at the first slot whose token does not answer, whoever's it is.
