@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from multiprocessing.connection import Connection
 
@@ -20,6 +21,8 @@ def main(number: int) -> None:
     """
     hardening.harden()
     end_with_parent()
+    # Ctrl-C is for the command, which then has this process undo what was half done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(number)
     try:
         bench = Bench(*connection.recv())

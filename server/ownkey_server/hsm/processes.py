@@ -64,6 +64,7 @@ class ModuleProcess:
                 stderr=None if verbose else subprocess.DEVNULL,
             )
         self._connection = Connection(ours.detach())
+        self._owes_answer = True
         try:
             self._connection.send((module, arguments, profile))
             self._receive(START_SECONDS, "being loaded")
@@ -83,7 +84,12 @@ class ModuleProcess:
             ModuleDied: Whether it was done is not known.
         """
         doing = type(operation).__name__
+        if self._owes_answer:
+            # Whoever waited for it was interrupted: it must not pass for the answer to this.
+            with contextlib.suppress(HsmError):
+                self._receive(seconds, doing)
         try:
+            self._owes_answer = True
             self._connection.send(operation)
         except OSError:
             raise self._died(doing) from None
@@ -118,6 +124,7 @@ class ModuleProcess:
                 self._process.kill()
                 raise ModuleDied(f"the module {self._module} has not come back in {seconds:g} s ({doing})", _LOOK)
             answer, more = self._connection.recv()
+            self._owes_answer = False
         except (EOFError, OSError):
             raise self._died(doing) from None
         if answer == "done":

@@ -84,3 +84,40 @@ def test_a_module_that_crashes_or_hangs_ends_in_an_error(alone: Operator, monkey
     monkeypatch.undo()
     assert [record["phase"] for record in alone.records()[1:]] == ["begun", "failed"] * 2
     assert alone.keys() == {}
+
+
+def test_ctrl_c_undoes_what_was_half_done(alone: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes: while a key is proved, or while the token is still making it."""
+    from multiprocessing.connection import Connection
+
+    from ownkey_server.hsm import making
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "prove", interrupted)
+        assert alone.run("keygen", "acme-main", *alone.at()).code == 130
+    receive = Connection.recv
+
+    def generating(self: Connection) -> object:
+        # The answer is there, and whoever asked does not wait for it any more.
+        if making_now:
+            making_now.clear()
+            raise KeyboardInterrupt
+        return receive(self)
+
+    making_now = []
+    generate = making.generate
+
+    def begun(*arguments: object) -> object:
+        making_now.append(True)
+        return generate(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "generate", begun)
+        patch.setattr(Connection, "recv", generating)
+        assert alone.run("keygen", "acme-main", *alone.at()).code == 130
+    assert [record["phase"] for record in alone.records()[1:]] == ["begun", "failed"] * 2
+    assert alone.keys() == {}
+    assert alone.done("keygen", "acme-main", *alone.at())["key"] == "acme-main/v1"

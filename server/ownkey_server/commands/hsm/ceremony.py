@@ -9,7 +9,7 @@ import click
 
 from ownkey.cli.main import Group, Shared, output_options
 from ownkey.cli.output import INVALID_OBJECT, OK, moment
-from ownkey_server.commands.hsm.confirming import CeremonyChoice, custodian_options, load_custodians, log_option
+from ownkey_server.commands.hsm.confirming import CeremonyChoice, custodian_options, log_option
 from ownkey_server.commands.hsm.options import WHERE, named, reference, told
 from ownkey_server.domain.ceremonies import Action, CeremonyInvalid, Register
 from ownkey_server.hsm import custodians as keys
@@ -114,15 +114,14 @@ def custodians_command(
 ) -> None:
     """Show the custodians of a log, or change them: as many as each ceremony needs confirm, and those who join."""
     with told():
-        choice = CeremonyChoice.taken({"log": log, **options})
+        choice = CeremonyChoice.taken({"log": log, "add": add, **options})
         if not remove and not add and needed is None:
             checked = check(log)
             shared.output.answer(_told(checked.register), _lines(log, checked.head, checked.register))
             return
         joining = named("--add", add, "NAME=KEYFILE")
         with opened(log, choice.clock) as book:
-            files = (*choice.custodian_keys, *add)
-            present = load_custodians(files, choice.passphrases)
+            present = choice.load({**choice.custodian_keys, **{name: Path(key) for name, key in joining.items()}})
             kept = {name: key for name, key in book.register.custodians.items() if name not in remove}
             unknown = sorted({*remove} - {*book.register.custodians})
             if unknown:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ownkey_server.hsm import components, loading, making
 from ownkey_server.hsm.ceremony_log import opened
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.work import at_work, text_of
-from ownkey_server.secret_sources import PROMPT, take_from_environment
+from ownkey_server.secret_sources import PROMPT, SecretReference, take_from_environment
 
 METHODS = ("xor", "slip39")
 _method_option = click.option(
@@ -102,12 +102,13 @@ def load_command(shared: Shared, /, name: str, method: str, places: tuple[str, .
         if not places and method == "xor" and count is None:
             raise click.UsageError("--count says how many components will be typed, or --component where they are")
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
+        sources = _sources(places or (PROMPT,) * (count or components.MOST))
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
             label = str(making.free_version(tokens, wanted))
             custodians = ceremony.custodians(shared, describe("load a key from components", label, tokens))
             # Made before anybody types: the key is whole for milliseconds, and an RSA key takes seconds.
             ways = [loading.way_into(token) for token in tokens]
-            key = (_by_xor if method == "xor" else _by_slip39)(shared, places or (PROMPT,) * (count or components.MOST))
+            key = (_by_xor if method == "xor" else _by_slip39)(shared, sources)
             try:
                 loading.require_value(key, check_value)
                 made = making.make(
@@ -125,11 +126,11 @@ def load_command(shared: Shared, /, name: str, method: str, places: tuple[str, .
         answer(shared, ceremony, tokens, made, f'reference = "{label}" for the key in the tenants file')
 
 
-def _by_xor(shared: Shared, places: tuple[str, ...]) -> SecretBytes:
+def _by_xor(shared: Shared, sources: Sequence[SecretReference | None]) -> SecretBytes:
     parts: list[SecretBytes] = []
     try:
-        for number, where in enumerate(places, 1):
-            part = components.parse_xor(_typed(number, where))
+        for number, source in enumerate(sources, 1):
+            part = components.parse_xor(_typed(number, source))
             value = components.check_values_of(part.reveal())["aes-ecb"]
             shared.output.note(f"component {number}: check value {value}")
             parts.append(part)
@@ -139,11 +140,11 @@ def _by_xor(shared: Shared, places: tuple[str, ...]) -> SecretBytes:
             part.wipe()
 
 
-def _by_slip39(shared: Shared, places: tuple[str, ...]) -> SecretBytes:
+def _by_slip39(shared: Shared, sources: Sequence[SecretReference | None]) -> SecretBytes:
     shares: dict[int, str] = {}
     first = ""
-    for number, where in enumerate(places, 1):
-        share = _typed(number, where)
+    for number, source in enumerate(sources, 1):
+        share = _typed(number, source)
         of, index, needed = components.slip39_facts(share)
         if first not in ("", of):
             raise HsmError(f"component {number} is of another key than those before it", Trouble.REFUSED)
@@ -156,14 +157,17 @@ def _by_slip39(shared: Shared, places: tuple[str, ...]) -> SecretBytes:
     return components.join_slip39(list(shares.values()))
 
 
-def _typed(number: int, where: str) -> str:
-    source = reference("--component", where, functools.partial(_ask, number))
-    take_from_environment((source,))
+def _sources(places: Sequence[str]) -> list[SecretReference | None]:
+    """Where components are; None for those that will be typed."""
+    found = [None if where == PROMPT else reference("--component", where, str) for where in places]
+    take_from_environment(source for source in found if source)
+    return found
+
+
+def _typed(number: int, source: SecretReference | None) -> str:
+    if source is None:
+        source = SecretReference.typed(str(click.prompt(f"Component {number}", hide_input=True, err=True)))
     return text_of(source, f"component {number}")
-
-
-def _ask(number: int) -> str:
-    return str(click.prompt(f"Component {number}", hide_input=True, err=True))
 
 
 def _write(folder: Path, number: int, part: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ownkey_server.hsm import custodians as keys
 from ownkey_server.hsm.custodians import Custodian
 from ownkey_server.hsm.errors import HsmError
 from ownkey_server.hsm.facts import KeyFacts, told_check_value
-from ownkey_server.secret_sources import PROMPT, SecretReference, SecretUnusable
+from ownkey_server.secret_sources import PROMPT, SecretReference, SecretUnusable, take_from_environment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,16 +65,24 @@ class CeremonyChoice:
     """What the user said of the ceremony."""
 
     log: Path
-    custodian_keys: tuple[str, ...]
-    passphrases: tuple[str, ...]
+    custodian_keys: Mapping[str, Path]
+    passphrases: Mapping[str, SecretReference]
     yes: bool = False
     clock: Clock = system_clock
 
     @classmethod
     def taken(cls, options: dict[str, Any]) -> CeremonyChoice:
-        """Take its options out of a command's."""
-        names = ("log", "custodian_keys", "passphrases", "yes")
-        return cls(**{name: options.pop(name) for name in names if name in options})
+        """Take its options out of a command's; secrets that are in the environment are there no more."""
+        keys = named("--custodian", options.pop("custodian_keys"), "NAME=KEYFILE")
+        where = named("--passphrase", options.pop("passphrases"), "NAME=WHERE")
+        strange = sorted({*where} - {*keys, *named("--add", options.get("add", ()), "NAME=KEYFILE")})
+        if strange:
+            raise click.UsageError(f"--passphrase names {strange[0]!r}, whom no --custodian does")
+        # Those that are typed are asked for later, when it was shown what they confirm.
+        found = {name: reference("--passphrase", place, str) for name, place in where.items() if place != PROMPT}
+        take_from_environment(found.values())
+        yes = bool(options.pop("yes", False))
+        return cls(options.pop("log"), {name: Path(key) for name, key in keys.items()}, found, yes)
 
     def custodians(self, shared: Shared, what: Mapping[str, str]) -> list[Custodian]:
         """Those who confirm, once each has been shown what, and has opened their key.
@@ -91,7 +98,14 @@ class CeremonyChoice:
             width = max(map(len, what))
             for name, text in what.items():
                 shared.output.note(f"{name:<{width}}  {text}")
-        return load_custodians(self.custodian_keys, self.passphrases)
+        return self.load(self.custodian_keys)
+
+    def load(self, files: Mapping[str, Path]) -> list[Custodian]:
+        """Custodians, each with their key opened by their passphrase."""
+        return [load_custodian(name, file, self._passphrase(name)) for name, file in files.items()]
+
+    def _passphrase(self, name: str) -> SecretReference:
+        return self.passphrases.get(name) or SecretReference.typed(_ask_passphrase(name))
 
     def approve(self, shared: Shared) -> Callable[[Sequence[KeyFacts]], bool]:
         """Asks whether a check value is right, where there are people to ask."""
@@ -103,20 +117,6 @@ class CeremonyChoice:
             return click.confirm(f"Check value {value}. Record the key, and use it from now on?", err=True)
 
         return ask
-
-
-def load_custodians(key_files: tuple[str, ...], passphrases: tuple[str, ...]) -> list[Custodian]:
-    """Custodians, each with their key opened by their passphrase."""
-    files = named("--custodian", key_files, "NAME=KEYFILE")
-    where = named("--passphrase", passphrases, "NAME=WHERE")
-    strange = sorted({*where} - {*files})
-    if strange:
-        raise click.UsageError(f"--passphrase names {strange[0]!r}, whom no --custodian does")
-    found = []
-    for name, file in files.items():
-        source = reference("--passphrase", where.get(name, PROMPT), functools.partial(_ask_passphrase, name))
-        found.append(load_custodian(name, Path(file), source))
-    return found
 
 
 def load_custodian(name: str, file: Path, source: SecretReference) -> Custodian:

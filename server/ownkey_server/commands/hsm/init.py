@@ -67,6 +67,7 @@ def init_command(
             raise HsmError(f"a token's label has 1 to {LABEL_LENGTH} bytes")
         first = None if so_pin == PROMPT else reference("--so-pin", so_pin, str)
         second = None if pin == PROMPT else reference("--pin", pin, str)
+        take_from_environment(one for one in (first, second) if one)
         with (
             ModuleProcess(module, module_arguments, verbose=shared.verbose) as process,
             opened(choice.log, choice.clock) as log,
@@ -77,7 +78,6 @@ def init_command(
             custodians = choice.custodians(shared, {name: text for name, text in what.items() if text})
             first = first or SecretReference.typed(_ask("PIN of the security officer", new=not was.initialized))
             second = second or SecretReference.typed(_ask("New user PIN", new=True))
-            take_from_environment((first, second))
             operation = InitializeToken(label, was, text_of(first, "SO PIN"), text_of(second, "user PIN"), keep)
             detail = {"label": label, "module": module.name, "erased": was.identity if loss else {}}
             ceremony = log.begin(Intent(Action.INITIALIZE, (was.identity,), detail=detail), custodians)
