@@ -91,6 +91,8 @@ static ULONG open_session(ULONG slot, ULONG flags, void *application, void *noti
         return WRITE_PROTECTED;
     if (is("few-sessions") && sessions >= MOST_SESSIONS)
         return SESSION_COUNT;
+    if (is("keeps-keys"))
+        flags |= RW_SESSION;
     answer = real->at[OPEN_SESSION](slot, flags, application, notify, session);
     sessions += answer == OK;
     return answer;
@@ -159,6 +161,13 @@ static int is_for_token(ATTRIBUTE *template, ULONG count)
     return 0;
 }
 
+static void keep(ATTRIBUTE *template, ULONG count)
+{
+    for (ULONG at = 0; at < count; at++)
+        if (template[at].type == CKA_TOKEN)
+            *(BYTE *)template[at].value = 1;
+}
+
 static ULONG create_object(ULONG session, ATTRIBUTE *template, ULONG count, ULONG *object)
 {
     if (is("only-reads") && is_for_token(template, count))
@@ -170,6 +179,8 @@ static ULONG generate_key(ULONG session, void *mechanism, ATTRIBUTE *template, U
 {
     if (is("only-reads") && is_for_token(template, count))
         return WRITE_PROTECTED;
+    if (is("keeps-keys"))
+        keep(template, count);
     return real->at[GENERATE_KEY](session, mechanism, template, count, key);
 }
 

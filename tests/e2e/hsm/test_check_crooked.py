@@ -93,6 +93,14 @@ def test_one_with_few_sessions_is_told_and_not_used_up(softhsm: SoftHsm, token: 
     assert not found(report, Verdict.FAIL)
 
 
+def test_one_that_keeps_what_it_is_not_to_keep_is_cleared(softhsm: SoftHsm, token: str) -> None:
+    before = objects(softhsm, token)
+    report = report_of(softhsm, token, "keeps-keys")
+    assert {"lifecycle.session_keys", "traces.objects"} <= {*found(report, Verdict.WARN), *found(report, Verdict.FAIL)}
+    assert "and were removed" in line(report, "traces.objects").seen
+    assert objects(softhsm, token) == before
+
+
 def test_one_that_leaves_a_function_out(softhsm: SoftHsm, token: str) -> None:
     report = report_of(softhsm, token, "leaves-out")
     assert line(report, "library.functions").seen == "left out: C_WrapKey"

@@ -35,6 +35,7 @@ WAY_NAMES: Mapping[Way, str] = {
 CONTEXT = serialize_context({"ownkey:tenant": "check", "ownkey:asset-id": "right"})
 OTHER_CONTEXT = serialize_context({"ownkey:tenant": "check", "ownkey:asset-id": "wrong"})
 MOST_OBJECTS = 1000
+_BETWEEN_SIGNS = 100
 
 
 class NoToken(Exception):
@@ -189,26 +190,41 @@ class Bench:
         """Whether a session sees a key of that label."""
         return bool(list(session.get_objects({Attribute.LABEL: label})))
 
-    def inventory(self) -> str:
+    def inventory(self, alive: Callable[[str], None]) -> str:
         """A digest of what the token holds: how many objects, and of the first thousand class, label and id."""
         found = []
         count = 0
         for one in self.session.get_objects({Attribute.TOKEN: True}):
             count += 1
+            _say_so(count, alive)
             if count <= MOST_OBJECTS:
                 kinds = (Attribute.CLASS, Attribute.LABEL, Attribute.ID)
                 parts = [self.cryptoki.attribute(self.own_session, one.handle, int(kind)) for kind in kinds]
                 found.append(hashlib.sha256(repr(parts).encode()).digest())
         return f"{count} objects, {hashlib.sha256(b''.join(sorted(found))).hexdigest()[:16]}"
 
-    def left_behind(self) -> int:
+    def left_behind(self, alive: Callable[[str], None]) -> int:
         """How many objects of this check are in the token itself."""
+        return sum(1 for _ in self._left(self.session, alive))
+
+    def remove_left(self, alive: Callable[[str], None]) -> None:
+        """Delete them: nothing else has labels that begin so.
+
+        Raises:
+            PKCS11Error: One could not be.
+        """
+        with self.token.open(rw=True) as session:
+            for one in list(self._left(session, alive)):
+                one.destroy()
+
+    def _left(self, session: Any, alive: Callable[[str], None]) -> Iterator[Any]:
         prefix = self.plan.throw_away.encode()
-        found = 0
-        for one in self.session.get_objects({Attribute.TOKEN: True, Attribute.CLASS: ObjectClass.SECRET_KEY}):
+        wanted = {Attribute.TOKEN: True, Attribute.CLASS: ObjectClass.SECRET_KEY}
+        for count, one in enumerate(session.get_objects(wanted)):
+            _say_so(count, alive)
             label = self.cryptoki.attribute(self.own_session, one.handle, int(Attribute.LABEL)) or b""
-            found += label.startswith(prefix)
-        return found
+            if label.startswith(prefix):
+                yield one
 
     def start_anew(self) -> None:
         """End the module with all its sessions, and start it again; the next use logs in."""
@@ -238,6 +254,12 @@ class Bench:
                 self.cryptoki.end()
         with contextlib.suppress(Exception):
             self.library.finalize()
+
+
+def _say_so(count: int, alive: Callable[[str], None]) -> None:
+    """Some tokens hold many thousands of objects: that takes its time, and is no hang."""
+    if count % _BETWEEN_SIGNS == 0:
+        alive(f"{count} objects")
 
 
 @contextlib.contextmanager

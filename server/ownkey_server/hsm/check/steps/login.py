@@ -54,7 +54,7 @@ def look(bench: Bench, notes: Notes) -> None:
         "report it to the vendor",
         mild=True,
     )
-    bench.began_with = bench.inventory()
+    bench.began_with = bench.inventory(notes.alive)
     notes.tell("inventory", bench.began_with)
 
 

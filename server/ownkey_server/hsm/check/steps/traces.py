@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pkcs11 import exceptions as p11
+
+from ownkey_server.hsm.check.answers import answer_of
 from ownkey_server.hsm.check.bench import Bench
 from ownkey_server.hsm.check.notes import Notes
 
@@ -10,13 +13,19 @@ _TITLE = "The token holds what it held"
 
 def look(bench: Bench, notes: Notes) -> None:
     """Compare with the beginning."""
-    left = bench.left_behind()
+    left = bench.left_behind(notes.alive)
     if left:
-        why = "keys of the session are to end with it; the token has kept some"
-        to_do = f"delete the objects whose label begins with {bench.plan.throw_away}, and report it to the vendor"
-        notes.failed("objects", _TITLE, f"{left} keys of this check are in the token", why, to_do)
+        try:
+            bench.remove_left(notes.alive)
+            became = "and were removed"
+        except p11.PKCS11Error as error:
+            became = f"and could not be removed ({answer_of(error)})"
+        seen = f"{left} keys that were to end with their session were kept, {became}"
+        why = "the token keeps what it is told not to keep: data keys too, where AES key wrap makes objects of them"
+        to_do = f"look for objects whose label begins with {bench.plan.throw_away}, and report it to the vendor"
+        notes.failed("objects", _TITLE, seen, why, to_do)
         return
-    now, before = bench.inventory(), bench.began_with
+    now, before = bench.inventory(notes.alive), bench.began_with
     notes.decided(
         now == before,
         "objects",
