@@ -5,10 +5,12 @@ SoftHSM reads its configuration once a process, so one folder serves a whole tes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ names = ("SENSITIVE", "EXTRACTABLE", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
 template = {Attribute[name]: name in set_true for name in names}
 with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
     session.generate_key(KeyType.AES, int(bits), label=label, store=True, template=template)
+"""
+_HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
 """
 ALL_RIGHTS = ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
 
@@ -121,6 +130,19 @@ class SoftHsm:
             if not (self._folders[label] / path.name).exists():
                 path.rename(self._folders[label] / path.name)
         shutil.rmtree(kept)
+
+    @contextlib.contextmanager
+    def holding(self, label: str) -> Iterator[None]:
+        """While the block runs another process has a lock of the token, and whoever calls the token waits for it."""
+        lock = str(self._folders[label] / "generation")
+        with subprocess.Popen(
+            [sys.executable, "-c", _HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdin is not None
+            holder.stdout.readline()
+            yield
+            holder.stdin.close()
 
     def change_pin(self, label: str, old: str, new: str) -> None:
         """Change a token's user PIN."""

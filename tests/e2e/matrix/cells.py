@@ -145,10 +145,13 @@ def nothing(store: str, act: str, happens: str, **more: object) -> Cell:
     return Cell(store, act, happens, AVAILABLE, **more)  # type: ignore[arg-type]
 
 
-_EXCHANGED = "the key by this name does not open what was wrapped by the one that was enrolled*"
+_EXCHANGED = "it wraps and opens, and does not open what it had wrapped before: it is another key by the same name*"
+_TAKEN_BACK = "the tenant has taken it back here, by revocation *"
 _HUNG = {KEY_STORE_THROTTLED: "the places of this tenant's calls are all waiting"}
 _IN_DOUBT = {KEY_STORE_THROTTLED: "the caller's time ended before it was certain"}
 _BOTH_REVOKED = {"generate": KEY_REVOKED, "unwrap": KEY_REVOKED}
+_LOADING = {KEY_STORE_THROTTLED: "the module is being loaded"}
+_NOT_THERE = {KEY_UNREACHABLE: "there is no token at this moment"}
 _ROLE_DENIED = "its holder denies us the role: see its trust policy"
 _NO_TLS = "no TLS connection to AWS can be made"
 _DENIED = "its holder denies us the key: see key policy"
@@ -179,6 +182,7 @@ def _files(store: str) -> tuple[Cell, ...]:
         ),
         misconfigured(store, "readable_by_others", "others may read the file", "*chmod 600*"),
         misconfigured(store, "cut_short", "the file lost its end", "*"),
+        revoked(store, "taken_back", "its tenant runs `ownkey admin revocation create --key`", _TAKEN_BACK),
         nothing(store, "forged", "a caller hands in a changed wrapped key", unwrap=CIPHERTEXT_INVALID),
         outage(
             store,
@@ -204,6 +208,33 @@ def _token(store: str) -> tuple[Cell, ...]:
         revoked(
             store, "destroyed", "its holder destroys the key", "the token has no key of this label", passing=_IN_DOUBT
         ),
+        misconfigured(
+            store,
+            "wrong_pin_while_down",
+            "the PIN is another",
+            "the token has refused the PIN*",
+            while_down=True,
+            passing=_LOADING,
+        ),
+        misconfigured(
+            store,
+            "open_pin_while_down",
+            "others may read the PIN's file",
+            "*chmod 600*",
+            while_down=True,
+            passing=_LOADING,
+        ),
+        misconfigured(
+            store,
+            "initialized_anew",
+            "the token is exchanged for another by its label, or initialized anew",
+            "the token was initialized anew, and has no key of this label",
+            passing=_NOT_THERE,
+        ),
+        outage(
+            store, "pulled_while_down", "the token is pulled", "there is no token*", while_down=True, passing=_LOADING
+        ),
+        outage(store, "hung", "the token does not come back from a call", "*", passing=_HUNG),
         outage(store, "pulled", "the token is pulled", "there is no token*"),
         nothing(store, "forged", "a caller hands in a changed wrapped key", unwrap=CIPHERTEXT_INVALID),
     )
@@ -303,6 +334,8 @@ def _cloud(store: str) -> tuple[Cell, ...]:
             "own_canary_silent",
             "AWS denies us the key, and our canary does not answer",
             "AWS denies us the key, and our canary key does not answer*",
+            passing={KEY_REVOKED: "the canary answers again, and only then is it known that it was no fault of ours"},
+            by_way_of=REVOKED,
         ),
         misconfigured(
             store,
@@ -334,7 +367,27 @@ def _cloud(store: str) -> tuple[Cell, ...]:
 
 CELLS: tuple[Cell, ...] = (
     *_files("embedded"),
+    misconfigured(
+        "embedded",
+        "exchanged_while_down",
+        "the file holds another key",
+        _EXCHANGED,
+        generate=OK,
+        unwrap=CIPHERTEXT_INVALID,
+        while_down=True,
+    ),
     *_files("embedded-sealed"),
+    misconfigured(
+        "embedded-sealed",
+        "other_passphrase_while_down",
+        "the passphrase is another",
+        "*cannot be opened*",
+        while_down=True,
+    ),
+    misconfigured(
+        "embedded-sealed", "seal_gone_while_down", "`.seal` is gone", "*put it back from a backup*", while_down=True
+    ),
+    nothing("embedded-sealed", "passphrase_gone", "the passphrase's file is gone: the server has it in memory"),
     *_token("pkcs11-gcm"),
     *_token("pkcs11-kw"),
     *_cloud("aws_kms"),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import grpc
+
+from ownkey.v1 import admin_service_pb2_grpc, revocation_pb2
 from support.key_stores import KEY, EmbeddedSubject, SealedSubject
+from support.requests import request_class
 
 Block = AbstractContextManager[None]
 """Something that goes on until the block ends."""
@@ -20,6 +25,8 @@ class Holder:
         store: Name of the key store in the settings.
         places: The names of the key's places in that store, in order of preference.
         section: The key store's section of the settings; empty where another holder's has it.
+        cell: Its id, which is its tenant's.
+        address: Of the server.
         hand_in: What a caller makes of a wrapped key before it is handed in.
     """
 
@@ -27,13 +34,28 @@ class Holder:
     places: list[str]
     section: str = ""
 
-    def __init__(self) -> None:
+    def __init__(self, cell: str) -> None:
+        self.cell = cell
+        self.address = ""
         self.hand_in: Callable[[bytes], bytes] = bytes
 
     def block(self, act: str) -> Block:
         """What an act is."""
         found: Block = getattr(self, act)()
         return found
+
+    @contextlib.contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """The whole key, by a revocation at ownkey itself."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+            scope = revocation_pb2.RevocationScope(keys=["main"])
+            request = request_class("Revoke")(tenant=self.cell, scope=scope)
+            made = stub.Revoke(request, timeout=20).revocation.id
+        yield
+        with grpc.insecure_channel(self.address) as channel:
+            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+            stub.Restore(request_class("Restore")(tenant=self.cell, revocation=made), timeout=20)
 
     @contextlib.contextmanager
     def forged(self) -> Iterator[None]:
@@ -47,7 +69,7 @@ class FilesHolder(Holder):
     """Keys in files, in clear or sealed, in a directory of this cell's own."""
 
     def __init__(self, cell: str, folder: Path, *, sealed: bool) -> None:
-        super().__init__()
+        super().__init__(cell)
         folder.mkdir()
         self._subject = SealedSubject(folder) if sealed else EmbeddedSubject(folder)
         self.store, self.places = cell, [KEY]
@@ -91,6 +113,35 @@ class FilesHolder(Holder):
 
     def readable_by_others(self) -> Block:
         return _mode(self._file, 0o644)
+
+    @contextlib.contextmanager
+    def exchanged_while_down(self) -> Iterator[None]:
+        whole = self._file.read_bytes()
+        self._file.write_bytes(os.urandom(len(whole)))
+        yield
+        self._file.write_bytes(whole)
+
+    @contextlib.contextmanager
+    def other_passphrase_while_down(self) -> Iterator[None]:
+        assert isinstance(self._subject, SealedSubject)
+        right = self._subject.passphrase.read_text(encoding="utf-8")
+        self._subject.passphrase.write_text("eight stones in a brook\n", encoding="utf-8")
+        yield
+        self._subject.passphrase.write_text(right, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def passphrase_gone(self) -> Iterator[None]:
+        assert isinstance(self._subject, SealedSubject)
+        kept = self._subject.passphrase.rename(self._subject.passphrase.with_suffix(".kept"))
+        yield
+        kept.rename(self._subject.passphrase)
+
+    @contextlib.contextmanager
+    def seal_gone_while_down(self) -> Iterator[None]:
+        seal = self._file.parent / ".seal"
+        kept = seal.rename(seal.with_suffix(".kept"))
+        yield
+        kept.rename(seal)
 
     @contextlib.contextmanager
     def cut_short(self) -> Iterator[None]:

@@ -115,7 +115,7 @@ class Cloud:
             "require_tenant_context = false",
             f'endpoint_url = "{self.kms.url}"',
             f'sts_endpoint_url = "{self.kms.url}"',
-            "read_timeout_seconds = 0.4",
+            "read_timeout_seconds = 0.7",
             f'canary_keys = ["{canary}"]',
             *more,
         ]
@@ -126,7 +126,7 @@ class CloudHolder(Holder):
     """A key in somebody's account."""
 
     def __init__(self, cell: str, cloud: Cloud, act: str) -> None:
-        super().__init__()
+        super().__init__(cell)
         self._cloud, self._kms = cloud, cloud.kms
         self.store = "aws"
         self._canary, self.credentials = "", ""
@@ -291,10 +291,10 @@ class CloudHolder(Holder):
 
     @contextlib.contextmanager
     def own_canary_silent(self) -> Iterator[None]:
+        self._kms.hang(self._canary)
         with self._answers("AccessDeniedException", "not authorized", keys=[self.arn]):
-            self._kms.hang(self._canary)
             yield
-            self._kms.resume(self._canary)
+        self._kms.resume(self._canary)
 
     # Roles
 

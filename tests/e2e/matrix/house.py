@@ -42,7 +42,6 @@ reference = "provider"
 """
 # What takes seconds or minutes in service, and would here for every cell.
 SHORT = {
-    "timeout_seconds = 5": "timeout_seconds = 2",
     "probe_interval_seconds = 0.2": "probe_interval_seconds = 1",
 }
 # Who may read everything would not notice that a file's mode forbids it.
@@ -74,7 +73,7 @@ class House:
         if cell.store.startswith("embedded"):
             return FilesHolder(cell.id, self._folder / cell.id, sealed=cell.store == "embedded-sealed")
         if cell.store in MECHANISMS:
-            return TokenHolder(cell.id, softhsm, MECHANISMS[cell.store])
+            return TokenHolder(cell.id, softhsm, MECHANISMS[cell.store], cell.act)
         return CloudHolder(cell.id, self._cloud, cell.act)
 
     async def walks(self) -> Mapping[str, Walk]:
@@ -87,20 +86,28 @@ class House:
         happening = {cell.id: contextlib.ExitStack() for cell in down}
         if down:
             async with self._serving(down, walkers):
+                await self._until_loaded(down, walkers)
                 await asyncio.gather(*(walkers[cell.id].use() for cell in down))
             for cell in down:
                 happening[cell.id].enter_context(self.holders[cell.id].block(cell.act))
         places = {"token": asyncio.Semaphore(TOKENS_AT_ONCE), "": asyncio.Semaphore(AT_ONCE)}
         async with self._serving(self._cells, walkers):
+            await self._until_loaded([cell for cell in self._cells if not cell.while_down], walkers)
 
             async def one(cell: Cell) -> Walk:
                 async with places["token" if cell.store in MECHANISMS else ""]:
                     return await walkers[cell.id].go(happening.get(cell.id))
 
-            walked = await asyncio.gather(
-                *(one(cell) for cell in sorted(self._cells, key=lambda one: not one.while_down))
-            )
+            # What hangs a module hangs the other tokens of it.
+            alone = [cell for cell in self._cells if cell.act == "hung"]
+            others = sorted((cell for cell in self._cells if cell not in alone), key=lambda cell: not cell.while_down)
+            walked = [*await asyncio.gather(*map(one, others)), *[await one(cell) for cell in alone]]
         return {walk.cell.id: walk for walk in walked}
+
+    async def _until_loaded(self, cells: Collection[Cell], walkers: Mapping[str, Walker]) -> None:
+        """Wait until one key of each kind works: a module is a process of its own, and AWS's library takes seconds."""
+        first = {cell.store: cell for cell in reversed(list(cells))}
+        await asyncio.gather(*(walkers[cell.id].until_it_works() for cell in first.values()))
 
     @contextlib.asynccontextmanager
     async def _serving(self, cells: Collection[Cell], walkers: dict[str, Walker]) -> AsyncIterator[None]:
@@ -110,6 +117,7 @@ class House:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for cell in cells:
+                    self.holders[cell.id].address = address
                     # A connection for each: one carries only so many calls.
                     options = (*OPTIONS, ("grpc.use_local_subchannel_pool", 1))
                     channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))

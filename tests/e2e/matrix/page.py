@@ -48,6 +48,7 @@ def _row(cell: Cell) -> str:
     )
     errors += "".join(f"; in passing perhaps {_error(one)}: {why}" for one, why in (cell.passing or {}).items())
     cause = cell.cause.replace("*", "…").replace("|", "\\|")
+    errors += f"; in passing perhaps `{cell.by_way_of}`, since so it is" if cell.by_way_of else ""
     columns = (happens, f"`{cell.state}`", cause, errors, cell.seen.gate, _told(cell.seen.told))
     return f"| {' | '.join(columns)} |"
 

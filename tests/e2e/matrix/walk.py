@@ -119,10 +119,19 @@ class Walker:
         """Go on at another server."""
         self._rpc, self._admin = rpc, admin
 
+    async def until_it_works(self) -> None:
+        """Wait until the key store is loaded, which no row is about."""
+        request = key_service_pb2.GenerateDataKeyRequest(asset=self._asset)
+        async with asyncio.timeout(LONG_SECONDS):
+            while isinstance(await self._ask("GenerateDataKey", request), Failure):
+                await asyncio.sleep(PAUSE_SECONDS)
+
     async def use(self) -> None:
         """Have something to open later, and the key known to be well."""
         request = key_service_pb2.GenerateDataKeyRequest(asset=self._asset)
-        self._wrapped = await self._ask("GenerateDataKey", request)
+        made = await self._ask("GenerateDataKey", request)
+        assert not isinstance(made, Failure), made
+        self._wrapped = made
         await self._until(BEFORE, self._is_well)
 
     async def go(self, happening: ExitStack | None = None) -> Walk:
