@@ -11,6 +11,7 @@ from ownkey_server.hsm.answers import told
 from ownkey_server.hsm.bench import Bench
 from ownkey_server.hsm.errors import HsmError
 from ownkey_server.hsm.processes import end_with_parent
+from ownkey_server.hsm.wire import packed
 
 
 def main(number: int) -> None:
@@ -27,9 +28,9 @@ def main(number: int) -> None:
     try:
         bench = Bench(*connection.recv())
     except HsmError as error:
-        connection.send(_refusal(error))
+        connection.send_bytes(packed(_refusal(error)))
         return
-    connection.send(("done", None))
+    connection.send_bytes(packed(("done", None)))
     while True:
         try:
             operation = connection.recv()
@@ -39,7 +40,7 @@ def main(number: int) -> None:
             answer = ("done", operation.run(bench))
         except Exception as error:  # noqa: BLE001 - all of them are told where somebody reads them
             answer = _refusal(told(error))
-        connection.send(answer)
+        connection.send_bytes(packed(answer))
         # Nothing of it, a PIN least of all, stays until the next one comes.
         del operation, answer
     bench.close()

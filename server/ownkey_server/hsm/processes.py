@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from ownkey_server.hsm.errors import HsmError, ModuleDied, Trouble
+from ownkey_server.hsm.wire import AnswerForbidden, unpacked
 
 if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
@@ -28,6 +29,8 @@ T = TypeVar("T")
 START_SECONDS = 30.0
 SECONDS = 30.0
 END_SECONDS = 2.0
+# Of an answer: a token with a hundred thousand keys says less of them.
+LARGEST = 64 << 20
 
 
 class Operation(Protocol[T_co]):
@@ -123,14 +126,20 @@ class ModuleProcess:
             if not self._connection.poll(seconds):
                 self._process.kill()
                 raise ModuleDied(f"the module {self._module} has not come back in {seconds:g} s ({doing})", _LOOK)
-            answer, more = self._connection.recv()
+            content = self._connection.recv_bytes(LARGEST)
             self._owes_answer = False
         except (EOFError, OSError):
             raise self._died(doing) from None
-        if answer == "done":
-            return more
-        message, trouble, hint = more
-        raise HsmError(message, Trouble(trouble), hint)
+        try:
+            answer, more = unpacked(content)
+            if answer == "done":
+                return more
+            message, trouble, hint = map(str, more)
+            refusal = HsmError(message, Trouble(trouble), hint)
+        except (AnswerForbidden, ValueError, TypeError):
+            self._process.kill()
+            raise ModuleDied(f"the process of the module {self._module} answers what no operation does") from None
+        raise refusal
 
     def _died(self, doing: str) -> ModuleDied:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -98,14 +98,14 @@ def test_ctrl_c_undoes_what_was_half_done(alone: Operator, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(making, "prove", interrupted)
         assert alone.run("keygen", "acme-main", *alone.at()).code == 130
-    receive = Connection.recv
+    receive = Connection.recv_bytes
 
-    def generating(self: Connection) -> object:
+    def generating(self: Connection, most: int) -> bytes:
         # The answer is there, and whoever asked does not wait for it any more.
         if making_now:
             making_now.clear()
             raise KeyboardInterrupt
-        return receive(self)
+        return receive(self, most)
 
     making_now = []
     generate = making.generate
@@ -116,7 +116,7 @@ def test_ctrl_c_undoes_what_was_half_done(alone: Operator, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(making, "generate", begun)
-        patch.setattr(Connection, "recv", generating)
+        patch.setattr(Connection, "recv_bytes", generating)
         assert alone.run("keygen", "acme-main", *alone.at()).code == 130
     assert [record["phase"] for record in alone.records()[1:]] == ["begun", "failed"] * 2
     assert alone.keys() == {}
