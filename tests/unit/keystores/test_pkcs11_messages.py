@@ -13,6 +13,7 @@ from ownkey_server.domain.errors import CiphertextInvalid, KeyExists, KeyMisconf
 from ownkey_server.keystores.pkcs11.messages import (
     HEADER_LENGTH,
     LONGEST,
+    LONGEST_CAUSE,
     Answer,
     Login,
     LoginOutcome,
@@ -92,12 +93,19 @@ def test_garbage_is_no_message(garbage: bytes) -> None:
 
 
 def test_a_length_beyond_all_messages_is_not_waited_for() -> None:
-    assert length_of(LONGEST.to_bytes(4, "big")) == LONGEST
+    assert length_of(LONGEST.to_bytes(4, "big") + bytes(4)) == LONGEST
     with pytest.raises(MessageBroken):
-        length_of((LONGEST + 1).to_bytes(4, "big"))
+        length_of((LONGEST + 1).to_bytes(4, "big") + bytes(4))
 
 
-@pytest.mark.parametrize("name", ["OwnkeyError", "Exception", "PolicyDenied", "KeyRevoked2", "annotations"])
+def test_a_cause_is_no_longer_than_a_status_can_carry() -> None:
+    message = pack_answer(Answer(error=(KeyUnreachable, "x" * 100_000)))[HEADER_LENGTH:]
+    assert unpack_answer(memoryview(message)).error == (KeyUnreachable, "x" * LONGEST_CAUSE)
+
+
+@pytest.mark.parametrize(
+    "name", ["OwnkeyError", "KeyStoreError", "Exception", "PolicyDenied", "KeyRevoked2", "annotations"]
+)
 def test_an_error_that_no_key_store_makes_is_none(name: str) -> None:
     message = pack_answer(Answer(error=(KeyRevoked, "taken")))[HEADER_LENGTH:]
     field = len("KeyRevoked").to_bytes(4, "big") + b"KeyRevoked"

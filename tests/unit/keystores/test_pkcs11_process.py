@@ -300,6 +300,41 @@ async def test_one_that_talks_garbage_is_killed(odd_worker: Path, said: str) -> 
         await host.leave(LOOK)
 
 
+_REPEATS = """
+import os
+from ownkey_server.keystores.pkcs11 import messages
+said = bytes(messages.pack_answer(messages.Answer(data_key=bytearray(b"k" * 32))))
+os.write(0, messages.pack_answer(messages.Answer()))
+while os.read(0, 65536):
+    os.write(0, said + said)
+"""
+
+
+async def test_an_answer_to_one_request_is_never_taken_for_that_to_another(odd_worker: Path) -> None:
+    """Whatever a module does to its process: a data key is not handed to whoever asked next."""
+    odd_worker.write_text(_REPEATS)
+    host = ModuleProcesses(Path("/nowhere/module.so"))
+    try:
+        for _ in range(2):
+            with pytest.raises(ModuleStuck, match="another request"):
+                await host.run(LOOK, TIMEOUT)
+            assert host.pids == []
+    finally:
+        await host.leave(LOOK)
+
+
+async def test_whoever_waits_when_the_store_is_closed_starts_nothing_anew(odd_worker: Path) -> None:
+    odd_worker.write_text("from ownkey_server.keystores.pkcs11.worker import main; main()")
+    host = ModuleProcesses(Path("/nowhere/module.so"))
+    calls = [asyncio.ensure_future(host.run(LOOK, TIMEOUT)) for _ in range(6)]
+    await until(lambda: _is(bool(host.pids)))
+    await host.leave(LOOK)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes[0], Answer)
+    assert [str(one) for one in outcomes[1:]] == ["the key store is closed"] * 5
+    assert host.pids == []
+
+
 async def test_the_queue_is_bounded(odd_worker: Path) -> None:
     odd_worker.write_text(
         "import os, time\nfrom ownkey_server.keystores.pkcs11.messages import Answer, pack_answer\n"

@@ -1,8 +1,8 @@
 """What is asked of whoever has the module, and what comes back, as bytes that hold no object of either side.
 
 A message is a list of fields, each its length (4 bytes, big-endian) and its bytes; before it stands the length of them
-all (4 bytes). Nothing in it is ever executed or imported: what comes back was written by a process that runs a
-vendor's code.
+all (4 bytes), and which request it is or answers (4 bytes). Nothing in it is ever executed or imported: what comes
+back was written by a process that runs a vendor's code.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from ownkey_server.domain.errors import KeyStoreError
 
 # Far more than a context, a wrapped key and their names may take.
 LONGEST = 1 << 20
+# A gRPC status and a record of the audit trail carry it.
+LONGEST_CAUSE = 1000
 _LENGTH = struct.Struct(">I")
-HEADER_LENGTH = _LENGTH.size
+_HEADER = struct.Struct(">II")
+HEADER_LENGTH = _HEADER.size
+MOST_NUMBERS = 1 << 32
 
 
 class MessageBroken(Exception):
@@ -131,8 +135,8 @@ class Answer:
     unsettled: int = 0
 
 
-def pack_request(request: Request) -> bytearray:
-    """The request as a message."""
+def pack_request(request: Request, number: int = 0) -> bytearray:
+    """The request as a message, with its number."""
     return _pack(
         (
             request.operation.value,
@@ -149,7 +153,8 @@ def pack_request(request: Request) -> bytearray:
             request.login.pin if request.login else b"",
             _flag(request.login is not None and request.login.another),
             _flag(request.login is not None and request.login.unanswered),
-        )
+        ),
+        number,
     )
 
 
@@ -178,8 +183,8 @@ def unpack_request(message: memoryview) -> Request:
         raise MessageBroken("it is no request") from None
 
 
-def pack_answer(answer: Answer) -> bytearray:
-    """The answer as a message."""
+def pack_answer(answer: Answer, number: int = 0) -> bytearray:
+    """The answer as a message, with the number of its request."""
     kind, cause = answer.error or (None, "")
     return _pack(
         (
@@ -191,7 +196,8 @@ def pack_answer(answer: Answer) -> bytearray:
             answer.login.value,
             _flag(answer.login_needed),
             _LENGTH.pack(answer.unsettled),
-        )
+        ),
+        number,
     )
 
 
@@ -208,7 +214,7 @@ def unpack_answer(message: memoryview) -> Answer:
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
             worked=_worked(rest[4:7]),
-            error=(kind, _text(rest[8])) if kind else None,
+            error=(kind, _text(rest[8])[:LONGEST_CAUSE]) if kind else None,
             login=LoginOutcome(bytes(rest[9])),
             login_needed=bool(rest[10]),
             unsettled=_LENGTH.unpack(rest[11])[0],
@@ -223,10 +229,15 @@ def length_of(header: bytes | bytearray) -> int:
     Raises:
         MessageBroken: More than any message has.
     """
-    (length,) = _LENGTH.unpack(header)
+    length, _ = _HEADER.unpack(header)
     if length > LONGEST:
         raise MessageBroken(f"{length} bytes are too many for a message")
     return int(length)
+
+
+def number_of(header: bytes | bytearray) -> int:
+    """Which request a message is, or which it answers."""
+    return int(_HEADER.unpack(header)[1])
 
 
 def wipe(buffer: bytearray) -> None:
@@ -234,22 +245,22 @@ def wipe(buffer: bytearray) -> None:
     buffer[:] = bytes(len(buffer))
 
 
-def _pack(fields: Iterable[bytes | bytearray]) -> bytearray:
+def _pack(fields: Iterable[bytes | bytearray], number: int = 0) -> bytearray:
     message = bytearray(HEADER_LENGTH)
     for one in fields:
         message += _LENGTH.pack(len(one))
         message += one
-    message[:HEADER_LENGTH] = _LENGTH.pack(len(message) - HEADER_LENGTH)
+    message[:HEADER_LENGTH] = _HEADER.pack(len(message) - HEADER_LENGTH, number)
     return message
 
 
 def _unpack(message: memoryview, count: int | None = None) -> list[memoryview]:
     fields, at = [], 0
     while at < len(message):
-        if len(message) - at < HEADER_LENGTH:
+        if len(message) - at < _LENGTH.size:
             raise MessageBroken("a field has no length")
-        (length,) = _LENGTH.unpack(message[at : at + HEADER_LENGTH])
-        at += HEADER_LENGTH
+        (length,) = _LENGTH.unpack(message[at : at + _LENGTH.size])
+        at += _LENGTH.size
         if length > len(message) - at:
             raise MessageBroken("a field is longer than its message")
         fields.append(message[at : at + length])
@@ -298,6 +309,6 @@ def _error_kind(name: str) -> type[KeyStoreError] | None:
     if not name:
         return None
     kind = getattr(errors, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, KeyStoreError)):
+    if not (isinstance(kind, type) and issubclass(kind, KeyStoreError)) or kind is KeyStoreError:
         raise MessageBroken("it names an error that is none of a key store's")
     return kind

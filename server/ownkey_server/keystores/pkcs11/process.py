@@ -22,10 +22,12 @@ from pathlib import Path
 from ownkey_server.keystores.pkcs11.host import MAX_QUEUED, PATIENCE_SECONDS, ModuleBusy, ModuleStuck, take_note
 from ownkey_server.keystores.pkcs11.messages import (
     HEADER_LENGTH,
+    MOST_NUMBERS,
     Answer,
     MessageBroken,
     Request,
     length_of,
+    number_of,
     pack_request,
     unpack_answer,
     wipe,
@@ -108,6 +110,9 @@ class ModuleProcesses:
             raise ModuleBusy("the time ran out before the call's turn came") from None
         finally:
             self._queued -= 1
+        if self._closed:  # in the meantime: whoever else waits is to hear of it too
+            self._idle.put_nowait(worker)
+            self._require_open()
         # A task of its own: the process is not free again before it has answered, whether or not the caller waits.
         running = asyncio.ensure_future(self._exchange(worker, request))
         self._running.add(running)
@@ -172,6 +177,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._started_at = 0.0
+        self._number = 0
         self._is_fresh = True
         self._failures = 0
         self.trouble = ""
@@ -188,19 +194,22 @@ class _Worker:
         Raises:
             ModuleStuck: It did not come, and the process is gone.
         """
-        if self.pid is None:
-            await self._started()
-        message = pack_request(request)
+        self._number = self._number % (MOST_NUMBERS - 1) + 1
+        message = pack_request(request, self._number)
         try:
+            if self.pid is None:
+                await self._started()
             async with asyncio.timeout(self._start if self._is_fresh else self._patience):
                 await self._send(message)
-                answer = await self._receive()
+                answer = await self._receive(self._number)
         except TimeoutError:
             raise await self._lost("did not answer, and was killed") from None
         except (OSError, MessageBroken, EOFError) as error:
             raise await self._lost(
                 f"gave no sound answer ({error})" if isinstance(error, MessageBroken) else ""
             ) from error
+        except ModuleStuck:
+            raise
         except BaseException:
             # Nobody is left to take the answer: the next caller must not get it.
             self._close_socket()
@@ -246,7 +255,7 @@ class _Worker:
                     command, stdin=theirs.fileno(), stdout=_STANDARD_ERROR, env=self._environment
                 )
             async with asyncio.timeout(self._start):
-                await self._receive()
+                await self._receive(0)
         except TimeoutError:
             raise await self._lost("did not start in time, and was killed") from None
         except (OSError, MessageBroken, EOFError) as error:
@@ -274,9 +283,11 @@ class _Worker:
             raise EOFError
         await asyncio.get_running_loop().sock_sendall(self._socket, message)
 
-    async def _receive(self) -> Answer:
+    async def _receive(self, number: int) -> Answer:
         header = bytearray(HEADER_LENGTH)
         await self._fill(header)
+        if number_of(header) != number:
+            raise MessageBroken("it answers another request")
         message = bytearray(length_of(header))
         try:
             await self._fill(message)

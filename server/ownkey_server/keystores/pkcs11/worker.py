@@ -20,6 +20,7 @@ from ownkey_server.keystores.pkcs11.messages import (
     HEADER_LENGTH,
     Answer,
     length_of,
+    number_of,
     pack_answer,
     unpack_request,
     wipe,
@@ -58,23 +59,24 @@ def serve(requests: socket.socket, desk: Desk) -> None:
     """Say that this side is up, and answer requests until the other side closes."""
     requests.sendall(pack_answer(Answer()))
     with contextlib.suppress(ConnectionError):
-        while (message := _received(requests)) is not None:
+        while (received := _received(requests)) is not None:
+            number, message = received
             answer = desk.serve(unpack_request(memoryview(message)))
             wipe(message)
-            packed = pack_answer(answer)
+            packed = pack_answer(answer, number)
             wipe(answer.data_key)
             requests.sendall(packed)
             wipe(packed)
             # Nothing of a call, a data key least of all, stays here until the next one comes.
-            del message, answer, packed
+            del received, message, answer, packed
 
 
-def _received(requests: socket.socket) -> bytearray | None:
+def _received(requests: socket.socket) -> tuple[int, bytearray] | None:
     header = bytearray(HEADER_LENGTH)
     if not _filled(requests, header):
         return None
     message = bytearray(length_of(header))
-    return message if _filled(requests, message) else None
+    return (number_of(header), message) if _filled(requests, message) else None
 
 
 def _filled(requests: socket.socket, buffer: bytearray) -> bool:
