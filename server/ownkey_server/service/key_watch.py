@@ -277,8 +277,14 @@ class KeyWatches:
         return self._heartbeat
 
     async def reports(self, tenant_id: str, key_id: str) -> list[KeyReport]:
-        """The present states; errors as of :meth:`KeyStatus.report`."""
-        return await self._key_status.report(tenant_id, key_id)
+        """The present states, for somebody who is told them; errors as of :meth:`KeyStatus.report`."""
+        reports = await self._key_status.report(tenant_id, key_id)
+        if tenant_id in self._watchers:
+            # What a first watch was told just now is no news a moment later. What others were told last stays.
+            last = self._last.setdefault(tenant_id, {})
+            for report in reports:
+                last.setdefault(report.key.id, _essence(report))
+        return reports
 
     async def missed(self, tenant: str, resumed: int | None, reached: int) -> Missed:
         """The changes of a tenant after a sequence, up to another."""

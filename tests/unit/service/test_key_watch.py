@@ -216,3 +216,16 @@ async def test_many_changes_at_once_reach_everybody_once_each_and_wait_in_bounde
             async with asyncio.timeout(20):
                 await asyncio.gather(*tasks)
         assert sorted(numbers(heard)) == sorted([*range(1, 21)] * CROWD)
+
+
+async def test_a_first_watch_is_not_told_again_what_its_snapshot_said() -> None:
+    async with Hub().running() as hub:
+        with hub.watches.watching("acme", "", None) as watcher:
+            [first] = await watcher.beginning()
+            assert isinstance(first.what, Snapshot)
+            await hub.watches._look("acme")
+            assert await read(watcher, 1) == []
+            hub.board.saw(MAIN.name, "files", KeyState.REVOKED, "taken", NOW, began=hub.board.moment)
+            await hub.watches._look("acme")
+            [news] = await read(watcher, 1)
+            assert isinstance(news.what, KeyReport)
