@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ from google.protobuf import json_format
 
 from ownkey.cli.admin_options import change_options, etag_option, gone, require_yes, show, show_all, yes_option
 from ownkey.cli.main import Group, Shared, shared_options
-from ownkey.cli.messages import enum_name, enum_number, names_of
+from ownkey.cli.messages import enum_name, enum_number, names_of, with_full_names
 from ownkey.cli.options import parse_time, tenant_option
 from ownkey.v1 import call_pb2, tenant_pb2
 
@@ -73,9 +74,15 @@ def _gate_of(options: dict[str, Any]) -> call_pb2.CallGate | None:
 
 def _gate_in(file: IO[str]) -> call_pb2.CallGate:
     try:
-        return json_format.Parse(file.read(), call_pb2.CallGate())
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--gate-file: {file.name} is no call gate in JSON: {error}") from error
+        given = json.load(file)
+        if not isinstance(given, dict):
+            given = {"": given}  # for the parser to refuse: it would take [] for an empty gate
+        return json_format.ParseDict(with_full_names(call_pb2.CallGate.DESCRIPTOR, given), call_pb2.CallGate())
+    except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:  # the parser's own slips, too
+        what = " ".join(str(error).split()).removesuffix(".")
+        raise click.UsageError(
+            f"--gate-file: {file.name} is no call gate in JSON: {what}; docs/call-gate.md has one"
+        ) from error
 
 
 def gate_options(command: Any) -> Any:

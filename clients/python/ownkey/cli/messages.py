@@ -7,7 +7,7 @@ from datetime import UTC
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 
@@ -66,3 +66,27 @@ def enum_number(kind: EnumDescriptor, name: str) -> int:
 def names_of(kind: EnumDescriptor) -> list[str]:
     """The names of all values that may be sent."""
     return [enum_name(kind, value.number) for value in kind.values if value.number]
+
+
+def with_full_names(kind: Descriptor, value: Any) -> Any:
+    """A message in JSON whose enum values may be named as we show them, ``refuse``, with the names of the contract.
+
+    What it does not know stays as it is: it is for the parser to say what is wrong with it.
+    """
+    if not isinstance(value, dict):
+        return value
+    full: dict[str, Any] = {}
+    for name, given in value.items():
+        field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+        full[name] = [_full(field, one) for one in given] if isinstance(given, list) else _full(field, given)
+    return full
+
+
+def _full(field: FieldDescriptor | None, value: Any) -> Any:
+    if field is None:
+        return value
+    if field.message_type is not None:
+        return with_full_names(field.message_type, value)
+    if field.enum_type is not None and isinstance(value, str):
+        return {enum_name(field.enum_type, one.number): one.name for one in field.enum_type.values}.get(value, value)
+    return value
