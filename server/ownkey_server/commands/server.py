@@ -21,7 +21,7 @@ from ownkey_server import settings as settings_module
 from ownkey_server.commands.errors import config_option, exit_code, failure_of, load
 from ownkey_server.commands.keystore_check import check, without_warnings
 from ownkey_server.composition.core import open_key_stores
-from ownkey_server.domain.errors import DatabaseUnavailable, KeyAbsent, KeyStoreError, OwnkeyError
+from ownkey_server.domain.errors import DatabaseUnavailable, KeyAbsent, KeyStoreError, KeyUnreachable, OwnkeyError
 from ownkey_server.keystores.base import KeyMaker, KeyStore
 from ownkey_server.keystores.embedded.sealed_directory import SEAL_NAME
 from ownkey_server.keystores.embedded.store import EmbeddedKeyStore
@@ -30,7 +30,7 @@ from ownkey_server.main import serve as serve_until_signal
 from ownkey_server.rpc.reloading import UnusableFile
 from ownkey_server.rpc.tls import settle_environment
 from ownkey_server.secret_sources import PROMPT, ReferenceInvalid, ask, take_from_environment
-from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Settings, SettingsError
+from ownkey_server.settings import EmbeddedSettings, KeyStoreSettings, Pkcs11Settings, Settings, SettingsError
 from ownkey_server.settings.aws import AwsKmsSettings
 from ownkey_server.storage import upgrade as schema
 from ownkey_server.storage.audit.signing import SigningKeyError
@@ -316,7 +316,9 @@ def _work_on(config: Path, store: str, work: Callable[[KeyStore], Awaitable[T]],
 
 
 def _other_stores(settings: Settings, store: str, error: KeyStoreError) -> str:
-    """Where else a key may be that is not here."""
+    """Where else a key may be that is not here; who says more of a token that is not."""
+    if isinstance(error, KeyUnreachable) and isinstance(settings.key_stores[store], Pkcs11Settings):
+        return f"ownkey hsm check --store {store} says which tokens the module has, and what to do"
     others = ", ".join(name for name in settings.key_stores if name != store)
     return f"--store names another key store: {others}" if others and isinstance(error, KeyAbsent) else ""
 

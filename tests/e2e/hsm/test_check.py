@@ -130,6 +130,8 @@ def test_keys_that_are_not_as_they_must_be(softhsm: SoftHsm, token: str) -> None
     assert verdicts("nothing", Verdict.FAIL) == ["rights"]
     assert verdicts("short", Verdict.FAIL) == ["kind"]
     assert verdicts("twice", Verdict.FAIL) == verdicts("none", Verdict.FAIL) == ["found"]
+    assert "each key its own label" in line(report, "keys.found", "twice").to_do
+    assert "make it" in line(report, "keys.found", "none").to_do
     assert line(report, "use.gcm.round_trip", "right").verdict is Verdict.PASS
     for label in ("open", "short"):
         assert line(report, "use.gcm.round_trip", label).verdict is Verdict.FAIL
@@ -153,6 +155,7 @@ def test_a_label_that_no_token_has_and_one_that_two_have(softhsm: SoftHsm, token
     report = checked(plan_for(softhsm, "nobody's"))
     assert found(report, Verdict.FAIL) == ["token.found"]
     assert f"'{token}'" in line(report, "token.found").seen
+    assert "SOFTHSM2_CONF" in line(report, "token.found").to_do
     softhsm.make_token("twin")
     folder = softhsm._folders["twin"]
     softhsm.make_token("twin")

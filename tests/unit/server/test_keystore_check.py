@@ -26,7 +26,7 @@ PIN = "2718281828"
 def folder(tmp_path: Path, softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> Path:
     # It would be this process that could not be looked into any more; tests/attacks/secrets does it to others.
     monkeypatch.setattr(hardening, "harden", lambda: None)
-    monkeypatch.setattr(catalog, "Modules", lambda: softhsm.modules)  # a module has one owner in a process
+    monkeypatch.setattr(catalog, "Modules", lambda **_: softhsm.modules)  # a module has one owner in a process
     (tmp_path / "ownkey.toml").write_text('[key_stores.embedded]\nkind = "embedded"\ndirectory = "keys"\n')
     return tmp_path
 
@@ -85,6 +85,8 @@ def test_what_stands_in_the_way_is_told(folder: Path, run: Run, softhsm: SoftHsm
     softhsm.delete_token("check-bad")
     code, answer = run("check", "--store", "hsm")
     assert (code, answer["key_stores"][0]["cause"]) == (5, "there is no token 'check-bad'")
+    code, answer = run("create", "one", "--store", "hsm")
+    assert (code, "ownkey hsm check --store hsm" in answer["hint"]) == (5, True)
 
 
 def test_a_module_that_is_not_there(folder: Path, run: Run, softhsm: SoftHsm) -> None:

@@ -108,7 +108,7 @@ def test_what_is_no_reference_is_not_repeated(run: Run) -> None:
 
 
 def test_a_token_s_pin_may_be_typed(folder: Path, run: Run, softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "Modules", lambda: softhsm.modules)  # a module has one owner in a process
+    monkeypatch.setattr(catalog, "Modules", lambda **_: softhsm.modules)  # a module has one owner in a process
     softhsm.make_token("typed-pin", "2718281828")
     with (folder / "ownkey.toml").open("a") as file:
         file.write(

@@ -50,9 +50,14 @@ def _look_at_named(bench: Bench, notes: Notes, label: str) -> None:
         notes.passed("found", title, "there is one", key=label)
         _Key(bench, notes, found[0], label).look(None)
         return
-    seen = f"there are {len(found)}" if found else "there is none"
-    why = "the label is how ownkey names the key: with several it refuses them all"
-    notes.failed("found", title, seen, why, "give each key its own label; `ownkey hsm list` shows them", key=label)
+    if found:
+        why = "the label is how ownkey names the key: with several it refuses them all"
+        to_do = "give each key its own label; `ownkey hsm list` shows them"
+        notes.failed("found", title, f"there are {len(found)}", why, to_do, key=label)
+        return
+    why = "the label is how ownkey names the key: what is to be protected under it fails"
+    to_do = "name a key that `ownkey hsm list` shows, with its version (/v1), or make it: `ownkey hsm keygen`"
+    notes.failed("found", title, "there is none", why, to_do, key=label)
 
 
 class _Key:

@@ -18,7 +18,11 @@ def look(bench: Bench, notes: Notes) -> None:
         token = bench.token
     except NoToken as error:
         why = "the key store finds its token by the label: exactly one must have it"
-        notes.failed("found", title, str(error), why, "set token_label to the token's own, or give each its own label")
+        to_do = (
+            "set token_label to the token's own, or give each its own label; where none is listed, see where the "
+            "module looks for tokens: SoftHSM goes by the environment variable SOFTHSM2_CONF"
+        )
+        notes.failed("found", title, str(error), why, to_do)
         notes.tell("stop", "there is no token to look at")
         return
     serial = token.serial.decode(errors="replace")
@@ -31,7 +35,7 @@ def look(bench: Bench, notes: Notes) -> None:
     known = profile.name != GENERIC
     seen = f"{profile.name}: {profile.title} ({profile.status})" if known else "none that ownkey knows"
     notes.fact("profile", seen)
-    why = "; ".join(profile.notes) if known else "it is used by the standard, and with care"
+    why = " ".join(profile.notes) if known else "it is used by the standard, and with care"
     notes.noted("profile", "The token's family", seen, why)
     flags = token.flags
     notes.decided(
