@@ -113,8 +113,8 @@ async def test_one_that_hangs_is_killed_and_another_serves(softhsm: SoftHsm, lab
 
 async def test_one_of_several_that_hangs_does_not_hold_up_the_others(softhsm: SoftHsm, label: str) -> None:
     async with serving(softhsm, label, count=2, patience=60.0) as (store, host):
-        await asyncio.gather(*(store.generate_data_key(KEY, CONTEXT, TIMEOUT) for _ in range(8)))
-        first, second = host.pids
+        assert await answers(store, KEY)
+        (first,) = host.pids
         os.kill(first, signal.SIGSTOP)
         two = [asyncio.ensure_future(store.generate_data_key(KEY, CONTEXT, 60.0)) for _ in range(2)]
         await asyncio.wait(two, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +123,8 @@ async def test_one_of_several_that_hangs_does_not_hold_up_the_others(softhsm: So
         assert sum(one.done() for one in two) == 1
         os.kill(first, signal.SIGCONT)
         await asyncio.gather(*two)
-        assert host.pids == [first, second]
+        assert len(host.pids) == 2
+        assert first in host.pids
 
 
 async def test_where_a_key_has_worked_is_known_after_its_process_died(softhsm: SoftHsm) -> None:

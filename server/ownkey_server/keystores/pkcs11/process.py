@@ -1,8 +1,9 @@
 """A PKCS#11 module in processes of its own: what it does to its process, it does to nothing else.
 
-Each process has one request at a time. One that does not answer within the patience is killed; one that is gone, for
-whatever reason, is started again, at once the first time and then after growing pauses. Requests that wait are handed
-to the next; the one that was being done is lost, since it may be what the module died of.
+Each process has one request at a time, and processes are started one after the other, as callers need them: while one
+starts, callers go on with those that there are. One that does not answer within the patience is killed; one that is
+gone, for whatever reason, is started again, at once the first time and then after growing pauses. Requests that wait
+are handed to the next; the one that was being done is lost, since it may be what the module died of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 from ownkey_server.keystores.pkcs11.host import MAX_QUEUED, PATIENCE_SECONDS, ModuleBusy, ModuleStuck, take_note
@@ -75,15 +77,14 @@ class ModuleProcesses:
         pause: float = SECONDS_BETWEEN_REINITIALIZATIONS,
         lock_memory: bool = False,
     ) -> None:
-        self._count = count
         self._max_queued = max_queued
         options = [f"--store={store}", f"--pause={pause}", *(["--lock-memory"] if lock_memory else [])]
         self._workers = [_Worker(path, arguments, options, patience, start) for _ in range(count)]
-        # The one used last first: its caches are warm, and those that are not needed stay idle.
-        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
-        for worker in self._workers:
-            self._idle.put_nowait(worker)
-        self._queued = 0
+        # Those that are up. The one used last is taken first: its caches are warm.
+        self._idle: list[_Worker] = []
+        self._waiting: deque[asyncio.Future[_Worker]] = deque()
+        self._down = list(self._workers)
+        self._starting: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Answer]] = set()
         self._paused: set[_Worker] = set()
         self._closed = False
@@ -96,22 +97,19 @@ class ModuleProcesses:
     async def run(self, request: Request, timeout: float) -> Answer:
         """Let a process do it; errors as of :meth:`ModuleHost.run`."""
         self._require_open()
-        if len(self._paused) == self._count:
-            raise ModuleStuck(self._trouble())
-        if self._queued >= self._max_queued:
-            raise ModuleBusy(f"{self._queued} calls are waiting already")
+        if self._paused:
+            self._require_one_in_order()
+        if len(self._waiting) >= self._max_queued:
+            raise ModuleBusy(f"{len(self._waiting)} calls are waiting already")
         deadline = time.monotonic() + timeout
-        self._queued += 1
         try:
             async with asyncio.timeout(timeout):
-                worker = await self._idle.get()
+                worker = await self._next()
         except TimeoutError:
             self._require_one_in_order()
             raise ModuleBusy("the time ran out before the call's turn came") from None
-        finally:
-            self._queued -= 1
         if self._closed:  # in the meantime: whoever else waits is to hear of it too
-            self._idle.put_nowait(worker)
+            self._offer(worker)
             self._require_open()
         # A task of its own: the process is not free again before it has answered, whether or not the caller waits.
         running = asyncio.ensure_future(self._exchange(worker, request))
@@ -129,7 +127,8 @@ class ModuleProcesses:
     async def leave(self, request: Request) -> None:  # noqa: ARG002 - all that is here is the store's
         """End the processes, after what they are doing."""
         self._closed = True
-        await asyncio.gather(*self._running, return_exceptions=True)
+        self._turn_away("the key store is closed")
+        await asyncio.gather(*self._running, *([self._starting] if self._starting else []), return_exceptions=True)
         for worker in self._workers:
             await worker.end()
 
@@ -137,35 +136,110 @@ class ModuleProcesses:
         try:
             answer = await worker.exchange(request)
         except ModuleStuck:
-            self._paused.add(worker)
-            asyncio.get_running_loop().call_later(worker.next_pause(), self._put_back, worker)
+            self._pause(worker)
             raise
         except BaseException:
-            self._idle.put_nowait(worker)
+            self._offer(worker)
             raise
-        self._idle.put_nowait(worker)
+        self._offer(worker)
         return answer
 
-    def _put_back(self, worker: _Worker) -> None:
+    async def _next(self) -> _Worker:
+        """The next that is free; another one is started if there is none."""
+        while True:
+            if self._idle:
+                worker = self._idle.pop()
+            else:
+                turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
+                self._waiting.append(turn)
+                self._start_another()
+                try:
+                    worker = await turn
+                except asyncio.CancelledError:
+                    if turn.done() and not turn.cancelled() and turn.exception() is None:
+                        self._offer(turn.result())
+                    raise
+                finally:
+                    with contextlib.suppress(ValueError):
+                        self._waiting.remove(turn)
+            if worker.pid is not None:
+                return worker
+            self._down.append(worker)
+
+    def _offer(self, worker: _Worker) -> None:
+        """Give one that is free to who has waited longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(worker)
+                return
+        self._idle.append(worker)
+
+    def _start_another(self) -> None:
+        """Start one, unless one is starting, or there is reason to see first how another fares."""
+        if self._starting is None and self._down and not self._paused and not self._closed:
+            self._starting = asyncio.ensure_future(self._start(self._down.pop()))
+            self._starting.add_done_callback(self._started)
+
+    async def _start(self, worker: _Worker) -> None:
+        try:
+            await worker.start()
+        except ModuleStuck:
+            self._pause(worker)
+        except BaseException:
+            self._down.append(worker)
+            raise
+        else:
+            self._offer(worker)
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        self._starting = None
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            _log.error("a process of a PKCS#11 module cannot be started", exc_info=error)
+        if self._waiting:
+            self._start_another()
+
+    def _pause(self, worker: _Worker) -> None:
+        pause = worker.next_pause()
+        self._paused.add(worker)
+        asyncio.get_running_loop().call_later(pause, self._end_pause, worker)
+        if pause:
+            # Whoever waits is told now: what is asked again later is theirs to say.
+            why = self._why_none_serves()
+            if why:
+                self._turn_away(why)
+
+    def _turn_away(self, why: str) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(ModuleStuck(why))
+
+    def _end_pause(self, worker: _Worker) -> None:
         self._paused.discard(worker)
-        self._idle.put_nowait(worker)
+        self._down.append(worker)
+        if self._waiting:
+            self._start_another()
 
     def _require_open(self) -> None:
         if self._closed:
             raise ModuleStuck("the key store is closed")
 
     def _require_one_in_order(self) -> None:
-        """That a call's time ran out says something of the module where none of its processes has served lately."""
         self._require_open()
-        if all(worker.trouble for worker in self._workers):
-            raise ModuleStuck(self._trouble())
+        why = self._why_none_serves()
+        if why:
+            raise ModuleStuck(why)
 
-    def _trouble(self) -> str:
-        return next(worker.trouble for worker in self._workers if worker.trouble)
+    def _why_none_serves(self) -> str:
+        """What is wrong where something is, and no process that is up has served since it last was; else nothing."""
+        if any(worker.pid is not None and not worker.trouble for worker in self._workers):
+            return ""
+        return next((worker.trouble for worker in self._workers if worker.trouble), "")
 
 
 class _Worker:
-    """One process, started when it is needed."""
+    """One process."""
 
     def __init__(self, path: Path, arguments: str | None, options: list[str], patience: float, start: float) -> None:
         self._path = path
@@ -197,8 +271,6 @@ class _Worker:
         self._number = self._number % (MOST_NUMBERS - 1) + 1
         message = pack_request(request, self._number)
         try:
-            if self.pid is None:
-                await self._started()
             async with asyncio.timeout(self._start if self._is_fresh else self._patience):
                 await self._send(message)
                 answer = await self._receive(self._number)
@@ -238,7 +310,12 @@ class _Worker:
         if not await _ended(process):
             await _killed(process)
 
-    async def _started(self) -> None:
+    async def start(self) -> None:
+        """Start the process, and wait until it is up. The module is loaded by the first request.
+
+        Raises:
+            ModuleStuck: It does not come up.
+        """
         if self._process is not None:
             _log.warning("the process of the module %s %s; it is started again", self._path, _end_of(self._process))
         self._close_socket()
