@@ -79,7 +79,8 @@ def _hung(place: Place) -> Iterator[None]:
     over = threading.Event()
 
     def keep() -> None:
-        while not over.wait(0.01):
+        # Not more often: to look through all processes costs time that the server would have had.
+        while not over.wait(0.2):
             for pid in place.workers():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)

@@ -46,7 +46,7 @@ async def stopped_workers(parent: int | None = None) -> AsyncIterator[None]:
     async def keep_stopped() -> None:
         while True:
             signal_workers(signal.SIGSTOP, parent)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
     signal_workers(signal.SIGSTOP, parent)
     keeping = asyncio.ensure_future(keep_stopped())
