@@ -327,9 +327,15 @@ async def test_an_answer_to_one_request_is_never_taken_for_that_to_another(odd_w
 async def test_whoever_waits_when_the_store_is_closed_starts_nothing_anew(odd_worker: Path) -> None:
     odd_worker.write_text("from ownkey_server.keystores.pkcs11.worker import main; main()")
     host = ModuleProcesses(Path("/nowhere/module.so"))
+    await host.run(LOOK, TIMEOUT)
+    (pid,) = host.pids
+    os.kill(pid, signal.SIGSTOP)
     calls = [asyncio.ensure_future(host.run(LOOK, TIMEOUT)) for _ in range(6)]
-    await until(lambda: _is(bool(host.pids)))
-    await host.leave(LOOK)
+    await asyncio.sleep(0)
+    leaving = asyncio.ensure_future(host.leave(LOOK))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGCONT)
+    await leaving
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(outcomes[0], Answer)
     assert [str(one) for one in outcomes[1:]] == ["the key store is closed"] * 5
