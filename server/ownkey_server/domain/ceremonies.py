@@ -245,9 +245,28 @@ class Record:
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise CeremonyInvalid("it is no record of a ceremony") from None
+        if not _is_sound(record):
+            raise CeremonyInvalid("it is no record of a ceremony")
         if record.body() != body:
             raise CeremonyInvalid("it is not spelt as ownkey writes it")
         return record
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether its values are of the kinds that they are declared to be: JSON may hold any."""
+    texts = [record.operator, record.key, *(each.custodian for each in record.confirmations)]
+    for token in record.tokens:
+        if not isinstance(token, dict):
+            return False
+        texts += token.values()
+    keys = record.detail.get("keys", []) if isinstance(record.detail, dict) else None
+    return (
+        all(isinstance(text, str) for text in texts)
+        and type(record.ceremony) is int
+        and record.ceremony >= 0
+        and isinstance(keys, list)
+        and all(isinstance(key, dict) for key in keys)
+    )
 
 
 def statement(previous: bytes, fields: bytes) -> bytes:

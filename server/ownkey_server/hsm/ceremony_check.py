@@ -194,11 +194,13 @@ class _Check:
                 found.problems.append(f"record {number}: {error}")
 
     def _order(self, number: int, record: Record) -> list[str]:
+        if number == 1:
+            # Only that record is signed by all whom the first line names.
+            opens = record.action is Action.OPEN_LOG and record.phase is Phase.DONE and not record.ceremony
+            return [] if opens else ["it is not the opening of the log"]
         if record.phase is Phase.BEGUN:
             wrong = record.ceremony != 0
             return ["it begins a ceremony and says that it belongs to another"] if wrong else []
-        if number == 1 and record.action is Action.OPEN_LOG:
-            return []
         begun = self._found.unfinished.get(record.ceremony)
         if begun is None:
             return [f"it ends ceremony {record.ceremony}, which is not under way"]
