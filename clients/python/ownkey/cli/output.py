@@ -124,7 +124,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something besides the answer, to people only."""
         if not self.as_json:
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
 
     def error(self, message: str, exit_code: int, *, reason: str | None = None, hint: str = "", **more: object) -> None:
         """Print an error."""
@@ -136,7 +136,7 @@ class Output:
             return
         click.echo(f"ownkey: error: {printable(message)}", err=True)
         if hint:
-            click.echo(f"ownkey: hint: {hint}", err=True)
+            click.echo(f"ownkey: hint: {printable(hint)}", err=True)
         if self.verbose:
             for name, value in {"reason": reason, **more}.items():
                 if value:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ownkey.cli.main import Group, Shared, output_options
-from ownkey.cli.output import INVALID_OBJECT, OK, moment
+from ownkey.cli.output import INVALID_OBJECT, OK, moment, printable
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, custodian_options, log_option
 from ownkey_server.commands.hsm.options import WHERE, named, reference, told
 from ownkey_server.domain.ceremonies import Action, CeremonyInvalid, Register
@@ -194,7 +194,7 @@ def show_command(shared: Shared, /, log: Path) -> None:
             f"by {record.operator}, confirmed by {who}",
             str(record.detail.get("why", "")),
         ]
-        shared.output.document("", "  ".join(part for part in parts if part))
+        shared.output.document("", printable("  ".join(part for part in parts if part)))
     for problem in checked.problems:
         shared.output.note(f"wrong: {problem}")
 

@@ -97,7 +97,8 @@ class CeremonyChoice:
         if self.custodian_keys:
             width = max(map(len, what))
             for name, text in what.items():
-                shared.output.note(f"{name:<{width}}  {text}")
+                # In one line: a token may have any text for its label.
+                shared.output.note(f"{name:<{width}}  {' '.join(text.splitlines())}")
         return self.load(self.custodian_keys)
 
     def load(self, files: Mapping[str, Path]) -> list[Custodian]:
