@@ -18,6 +18,7 @@ from ownkey.cli.main import Group, Shared, output_options
 from ownkey.cli.output import CONFLICT, NOT_FOUND, USAGE, Failure
 from ownkey_server import hardening
 from ownkey_server import settings as settings_module
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.errors import config_option, exit_code, failure_of, load
 from ownkey_server.commands.keystore_check import check, without_warnings
 from ownkey_server.composition.core import open_key_stores
@@ -325,10 +326,10 @@ def _other_stores(settings: Settings, store: str, error: KeyStoreError) -> str:
 
 def _prompted(section: KeyStoreSettings) -> str:
     if not isinstance(section, EmbeddedSettings):
-        return str(click.prompt("PIN", hide_input=True, err=True))
+        return typed("PIN")
     # What a seal is made with must not be a slip of the hand: nothing would open it again.
     new = not (section.directory / SEAL_NAME).exists()
-    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True))
+    return typed("Passphrase", new=new)
 
 
 def _with_secret(settings: Settings, store: str, where: str) -> Settings:

@@ -9,6 +9,7 @@ import click
 
 from ownkey.cli.main import Group, Shared, output_options
 from ownkey.cli.output import INVALID_OBJECT, OK, moment, printable
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, custodian_options, log_option
 from ownkey_server.commands.hsm.options import WHERE, named, reference, told
 from ownkey_server.domain.ceremonies import Action, CeremonyInvalid, Register
@@ -60,7 +61,7 @@ def new_command(shared: Shared, /, name: str, key: Path, where: str) -> None:
 
 
 def _ask_new() -> str:
-    return str(click.prompt("A passphrase of your own", hide_input=True, confirmation_prompt=True, err=True))
+    return typed("A passphrase of your own", new=True)
 
 
 @click.group(cls=Group, no_args_is_help=True)

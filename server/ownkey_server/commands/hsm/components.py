@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ownkey.cli.main import Shared, output_options
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
 from ownkey_server.commands.hsm.making import answer, describe
 from ownkey_server.commands.hsm.options import WHERE, TokenChoice, reference, replica_options, token_options, told
@@ -166,7 +167,7 @@ def _sources(places: Sequence[str]) -> list[SecretReference | None]:
 
 def _typed(number: int, source: SecretReference | None) -> str:
     if source is None:
-        source = SecretReference.typed(str(click.prompt(f"Component {number}", hide_input=True, err=True)))
+        source = SecretReference.typed(typed(f"Component {number}"))
     return text_of(source, f"component {number}")
 
 

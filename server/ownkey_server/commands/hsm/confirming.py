@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ownkey.cli.main import Shared
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.options import decorated, named, reference
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.hsm import custodians as keys
@@ -133,4 +134,4 @@ def load_custodian(name: str, file: Path, source: SecretReference) -> Custodian:
 
 
 def _ask_passphrase(name: str) -> str:
-    return str(click.prompt(f"{name}, your passphrase, to confirm this", hide_input=True, err=True))
+    return typed(f"{name}, your passphrase, to confirm this")

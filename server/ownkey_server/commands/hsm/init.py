@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ownkey.cli.main import Shared, output_options
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
 from ownkey_server.commands.hsm.options import WHERE, module_arguments_option, reference, told
 from ownkey_server.domain.ceremonies import Action
@@ -125,4 +126,4 @@ def _chosen(tokens: Sequence[TokenFacts], label: str, erase: str | None) -> tupl
 
 
 def _ask(what: str, *, new: bool) -> str:
-    return str(click.prompt(what, hide_input=True, confirmation_prompt=new, err=True))
+    return typed(what, new=new)

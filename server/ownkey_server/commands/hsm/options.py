@@ -13,6 +13,7 @@ import click
 
 from ownkey.cli.output import CONFLICT, DENIED, INVALID_OBJECT, MISCONFIGURED, NOT_FOUND, UNAVAILABLE, USAGE, Failure
 from ownkey_server import hardening
+from ownkey_server.commands.asking import typed
 from ownkey_server.commands.errors import config_option, load
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.work import TokenPlace
@@ -182,7 +183,7 @@ def _place(settings: Settings, name: str) -> TokenPlace:
 
 
 def _ask_pin(label: str) -> str:
-    return str(click.prompt(f"User PIN of token {label}", hide_input=True, err=True))
+    return typed(f"User PIN of token {label}")
 
 
 def reference(option: str, where: str, prompt: Callable[[], str]) -> SecretReference:
@@ -203,7 +204,7 @@ def named_references(option: str, given: tuple[str, ...], prompt: Callable[[str]
     """
 
     def asked(name: str) -> str:
-        return str(click.prompt(prompt(name), hide_input=True, err=True))
+        return typed(prompt(name))
 
     where = named(option, given, "NAME=WHERE")
     return {name: reference(option, place, functools.partial(asked, name)) for name, place in where.items()}
