@@ -238,9 +238,26 @@ async def test_another_key_of_the_label_is_never_used(
     assert await answers(open_store(token), KEY)
 
 
-@pytest.mark.parametrize("given", [ALL_RIGHTS, ("ENCRYPT", "DECRYPT")])
+async def test_a_key_whose_way_was_exchanged_is_taken_away_and_no_fault_of_ours(
+    softhsm: SoftHsm, open_store: OpenStore, token: str
+) -> None:
+    """As a fault, it would lead to the key's next place: around what its holder did here."""
+    softhsm.make_key(token, KEY, "SENSITIVE", "ENCRYPT", "DECRYPT")
+    store = open_store(token)
+    made = await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    softhsm.set_rights(token, KEY, "WRAP", "UNWRAP")
+    with pytest.raises(KeyRevoked):
+        await store.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+    assert await state_of(store) is KeyState.REVOKED
+    softhsm.set_rights(token, KEY, "ENCRYPT", "DECRYPT")
+    await until(lambda: answers(store))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(ALL_RIGHTS, KeyMisconfigured), (("ENCRYPT", "DECRYPT"), KeyRevoked)], ids=["all", "gcm"]
+)
 async def test_another_key_of_the_label_is_not_used_either_where_its_rights_are_others(
-    softhsm: SoftHsm, open_store: OpenStore, token: str, given: tuple[str, ...]
+    softhsm: SoftHsm, open_store: OpenStore, token: str, given: tuple[str, ...], told: type[KeyStoreError]
 ) -> None:
     """It wraps in another way than the first did, so that what that one wrapped by GCM proves nothing."""
     softhsm.make_key(token, "other-rights", "SENSITIVE", *given)
@@ -249,7 +266,7 @@ async def test_another_key_of_the_label_is_not_used_either_where_its_rights_are_
     assert made.wrapped.provider_id == "ownkey-pkcs11"
     softhsm.destroy_key(token, "other-rights")
     softhsm.make_key(token, "other-rights", "SENSITIVE", "WRAP", "UNWRAP")
-    with pytest.raises(KeyMisconfigured):
+    with pytest.raises(told):
         await store.generate_data_key("other-rights", CONTEXT, TIMEOUT)
 
 

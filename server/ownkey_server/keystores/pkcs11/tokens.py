@@ -313,7 +313,8 @@ class Pkcs11Token:
             return
         usable = [proof for proof in proofs if WAY_OF[proof.provider_id] in kek.usable]
         if not usable:
-            raise KeyUnfit("its rights are others than before, so that nothing shows whether it is the same key")
+            # Whoever did that did it on purpose; were it called a fault of ours, another place would be asked.
+            raise RightsMissing("the right that it has worked by was taken, and nothing shows that it is the same key")
         for proof in usable:
             try:
                 if self._unwrap(kek, proof, PROBE_AAD) == PROBE_DATA_KEY:
