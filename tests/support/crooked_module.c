@@ -145,7 +145,7 @@ static ULONG login(ULONG session, ULONG user, void *pin, ULONG length)
     answer = real->at[LOGIN](session, user, pin, length);
     if (answer != OK && is("wrong-pin-crashes"))
         crash();
-    return answer;
+    return answer != OK && is("wrong-pin-is-odd") ? 0x80000042UL : answer;
 }
 
 static ULONG logout(ULONG session)

@@ -165,7 +165,10 @@ async def test_a_wrong_pin_is_tried_once_whoever_asks_and_whatever_dies(softhsm:
         await store.close()
 
 
-@pytest.mark.parametrize(("way", "pin", "tries"), [("wrong-pin-crashes", "999999", 1), ("final-try", PIN, 0)])
+@pytest.mark.parametrize(
+    ("way", "pin", "tries"),
+    [("wrong-pin-crashes", "999999", 1), ("wrong-pin-is-odd", "999999", 1), ("final-try", PIN, 0)],
+)
 async def test_no_try_of_a_pin_is_spent_that_may_lock_the_token(
     softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, pin: str, tries: int
 ) -> None:

@@ -47,6 +47,7 @@ class LoginOutcome(Enum):
     UNUSED = b""
     ACCEPTED = b"accepted"
     REFUSED = b"refused"
+    UNKNOWN = b"unknown"  # it was tried, and the token's answer says nothing of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,8 @@ class Pkcs11KeyStore:
                 raise
             if answer.login is LoginOutcome.REFUSED:
                 self._pin.was_refused()
+            elif answer.login is LoginOutcome.UNKNOWN:
+                self._pin.was_lost()
             elif answer.login is LoginOutcome.ACCEPTED:
                 self._pin.was_accepted()
                 self._login_count += 1

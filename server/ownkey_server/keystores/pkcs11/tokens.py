@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pkcs11 import Attribute, KeyType, ObjectClass, TokenFlag
@@ -286,8 +286,13 @@ class Pkcs11Token:
             return token.open(rw=writing)
         except PKCS11Error as error:
             # Each failed login also costs a session that the binding forgets, until the module is reinitialized.
-            if self._profile.answer_of(error) in self._profile.errors.pin_refused:
+            answer, errors = self._profile.answer_of(error), self._profile.errors
+            if answer in errors.pin_refused:
                 self._login_outcome = LoginOutcome.REFUSED
+            elif type(error) is PKCS11Error and answer not in errors.gone and self._login is not None:
+                # A code that no standard has: it may say in its vendor's own words that the PIN is wrong.
+                self._login_outcome = LoginOutcome.UNKNOWN
+                self._login = replace(self._login, unanswered=True)
             raise
         self._login_outcome = LoginOutcome.ACCEPTED
         return session
