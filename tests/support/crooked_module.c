@@ -44,6 +44,18 @@ static void hang(void)
         pause();
 }
 
+static int there_is(const char *file)
+{
+    return is("by-file") && access(file, F_OK) == 0;
+}
+
+/* As an HSM on a network that nothing comes back from, for as long as a file says so. */
+static void hang_while_told(void)
+{
+    while (there_is(FOLDER "/hangs"))
+        usleep(10000);
+}
+
 /* A text in a field that blanks fill. */
 static void put(BYTE *field, size_t size, const char *text)
 {
@@ -87,8 +99,11 @@ static ULONG get_token_info(ULONG slot, BYTE *info)
 static ULONG open_session(ULONG slot, ULONG flags, void *application, void *notify, ULONG *session)
 {
     ULONG answer;
+    hang_while_told();
     if (is("only-reads") && flags & RW_SESSION)
         return WRITE_PROTECTED;
+    if (there_is(FOLDER "/full"))
+        return SESSION_COUNT;
     if (is("few-sessions") && sessions >= MOST_SESSIONS)
         return SESSION_COUNT;
     if (is("keeps-keys"))
@@ -198,6 +213,7 @@ static ULONG get_attribute_value(ULONG session, ULONG object, ATTRIBUTE *asked, 
 static ULONG decrypt(ULONG session, BYTE *data, ULONG length, BYTE *out, ULONG *out_length)
 {
     ULONG answer;
+    hang_while_told();
     if (is("crash-at-decrypt"))
         crash();
     if (is("scribbles"))
@@ -223,7 +239,9 @@ static ULONG wrap_key(ULONG session, void *mechanism, ULONG kek, ULONG key, BYTE
 
 static ULONG generate_random(ULONG session, BYTE *out, ULONG length)
 {
-    ULONG answer = real->at[GENERATE_RANDOM](session, out, length);
+    ULONG answer;
+    hang_while_told();
+    answer = real->at[GENERATE_RANDOM](session, out, length);
     if (is("constant-random"))
         memset(out, 0x5a, length);
     return answer;

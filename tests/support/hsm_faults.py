@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -75,26 +74,24 @@ def _killed(place: Place) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hung(place: Place) -> Iterator[None]:
-    """The process, and whatever is started in its place: as with an HSM that answers nothing."""
-    over = threading.Event()
-
-    def keep() -> None:
-        # Not more often: to look through all processes costs time that the server would have had.
-        while not over.wait(0.2):
-            for pid in place.workers():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-
-    thread = threading.Thread(target=keep)
-    thread.start()
+    """In C, in whatever process: as with an HSM that nothing comes back from."""
+    (place.softhsm.folder / "hangs").touch()
     try:
         yield
     finally:
-        over.set()
-        thread.join()
-        for pid in place.workers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        (place.softhsm.folder / "hangs").unlink()
+
+
+@contextlib.contextmanager
+def _full(place: Place) -> Iterator[None]:
+    """Others have all sessions of the token, and ours has ended."""
+    (place.softhsm.folder / "full").touch()
+    for pid in place.workers():
+        os.kill(pid, signal.SIGKILL)
+    try:
+        yield
+    finally:
+        (place.softhsm.folder / "full").unlink()
 
 
 @contextlib.contextmanager
@@ -120,6 +117,7 @@ FAULTS = (
     Fault("token deleted", _taken_out, frozenset({"UNREACHABLE"})),
     Fault("token initialized anew", _initialized_anew, frozenset({"MISCONFIGURED"})),
     Fault("module killed", _killed),
+    Fault("token full of sessions", _full, frozenset({"UNREACHABLE"})),
     Fault("library hangs", _hung, frozenset({"UNREACHABLE"})),
     Fault("PIN changed", _pin_changed, frozenset({"MISCONFIGURED"})),
 )

@@ -15,6 +15,7 @@ import grpc
 
 from ownkey.v1 import key_service_pb2, key_service_pb2_grpc, key_state_pb2
 from support import server
+from support.crooked_module import crooked
 from support.rpc import asset
 from support.server import ServerProcess
 from support.softhsm import PIN, SoftHsm
@@ -65,7 +66,7 @@ def settings_of(softhsm: SoftHsm, *, first: str = FIRST, second: str = SECOND, m
         f"""
 [key_stores.{name}]
 kind = "pkcs11"
-module = "{softhsm.module}"
+module = "{crooked(softhsm, "by-file") if name == FIRST else softhsm.module}"
 token_label = "{token}"
 pin = "file:{softhsm.folder / token}.pin"
 {more}
