@@ -29,6 +29,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """A command's exit code and what it printed."""
     shared = Shared()
+    shared.address = "127.0.0.1:1"  # whatever serves at the usual one, it is not asked
     shared.as_json = "--json" in arguments
     code = run(list(arguments), shared)
     printed = capsys.readouterr()
