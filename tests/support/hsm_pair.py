@@ -60,18 +60,18 @@ def load_key(softhsm: SoftHsm, token: str, value: bytes, pin: str = PIN) -> None
     softhsm.run_python(_LOAD_KEY, str(softhsm.module), token, pin, KEY, value.hex())
 
 
-def settings_of(softhsm: SoftHsm, *, first: str = FIRST, second: str = SECOND, more: str = "") -> str:
-    """The two key stores, for a settings file."""
+def settings_of(softhsm: SoftHsm, *, more: str = "", first_module: Path | None = None) -> str:
+    """The two key stores, for a settings file; the first by another module, where one is given."""
     return "".join(
         f"""
 [key_stores.{name}]
 kind = "pkcs11"
-module = "{crooked(softhsm, "by-file") if name == FIRST else softhsm.module}"
-token_label = "{token}"
-pin = "file:{softhsm.folder / token}.pin"
+module = "{(first_module if name == FIRST else None) or softhsm.module}"
+token_label = "{name}"
+pin = "file:{softhsm.folder / name}.pin"
 {more}
 """
-        for name, token in ((FIRST, first), (SECOND, second))
+        for name in (FIRST, SECOND)
     )
 
 
@@ -82,7 +82,8 @@ def pair(folder: Path, softhsm: SoftHsm, *, more: str = "") -> Iterator[ServerPr
     for token in (FIRST, SECOND):
         softhsm.make_token(token)
         load_key(softhsm, token, value)
-    with server.process(folder, tenants=TENANTS, extra=settings_of(softhsm, more=more)) as running:
+    extra = settings_of(softhsm, more=more, first_module=crooked(softhsm, "by-file"))
+    with server.process(folder, tenants=TENANTS, extra=extra) as running:
         yield running
     for token in (FIRST, SECOND):
         softhsm.delete_token(token)
