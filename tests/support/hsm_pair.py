@@ -22,7 +22,7 @@ from support.softhsm import PIN, SoftHsm
 
 KEY = "acme-main"
 FIRST, SECOND = "token-a", "token-b"
-CONNECTIONS = 5
+CONNECTIONS = 10
 TENANTS = f"""
 provider_key = {{ key_store = "embedded", reference = "provider" }}
 
