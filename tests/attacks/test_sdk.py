@@ -240,6 +240,7 @@ def test_an_empty_volume_at_start_makes_no_new_keys(tmp_path: Path) -> None:
     for key in keys.iterdir():
         key.unlink()
     with server.process(tmp_path) as running, Client(running.address) as client:
-        with pytest.raises(errors.KeyMisconfigured):
+        # A volume that is not mounted looks like this: an outage, and no key that never was right.
+        with pytest.raises(errors.KeyUnreachable):
             client.generate_data_key(ASSET)
         assert list(keys.iterdir()) == []
