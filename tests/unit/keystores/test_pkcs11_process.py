@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ownkey_server.domain.errors import KeyMisconfigured, KeyUnreachable
+from ownkey_server.domain.errors import KeyMisconfigured, KeyStoreThrottled, KeyUnreachable
 from ownkey_server.keystores.pkcs11 import process as process_module
 from ownkey_server.keystores.pkcs11.host import ModuleBusy, ModuleStuck
-from ownkey_server.keystores.pkcs11.messages import Answer, Operation, Request
+from ownkey_server.keystores.pkcs11.messages import Answer, Login, Operation, Request
 from ownkey_server.keystores.pkcs11.pin import Pin
 from ownkey_server.keystores.pkcs11.process import ModuleProcesses
 from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore
@@ -221,6 +221,34 @@ async def test_a_caller_in_a_hurry_does_not_make_the_tokens_answer_to_a_pin_be_l
         assert host.logins == 1
     finally:
         await store.close()
+
+
+class BusyWithLogins:
+    """A module that wants a PIN, and whose callers run out of time while it has one."""
+
+    def __init__(self) -> None:
+        self.logins: list[Login] = []
+
+    async def run(self, request: Request, timeout: float) -> Answer:
+        if request.login is None:
+            return Answer(login_needed=True)
+        self.logins.append(request.login)
+        raise ModuleBusy("the time ran out")
+
+    async def leave(self, request: Request) -> None:
+        pass
+
+
+async def test_a_pin_whose_answer_came_too_late_may_have_been_tried(tmp_path: Path) -> None:
+    pin = tmp_path / "pin"
+    pin.touch(mode=0o600)
+    pin.write_text("999999\n")
+    host = BusyWithLogins()
+    store = Pkcs11KeyStore("hsm", host, token_label="late", pin=Pin(SecretReference.file(pin)))
+    for _ in range(2):
+        with pytest.raises(KeyStoreThrottled):
+            await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    assert [login.unanswered for login in host.logins] == [False, True]
 
 
 async def test_a_process_shows_neither_pin_nor_memory(softhsm: SoftHsm, label: str) -> None:

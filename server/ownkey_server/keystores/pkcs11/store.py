@@ -223,10 +223,10 @@ class Pkcs11KeyStore:
                 if not answer.login_needed:
                     return answer
             pin = self._pin.read()
-            login = Login(bytes(pin.encode()), self._pin.refused_before, self._pin.unanswered)
+            login = Login(pin.encode(), self._pin.refused_before, self._pin.unanswered)
             try:
                 answer = await self._host.run(replace(request, login=login), LOGIN_SECONDS)
-            except ModuleStuck:
+            except (ModuleStuck, ModuleBusy):  # it may have been under way when the time ran out
                 self._pin.was_lost()
                 raise
             if answer.login is LoginOutcome.REFUSED:
