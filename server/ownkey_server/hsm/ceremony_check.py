@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,13 +111,27 @@ def check(path: Path, known: Head | None = None) -> Checked:
     Raises:
         HsmError: There is no log to check.
     """
+    descriptor = open_log(path, os.O_RDONLY)
     try:
-        if path.stat().st_size > LARGEST:
-            raise HsmError(f"{path} is larger than {LARGEST >> 20} MiB: no ceremony log is")
-        content = path.read_bytes()
+        return check_opened(path, descriptor, known)
+    finally:
+        os.close(descriptor)
+
+
+def check_opened(path: Path, descriptor: int, known: Head | None = None) -> Checked:
+    """Check a log that is open: this very file, whatever has its name by now.
+
+    Raises:
+        HsmError: It is no log.
+    """
+    try:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            content = file.read(LARGEST + 1)
     except OSError as error:
-        hint = "`ownkey hsm ceremony open` begins a log"
-        raise HsmError(f"{path}: cannot be read: {error.strerror}", Trouble.NOT_FOUND, hint) from None
+        raise HsmError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise HsmError(f"{path} is larger than {LARGEST >> 20} MiB: no ceremony log is")
     end = content.rfind(b"\n") + 1
     lines, rest = content[:end].splitlines(keepends=True), content[end:]
     try:
@@ -122,6 +139,27 @@ def check(path: Path, known: Head | None = None) -> Checked:
     except CeremonyInvalid as error:
         raise HsmError(f"{path} is no ceremony log: {error}", Trouble.FORGED) from None
     return _Check(description, known).run(lines[1:], end, rest)
+
+
+def open_log(path: Path, flags: int) -> int:
+    """A descriptor of a log's file: the file itself, for a link may point elsewhere a moment later.
+
+    Raises:
+        HsmError: There is none, or it is no file.
+    """
+    try:
+        # Without waiting: a pipe of that name would have us wait for somebody to write to it.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            hint = f"--log {path.resolve()}, if that is the log"
+            raise HsmError(f"{path} is a symbolic link, and a ceremony log must not be", hint=hint) from None
+        hint = "`ownkey hsm ceremony open` begins a log; --log names another"
+        raise HsmError(f"{path}: the ceremony log: {error.strerror}", Trouble.NOT_FOUND, hint) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HsmError(f"{path} is no file: a ceremony log is one")
+    return descriptor
 
 
 class _Check:

@@ -7,7 +7,7 @@ import fcntl
 import getpass
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ownkey_server.domain.ceremonies import (
     Register,
 )
 from ownkey_server.domain.clock import Clock
-from ownkey_server.hsm.ceremony_check import Checked, Head, check
+from ownkey_server.hsm.ceremony_check import Checked, Head, check_opened, open_log
 from ownkey_server.hsm.custodians import Custodian
 from ownkey_server.hsm.errors import HsmError, Trouble
 
@@ -124,7 +124,11 @@ class CeremonyLog:
         body = record.body()
         digest = audit.chained(previous, WRITER, number, body)
         row = ChainRow(WRITER, number, audit.microseconds(record.time), "", body, digest)
-        _write(self.path, self._descriptor, line(row))
+        content = line(row)
+        require_same_file(self.path, self._descriptor, self.checked.end)
+        _write(self.path, self._descriptor, content)
+        self.checked.end += len(content)
+        require_same_file(self.path, self._descriptor, self.checked.end)
         self.checked.records[number] = record
         self.checked.head = Head(number, digest)
         return number
@@ -205,21 +209,20 @@ def open_new(path: Path, clock: Clock, register: Register, custodians: Sequence[
 def opened(path: Path, clock: Clock) -> Iterator[CeremonyLog]:
     """A log to add to, until the block ends. Nobody else adds to it meanwhile.
 
+    It is opened once: what is locked, checked and added to is one file, and it still has that name.
+
     Raises:
         HsmError: It is not there, not right, or in use.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-    except OSError as error:
-        hint = "`ownkey hsm ceremony open` begins a log; --log names another"
-        raise HsmError(f"{path}: the ceremony log: {error.strerror}", Trouble.NOT_FOUND, hint) from None
+    descriptor = open_log(path, os.O_RDWR | os.O_APPEND)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise HsmError(f"{path}: another ceremony is under way", Trouble.TAKEN, "wait until it has ended") from None
-        checked = check(path)
+        checked = check_opened(path, descriptor)
         checked.require_sound(path)
+        require_same_file(path, descriptor, checked.end + len(checked.cut_off))
         if checked.cut_off:
             # It was never told to anybody as written; the next record says that it was here.
             os.ftruncate(descriptor, checked.end)
@@ -229,14 +232,43 @@ def opened(path: Path, clock: Clock) -> Iterator[CeremonyLog]:
         os.close(descriptor)
 
 
+def require_same_file(path: Path, descriptor: int, length: int) -> None:
+    """Refuse to add to a file that its name does not lead to any more, or that another program has written to.
+
+    Raises:
+        HsmError: It is so. A record added to it would be read by nobody, or would not fit the one before.
+    """
+    ours = os.fstat(descriptor)
+    try:
+        named = path.lstat()
+    except OSError:
+        named = None
+    if named is None or (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+        what = "was replaced by another file" if named else "was moved or removed"
+        raise HsmError(
+            f"{path} {what} while a ceremony was under way", Trouble.FORGED, "find out by whom; then verify the log"
+        )
+    if ours.st_size != length:
+        raise HsmError(
+            f"{path} was written to by something else while a ceremony was under way",
+            Trouble.FORGED,
+            "find out by whom; then verify the log",
+        )
+
+
 def _write(path: Path, descriptor: int, content: bytes) -> None:
+    """Write all of it, or nothing."""
+    before = os.fstat(descriptor).st_size
     try:
         written = os.write(descriptor, content)
         os.fsync(descriptor)
+        why = "" if written == len(content) else "no space is left"
     except OSError as error:
-        raise HsmError(f"{path}: the log cannot be written: {error.strerror}") from None
-    if written != len(content):
-        raise HsmError(f"{path}: the log cannot be written: no space is left")
+        why = error.strerror or "it fails"
+    if why:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise HsmError(f"{path}: the log cannot be written: {why}")
 
 
 def _sync_folder(path: Path) -> None:
@@ -253,6 +285,3 @@ def _operator() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-PresentCustodians = Callable[[int], Sequence[Custodian]]

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from ownkey.cli.main import Shared, output_options
-from ownkey.cli.output import CONFLICT, Failure
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
 from ownkey_server.commands.hsm.making import answer, describe
 from ownkey_server.commands.hsm.options import TokenChoice, token_options, told
@@ -16,6 +15,7 @@ from ownkey_server.domain.key_labels import KeyLabel
 from ownkey_server.hsm import importing, making
 from ownkey_server.hsm.ceremony_log import CeremonyLog, opened
 from ownkey_server.hsm.errors import HsmError
+from ownkey_server.hsm.new_files import reserved
 from ownkey_server.hsm.operations.transport import SCHEMES
 from ownkey_server.hsm.work import TokenAtWork, at_work
 
@@ -108,27 +108,15 @@ class _Import:
         folder: Path = how["out"]
         stem = label.replace("/", "-")
         public_file, guide_file = folder / f"{stem}.public.pem", folder / f"{stem}.import.sh"
-        taken = [path for path in (public_file, guide_file) if path.exists()]
-        if taken:
-            raise Failure(f"{taken[0]} is there already", CONFLICT, hint="--out names another folder")
-        if how["in_process"]:
-            self._shared.output.note(IN_PROCESS_WARNING)
-        custodians = self._ceremony.custodians(
-            self._shared, describe("begin the import of a customer's key", label, [self._token])
-        )
-        begun = importing.begin(
-            self._log,
-            custodians,
-            self._token,
-            label,
-            bits=int(how["bits"]),
-            scheme=how["scheme"],
-            in_process=how["in_process"],
-        )
-        guide = importing.instructions(begun, public_file.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        public_file.write_bytes(begun.pem)
-        guide_file.write_text(guide, encoding="utf-8")
+        with reserved(public_file, guide_file) as files:
+            begun = self._begin(label, how)
+            guide = importing.instructions(begun, public_file.name)
+            try:
+                files.write({public_file: begun.pem, guide_file: guide.encode()})
+            except HsmError as error:
+                what = f"the import has begun, and its files are not there: {error}"
+                hint = f"`ownkey hsm import {label} --abandon`, and begin it again where they can be written"
+                raise HsmError(what, error.trouble, hint) from None
         following = f"ownkey hsm import {label} --finish wrapped.bin --check-value VALUE"
         value = {
             "key": label,
@@ -151,6 +139,22 @@ class _Import:
             "next": f"the customer follows {guide_file.name}, having checked the fingerprint; then: {following}",
         }
         self._shared.output.answer(value, lines)
+
+    def _begin(self, label: str, how: dict[str, Any]) -> importing.Begun:
+        if how["in_process"]:
+            self._shared.output.note(IN_PROCESS_WARNING)
+        custodians = self._ceremony.custodians(
+            self._shared, describe("begin the import of a customer's key", label, [self._token])
+        )
+        return importing.begin(
+            self._log,
+            custodians,
+            self._token,
+            label,
+            bits=int(how["bits"]),
+            scheme=how["scheme"],
+            in_process=how["in_process"],
+        )
 
     def finish(self, wrapped: bytes, check_value: str) -> None:
         label = importing.begun_label(self._log.checked, self._token.facts.serial, self._key)
