@@ -16,6 +16,7 @@ from typing import Any
 from pkcs11 import Attribute, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as p11
 
+from ownkey_server.hsm.attribute_lists import mapper
 from ownkey_server.hsm.check_values import check_values
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, TokenFacts
@@ -122,7 +123,7 @@ class Bench:
 
     def log_in(self, pin: str) -> None:
         """Open a session for writing, as the token's user."""
-        self._session = session = self.token.open(rw=True, user_pin=pin)
+        self._session = session = self.token.open(rw=True, user_pin=pin, attribute_mapper=mapper())
         offered = frozenset(map(int, self.offered))
         self.ways = {
             way: Wrapping(way, mechanism, self.profile, session, self.random)

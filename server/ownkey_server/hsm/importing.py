@@ -49,6 +49,7 @@ class Begun:
         fingerprint: SHA-256 of its DER form, in hex: the customer compares it by another way than the file came.
         scheme: How to wrap.
         hash: By which hash for OAEP.
+        guarded: Nobody gets the customer's key out of the token by what they send, not even with the PIN.
         ceremony: The ceremony's number.
         head: The log's head afterwards.
     """
@@ -58,6 +59,7 @@ class Begun:
     fingerprint: str
     scheme: str
     hash: str
+    guarded: bool
     ceremony: int
     head: Head
 
@@ -105,8 +107,11 @@ def begin(
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     fingerprint = hashlib.sha256(der).hexdigest()
     chosen = public.hashes[0]
-    head = ceremony.done({"fingerprint": fingerprint, "hash": chosen, "public_key": pem.decode(), **detail})
-    return Begun(label, pem, fingerprint, scheme, chosen, ceremony.number, head)
+    # The guard is on what the pair itself unwraps: by RSA-AES key wrap, that is an envelope and not the key.
+    guarded = public.guarded and scheme == "rsa-oaep"
+    made = {"fingerprint": fingerprint, "guarded": guarded, "hash": chosen, "public_key": pem.decode(), **detail}
+    head = ceremony.done(made)
+    return Begun(label, pem, fingerprint, scheme, chosen, guarded, ceremony.number, head)
 
 
 def _require_way(public: PublicKey, scheme: str, *, in_process: bool) -> None:
@@ -132,6 +137,7 @@ class Pending:
     scheme: str
     hash: str
     in_process: bool
+    guarded: bool
 
 
 def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
@@ -143,7 +149,8 @@ def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
             continue
         if record.action is Action.BEGIN_IMPORT:
             detail = record.detail
-            found[record.key] = Pending(str(detail["scheme"]), str(detail["hash"]), bool(detail["in_process"]))
+            guarded = bool(detail.get("guarded"))
+            found[record.key] = Pending(str(detail["scheme"]), str(detail["hash"]), bool(detail["in_process"]), guarded)
         elif record.action in (Action.IMPORT, Action.ABANDON_IMPORT):
             found.pop(record.key, None)
     return found
@@ -203,11 +210,13 @@ def finish(
         if way.in_process:
             facts = _in_process(token, label, wrapped, way.hash)
         else:
-            facts = token.ask(Unwrap(label, token.place.mechanism, pair_label(label), wrapped, way.scheme, way.hash))
+            mechanism, pair = token.place.mechanism, pair_label(label)
+            facts = token.ask(Unwrap(label, mechanism, pair, wrapped, way.scheme, way.hash, way.guarded))
         require_check_value(facts, check_value)
         return [facts]
 
     detail = {
+        "guarded": way.guarded,
         "in_process": way.in_process,
         "scheme": way.scheme,
         "wrapped_sha256": hashlib.sha256(wrapped).hexdigest(),

@@ -60,8 +60,8 @@ def reserved(*paths: Path, mode: int = 0o644) -> Iterator[NewFiles]:
         try:
             for path in paths:
                 if os.path.lexists(path):
-                    raise FileExistsError(errno.EEXIST, "")  # noqa: TRY301 - told as the one of the system is
-                path.parent.mkdir(parents=True, exist_ok=True)
+                    raise FileExistsError(errno.EEXIST, "")
+                _make_folder(path.parent)
                 aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
                 asides[path] = (aside, os.open(aside, _EXCLUSIVE, mode))
         except OSError as error:
@@ -103,6 +103,13 @@ def _publish(aside: Path, path: Path, content: bytes) -> None:
             raise
         finally:
             os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder") from None
 
 
 def _sync_folder(folder: Path) -> None:

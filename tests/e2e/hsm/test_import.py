@@ -150,3 +150,81 @@ def test_in_process_is_said_loudly_and_on_record(alone: Operator, customer: Cust
     assert alone.records()[-2]["detail"]["in_process"] is True
     written = "".join(alone.printed) + alone.log.read_text(encoding="utf-8")
     assert KEY.hex() not in written.lower()
+
+
+# Whoever has the PIN, and the file that the customer sends, with the vendor's own interface.
+THIEF = """
+import sys, pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism, MGF, ObjectClass
+module, token, pin, file = sys.argv[1:]
+oaep = dict(mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=(Mechanism.SHA_1, MGF.SHA1, None))
+loose = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
+strict = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.DERIVE: False}
+
+def unwrapped(by, data, more, **how):
+    key = by.unwrap_key(ObjectClass.SECRET_KEY, KeyType.AES, data, template={Attribute.DERIVE: False, **more}, **how)
+    return bytes(key[Attribute.VALUE])
+
+def changed(by, data):
+    by[Attribute.DECRYPT] = True
+    return bytes(the_private_key().decrypt(data, **oaep))
+
+def copied(by, data):
+    return bytes(by.copy({Attribute.DECRYPT: True, Attribute.TOKEN: False}).decrypt(data, **oaep))
+
+def by_an_envelope(by, data):
+    more = {**strict, Attribute.UNWRAP: True}
+    envelope = by.unwrap_key(ObjectClass.SECRET_KEY, KeyType.AES, data[:256], template=more, **oaep)
+    return unwrapped(envelope, data[256:], loose, mechanism=Mechanism.AES_KEY_WRAP_PAD)
+
+def derived(by, data):
+    more = {**strict, Attribute.DERIVE: True}
+    by.unwrap_key(ObjectClass.SECRET_KEY, KeyType.AES, data, template=more, **oaep)
+    return b"a key that others can be derived from"
+
+attempts = {
+    "unwrapped": lambda by, data: unwrapped(by, data, loose, **oaep),
+    "unwrapped without a template": lambda by, data: unwrapped(by, data, {}, **oaep),
+    "changed": changed, "copied": copied, "by an envelope": by_an_envelope, "derived": derived,
+}
+data = open(file, "rb").read()
+with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
+    def the_private_key():
+        (private,) = list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+        return private
+
+    for name, attempt in attempts.items():
+        try:
+            print(name, attempt(the_private_key(), data).hex(), sep="=")
+        except pkcs11.exceptions.PKCS11Error:
+            pass
+"""
+
+
+def stolen(operator: Operator, customer: Customer) -> dict[str, str]:
+    """What a thief gets, by how."""
+    module = str(operator.softhsm.module)
+    printed = operator.softhsm.run_python(THIEF, module, operator.token, operator.pin, str(customer.wrapped))
+    return dict(line.split("=") for line in printed.splitlines())
+
+
+def test_whoever_has_the_pin_and_the_customer_s_file_gets_no_key_out_of_the_token(
+    alone: Operator, customer: Customer
+) -> None:
+    begun = begin(alone, customer)
+    assert begun["guarded"] is True
+    customer.follow(begun)
+    assert stolen(alone, customer) == {}
+    # And the import itself is as it was.
+    alone.done("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    assert alone.keys()["acme-main/v1"]["check_values"] == {"aes-ecb": check_value(KEY)}
+    assert [record["detail"].get("guarded") for record in alone.records()[2:4]] == [True, True]
+
+
+def test_where_a_thief_can_get_it_the_customer_and_the_log_are_told(alone: Operator, customer: Customer) -> None:
+    """By RSA-AES key wrap the token unwraps an envelope, and what that unwraps no token of ours can guard."""
+    begun = begin(alone, customer, "--scheme", "rsa-aes")
+    assert begun["guarded"] is False
+    customer.follow(begun)
+    assert stolen(alone, customer) == {"by an envelope": KEY.hex()}
+    assert alone.records()[2]["detail"]["guarded"] is False

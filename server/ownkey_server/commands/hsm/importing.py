@@ -24,6 +24,8 @@ IN_PROCESS_WARNING = (
     "WARNING: the customer's key will be in clear in this program and in its module for a moment. Do this on a machine"
     " that does nothing else, and only with a token that cannot unwrap"
 )
+_GUARDED = "yes: by this wrapping key the token makes nothing that could leave it, whoever asks"
+_UNGUARDED = "NO: who has the PIN and the file that the customer sends can get the key out of the token, until --finish"
 
 
 @click.command("import")
@@ -125,6 +127,7 @@ class _Import:
             "fingerprint": begun.fingerprint,
             "scheme": begun.scheme,
             "hash": begun.hash,
+            "guarded": begun.guarded,
             "ceremony": begun.ceremony,
             "head": str(begun.head),
             "next": following,
@@ -134,6 +137,7 @@ class _Import:
             "wrote": f"{public_file}, {guide_file}",
             "fingerprint": begun.fingerprint,
             "wrapping": f"{begun.scheme} with {begun.hash}",
+            "guarded": _GUARDED if begun.guarded else _UNGUARDED,
             "ceremony": f"{begun.ceremony} in {self._ceremony.log}",
             "head": begun.head,
             "next": f"the customer follows {guide_file.name}, having checked the fingerprint; then: {following}",

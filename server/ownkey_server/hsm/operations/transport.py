@@ -7,6 +7,7 @@ token takes it apart itself, in two steps where it does not know the second as o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from pkcs11 import exceptions as p11
 from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
+from ownkey_server.hsm.operations.guards import guard, holds, measured, require_length
 from ownkey_server.hsm.operations.keys import proper
 from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, envelope_key, kek_template, passing_key, unwrapping
 from ownkey_server.keystores.pkcs11.ways import Way
@@ -42,12 +44,14 @@ class PublicKey:
         exponent: Big-endian.
         hashes: By which of these hashes for OAEP its token unwraps, the best first.
         schemes: In which ways it unwraps an AES key.
+        guarded: The token makes of what is unwrapped by it nothing that can leave, whoever asks.
     """
 
     modulus: bytes
     exponent: bytes
     hashes: tuple[str, ...]
     schemes: tuple[str, ...]
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,23 @@ class MakeWrappingPair:
                 Trouble.TAKEN,
                 "end it with --finish, or give it up with --abandon",
             )
+        # One of this session alone is out of others' reach, and one that decrypts has nothing to guard.
+        if self.keep and not self.decrypts:
+            with contextlib.suppress(p11.PKCS11Error):
+                made = self._make(bench, guard())
+                if made.hashes:
+                    return made
+                EndPair(self.label).run(bench)
+        return self._make(bench, {})
+
+    def _make(self, bench: Bench, guarding: Mapping[Attribute, Any]) -> PublicKey:
         public, private = bench.session.generate_keypair(
             KeyType.RSA,
             self.bits,
             store=self.keep,
             label=self.label,
             public_template=_public_rights(),
-            private_template=_private_rights(decrypts=self.decrypts),
+            private_template={**_private_rights(decrypts=self.decrypts), **guarding},
         )
         try:
             made = PublicKey(
@@ -88,6 +102,7 @@ class MakeWrappingPair:
                 bytes(public[Attribute.PUBLIC_EXPONENT]),
                 hashes := _hashes(bench, public, private, decrypts=self.decrypts),
                 _schemes(bench, hashes),
+                bool(guarding and hashes) and holds(bench, public, private, OAEP[hashes[0]]),
             )
         except BaseException:
             public.destroy()
@@ -109,6 +124,7 @@ class Unwrap:
         wrapped: The key.
         scheme: One of ``SCHEMES``.
         hash: One of ``OAEP``.
+        guarded: The pair unwraps nothing that could leave the token.
     """
 
     label: str
@@ -117,6 +133,7 @@ class Unwrap:
     wrapped: bytes
     scheme: str
     hash: str
+    guarded: bool = False
 
     def run(self, bench: Bench) -> KeyFacts:
         """Take it in."""
@@ -129,7 +146,10 @@ class Unwrap:
             wanted = f"{modulus} bytes" if self.scheme == "rsa-oaep" else f"more than {modulus} bytes"
             raise HsmError(f"a key wrapped by {self.scheme} has {wanted} here, not {len(self.wrapped)}", Trouble.WRONG)
         try:
-            _require_length(bench, self._unwrapped(bench, private, modulus, passing_key()))
+            if self.guarded and not inner:
+                require_length(measured(bench, private, self.wrapped, OAEP[self.hash]))
+            else:
+                _require_length(bench, self._unwrapped(bench, private, modulus, passing_key()))
             key = self._unwrapped(bench, private, modulus, kek_template(way, bench.profile), pending(self.label))
         except p11.PKCS11Error as error:
             raise HsmError(
@@ -239,6 +259,26 @@ class EndPair:
         for each in found:
             each.destroy()
         return bool(found)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPairs:
+    """The labels of wrapping pairs that outlived their session.
+
+    Attributes:
+        prefix: What their labels begin with.
+    """
+
+    prefix: str
+
+    def run(self, bench: Bench) -> list[str]:
+        """Look."""
+        found = {
+            each[Attribute.LABEL]
+            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+            for each in list(bench.session.get_objects({Attribute.CLASS: kind, Attribute.TOKEN: True}))
+        }
+        return sorted(label for label in found if label.startswith(self.prefix))
 
 
 def private_half(bench: Bench, label: str) -> Any:
@@ -370,8 +410,7 @@ def _require_length(bench: Bench, key: Any) -> None:
                 scale.destroy()
     finally:
         key.destroy()
-    if length and length * 8 != KEY_BITS:
-        raise HsmError(f"it is a key of {length * 8} bits, and not of {KEY_BITS}", Trouble.UNFIT)
+    require_length(length)
 
 
 def _wrapped_for(bench: Bench, public: PublicKey, name: str, key: Any) -> bytes:
