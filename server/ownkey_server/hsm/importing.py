@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
-from ownkey_server.domain.ceremonies import Action, Phase
+from ownkey_server.domain.ceremonies import Action
 from ownkey_server.domain.key_labels import KeyLabel
 from ownkey_server.hsm.ceremony_check import Checked, Head
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
@@ -18,6 +17,7 @@ from ownkey_server.hsm.check_value_methods import ECB, told_in
 from ownkey_server.hsm.custodians import Custodian
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, told_check_value
+from ownkey_server.hsm.import_pairs import end_pair, pair_label, pending_imports
 from ownkey_server.hsm.making import Approve, Made, make, require_settled
 from ownkey_server.hsm.operations.transport import (
     SECONDS,
@@ -32,11 +32,6 @@ from ownkey_server.hsm.work import TokenAtWork
 
 BITS = (2048, 3072, 4096)
 KEY_LENGTH = 32
-
-
-def pair_label(label: str) -> str:
-    """What the wrapping key pair of an import is called in the token."""
-    return f"import of {label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,32 +125,6 @@ def rsa_key(public: PublicKey) -> RSAPublicKey:
     return RSAPublicNumbers(int.from_bytes(public.exponent, "big"), int.from_bytes(public.modulus, "big")).public_key()
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An import that has begun and not ended, as the log tells it."""
-
-    scheme: str
-    hash: str
-    in_process: bool
-    guarded: bool
-
-
-def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
-    """The imports into a token that have begun and not ended, by the key's label."""
-    found: dict[str, Pending] = {}
-    for record in checked.records.values():
-        here = any(each.get("serial") == serial for each in record.tokens)
-        if not here or record.phase is not Phase.DONE:
-            continue
-        if record.action is Action.BEGIN_IMPORT:
-            detail = record.detail
-            guarded = bool(detail.get("guarded"))
-            found[record.key] = Pending(str(detail["scheme"]), str(detail["hash"]), bool(detail["in_process"]), guarded)
-        elif record.action in (Action.IMPORT, Action.ABANDON_IMPORT):
-            found.pop(record.key, None)
-    return found
-
-
 def begun_label(checked: Checked, serial: str, label: KeyLabel) -> str:
     """The label of the import that somebody means, with its version or without.
 
@@ -180,6 +149,19 @@ def _name_of(label: str) -> str:
     return KeyLabel.parse(label).name
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A customer's key that was taken in.
+
+    Attributes:
+        made: The key.
+        pair_left: Why its wrapping key could not be destroyed afterwards; empty when it was.
+    """
+
+    made: Made
+    pair_left: str
+
+
 def finish(
     log: CeremonyLog,
     custodians: Sequence[Custodian],
@@ -189,7 +171,7 @@ def finish(
     *,
     check_value: str,
     approve: Approve,
-) -> Made:
+) -> Finished:
     """Take the customer's wrapped key into the token, and end its wrapping key pair.
 
     Args:
@@ -222,10 +204,8 @@ def finish(
         "wrapped_sha256": hashlib.sha256(wrapped).hexdigest(),
     }
     made = make(log, custodians, Action.IMPORT, [token], label, stage, approve, detail)
-    # One key, one wrapping key: what was sent cannot be imported again under another name.
-    with contextlib.suppress(HsmError):
-        token.ask(EndPair(pair_label(label)))
-    return made
+    why = end_pair(log, token, label)
+    return Finished(replace(made, head=log.head), why)
 
 
 def _in_process(token: TokenAtWork, label: str, wrapped: bytes, name: str) -> KeyFacts:

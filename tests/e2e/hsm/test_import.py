@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ownkey_server.hsm import importing, processes
+from ownkey_server.hsm.operations.transport import EndPair
 from support.hsm_operator import Operator
 
 KEY = bytes(range(100, 132))
@@ -228,3 +232,94 @@ def test_where_a_thief_can_get_it_the_customer_and_the_log_are_told(alone: Opera
     customer.follow(begun)
     assert stolen(alone, customer) == {"by an envelope": KEY.hex()}
     assert alone.records()[2]["detail"]["guarded"] is False
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_wrapping_key_that_could_not_be_destroyed_is_told_and_settled_later(
+    alone: Operator, customer: Customer, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """The module's process is killed where the key is to be destroyed, as a crash of it would look."""
+    ask = processes.ModuleProcess.ask
+
+    def crashing(self: processes.ModuleProcess, operation: Any, seconds: float = 30.0) -> Any:
+        if isinstance(operation, EndPair) and operation.label.startswith("import of"):
+            os.kill(self.pid, signal.SIGSEGV)
+        return ask(self, operation, seconds)
+
+    customer.follow(begin(alone, customer))
+    assert alone.done("list", *alone.at())["wrapping_keys"] == [{"key": "acme-main/v1", "state": "waiting"}]
+    finish = ("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+    with monkeypatch.context() as patch:
+        patch.setattr(processes.ModuleProcess, "ask", crashing)
+        ended = alone.run(*finish, as_json=as_json)
+    assert ended.code == 0
+    if as_json:
+        assert ended.answer["wrapping_key"].startswith("left: the module")
+        assert "ownkey hsm settle" in ended.answer["next"]
+    else:
+        assert "WARNING" in ended.printed
+    told = alone.records()[-1]
+    assert (told["action"], told["phase"], told["key"]) == ("settle", "failed", "acme-main/v1")
+    assert "could not be destroyed: the module" in told["detail"]["why"]
+    assert alone.done("ceremony", "verify", "--log", str(alone.log))["head"] in ended.printed
+    # The key itself is as good as any, and what is left behind is seen.
+    assert alone.keys()["acme-main/v1"]["use"] == "active"
+    assert alone.done("list", *alone.at())["wrapping_keys"] == [{"key": "acme-main/v1", "state": "left"}]
+    assert "`ownkey hsm settle` destroys it" in alone.run("list", *alone.at(), as_json=False).printed
+    assert alone.done("settle", *alone.at())["wrapping_keys"] == ["acme-main/v1"]
+    assert alone.done("list", *alone.at())["wrapping_keys"] == []
+    assert alone.done("settle", *alone.at())["wrapping_keys"] == []
+
+
+def test_settling_lets_alone_what_waits_and_what_another_log_knows(alone: Operator, customer: Customer) -> None:
+    begin(alone, customer)
+    other = alone.folder / "other.jsonl"
+    alone.done("ceremony", "open", "--log", str(other), "--alone")
+    at_other = (*alone.at(log=False), "--log", str(other))
+    assert alone.done("settle", *alone.at())["wrapping_keys"] == []
+    assert alone.done("settle", *at_other)["wrapping_keys"] == []
+    assert alone.done("list", *at_other)["wrapping_keys"] == [{"key": "acme-main/v1", "state": "unknown"}]
+    assert alone.done("list", *alone.at())["wrapping_keys"] == [{"key": "acme-main/v1", "state": "waiting"}]
+
+
+def test_an_import_that_was_killed_as_it_began_can_be_settled_and_begun_again(
+    alone: Operator, customer: Customer
+) -> None:
+    at = ("--out", str(customer.folder), *BITS, *alone.at())
+    alone.killed_at("ownkey_server.hsm.importing.rsa_key", "import", "acme-main", "--begin", *at)
+    assert alone.run("import", "acme-main", "--begin", *at).code == 10
+    assert alone.done("settle", *alone.at())["wrapping_keys"] == ["acme-main/v1"]
+    customer.follow(begin(alone, customer))
+    alone.done("import", "acme-main", "--finish", str(customer.wrapped), *alone.at())
+
+
+def test_the_files_of_an_import_are_written_over_nothing_and_through_no_link(
+    alone: Operator, customer: Customer
+) -> None:
+    customer.folder.mkdir()
+    guide, elsewhere = customer.folder / "acme-main-v1.import.sh", customer.folder.parent / "elsewhere"
+    guide.symlink_to(elsewhere)
+    at = ("--out", str(customer.folder), *BITS, *alone.at())
+    ended = alone.run("import", "acme-main", "--begin", *at)
+    assert (ended.code, ended.error["error"].startswith(f"{guide} is there already")) == (10, True)
+    assert (elsewhere.exists(), [*customer.folder.iterdir()]) == (False, [guide])
+    assert len(alone.records()) == 1  # nothing was begun
+
+
+def test_files_that_appear_while_an_import_begins_leave_nothing_half_done(
+    alone: Operator, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instructions = importing.instructions
+    guide = customer.folder / "acme-main-v1.import.sh"
+
+    def meanwhile(*arguments: Any) -> str:
+        guide.write_text("somebody else's", encoding="utf-8")
+        return instructions(*arguments)
+
+    monkeypatch.setattr(importing, "instructions", meanwhile)
+    at = ("--out", str(customer.folder), *BITS, *alone.at())
+    ended = alone.run("import", "acme-main", "--begin", *at)
+    assert (ended.code, "import acme-main/v1 --abandon" in ended.error["hint"]) == (10, True)
+    assert guide.read_text(encoding="utf-8") == "somebody else's"
+    assert [*customer.folder.iterdir()] == [guide]
+    alone.done("import", "acme-main", "--abandon", *alone.at())

@@ -15,6 +15,7 @@ from ownkey_server.domain.key_labels import KeyLabel
 from ownkey_server.hsm import importing, making
 from ownkey_server.hsm.ceremony_log import CeremonyLog, opened
 from ownkey_server.hsm.errors import HsmError
+from ownkey_server.hsm.import_pairs import pending_imports
 from ownkey_server.hsm.new_files import reserved
 from ownkey_server.hsm.operations.transport import SCHEMES
 from ownkey_server.hsm.work import TokenAtWork, at_work
@@ -23,6 +24,10 @@ LARGEST = 64 << 10
 IN_PROCESS_WARNING = (
     "WARNING: the customer's key will be in clear in this program and in its module for a moment. Do this on a machine"
     " that does nothing else, and only with a token that cannot unwrap"
+)
+PAIR_LEFT_WARNING = (
+    "WARNING: the wrapping key of this import could not be destroyed, and still unwraps what the customer sent: {why}."
+    " `ownkey hsm settle` destroys it; destroy that file"
 )
 _GUARDED = "yes: by this wrapping key the token makes nothing that could leave it, whoever asks"
 _UNGUARDED = "NO: who has the PIN and the file that the customer sends can get the key out of the token, until --finish"
@@ -162,10 +167,10 @@ class _Import:
 
     def finish(self, wrapped: bytes, check_value: str) -> None:
         label = importing.begun_label(self._log.checked, self._token.facts.serial, self._key)
-        if importing.pending_imports(self._log.checked, self._token.facts.serial)[label].in_process:
+        if pending_imports(self._log.checked, self._token.facts.serial)[label].in_process:
             self._shared.output.note(IN_PROCESS_WARNING)
         custodians = self._ceremony.custodians(self._shared, describe("import a customer's key", label, [self._token]))
-        made = importing.finish(
+        finished = importing.finish(
             self._log,
             custodians,
             self._token,
@@ -174,9 +179,13 @@ class _Import:
             check_value=check_value,
             approve=self._ceremony.approve(self._shared),
         )
-        answer(
-            self._shared, self._ceremony, [self._token], made, f'reference = "{label}" for the key in the tenants file'
-        )
+        if finished.pair_left:
+            self._shared.output.note(PAIR_LEFT_WARNING.format(why=finished.pair_left))
+        following = f'reference = "{label}" for the key in the tenants file'
+        if finished.pair_left:
+            following = f"`ownkey hsm settle`, which destroys the wrapping key; then {following}"
+        more = {"wrapping_key": f"left: {finished.pair_left}" if finished.pair_left else "destroyed"}
+        answer(self._shared, self._ceremony, [self._token], finished.made, following, more)
 
     def abandon(self) -> None:
         label = importing.begun_label(self._log.checked, self._token.facts.serial, self._key)

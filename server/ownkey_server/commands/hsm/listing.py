@@ -17,9 +17,15 @@ from ownkey_server.commands.hsm.options import TokenChoice, token_options, told
 from ownkey_server.domain.key_labels import KeyLabel, LabelInvalid, pending_for
 from ownkey_server.hsm.ceremony_check import Checked, check
 from ownkey_server.hsm.facts import KeyFacts, told_check_value
+from ownkey_server.hsm.import_pairs import wrapping_keys
 from ownkey_server.hsm.operations.tokens import ListKeys
 from ownkey_server.hsm.work import at_work
 
+_PAIRS = {
+    "waiting": "waits for what the customer sends",
+    "left": "its import has ended, and it should be gone: `ownkey hsm settle` destroys it",
+    "unknown": "no ceremony log that was looked at knows it",
+}
 WIDTH = 160  # where nobody looks: nothing is cut off or folded
 
 
@@ -38,12 +44,16 @@ def list_command(shared: Shared, /, log: Path, **options: Any) -> None:
         checked = check(log) if log.exists() else None
         with at_work(choice.places(), verbose=shared.verbose) as tokens:
             keys = tokens[0].ask(ListKeys())
+            pairs = wrapping_keys(checked, tokens[0])
             facts = tokens[0].facts
     rows = [_row(key, checked, facts.serial) for key in keys]
     if shared.as_json:
-        shared.output.answer({"token": facts.identity, "keys": rows})
+        imports = [{"key": label, "state": state} for label, state in sorted(pairs.items())]
+        shared.output.answer({"token": facts.identity, "keys": rows, "wrapping_keys": imports})
         return
     shared.output.note(str(facts))
+    for label, state in sorted(pairs.items()):
+        shared.output.note(f"the wrapping key for the import of {printable(label)}: {_PAIRS[state]}")
     if not rows:
         shared.output.note("no secret keys")
         return

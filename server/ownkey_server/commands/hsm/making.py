@@ -15,6 +15,7 @@ from ownkey_server.domain.clock import system_clock
 from ownkey_server.hsm import making
 from ownkey_server.hsm.ceremony_log import opened
 from ownkey_server.hsm.facts import told_check_value
+from ownkey_server.hsm.import_pairs import settle_pairs
 from ownkey_server.hsm.making import Made
 from ownkey_server.hsm.work import TokenAtWork, at_work
 
@@ -93,20 +94,24 @@ def rotate_command(shared: Shared, /, name: str, **options: Any) -> None:
 def settle_command(shared: Shared, /, **options: Any) -> None:
     """End what ceremonies that were cut off have left in a token.
 
-    A key that was made, proved and recorded gets its label; any other is destroyed: it was never used.
+    A key that was made, proved and recorded gets its label; any other is destroyed: it was never used. So is
+    the wrapping key of an import that has ended.
     """
     with told():
         choice = TokenChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(options["log"], system_clock) as log:
             done = making.settle(log, tokens[0])
+            pairs = settle_pairs(log, tokens[0])
         value = {
             "published": list(done.published),
             "discarded": list(done.discarded),
+            "wrapping_keys": list(pairs),
             "token": tokens[0].facts.identity,
         }
         lines = {
             "published": ", ".join(done.published) or "none",
             "destroyed": ", ".join(done.discarded) or "none",
+            "wrapping keys": ", ".join(pairs) or "none",
             "token": str(tokens[0].facts),
         }
         shared.output.answer(value, lines)

@@ -116,6 +116,27 @@ def require_length(length: int) -> None:
         raise HsmError(f"it is a key of {length * 8} bits, and not of {KEY_BITS}", Trouble.UNFIT)
 
 
+def require_length_of(bench: Bench, key: Any) -> None:
+    """Refuse a key of another length, and destroy it here in any case: it belongs to the session, and is a copy.
+
+    Tokens need not tell the length of what they unwrapped, and SoftHSM says 0; so it is wrapped once more, in the
+    token, under a key that nobody keeps: 8 bytes more than it has.
+    """
+    try:
+        length = key[Attribute.VALUE_LEN]
+        if not length and Mechanism.AES_KEY_WRAP in bench.offered:
+            scale = bench.session.generate_key(
+                KeyType.AES, KEY_BITS, store=False, template={**dict.fromkeys(RIGHTS, False), Attribute.WRAP: True}
+            )
+            try:
+                length = len(scale.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)) - 8
+            finally:
+                scale.destroy()
+    finally:
+        key.destroy()
+    require_length(length)
+
+
 def _is_scale(bench: Bench) -> bool:
     """Whether the token refuses, by each mechanism, keys that are a little shorter, and takes those that are not."""
     if not {mechanism for mechanism, _ in _SCALES} <= {*bench.offered}:

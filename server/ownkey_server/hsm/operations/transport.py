@@ -19,9 +19,9 @@ from pkcs11 import exceptions as p11
 from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
-from ownkey_server.hsm.operations.guards import guard, holds, measured, require_length
+from ownkey_server.hsm.operations.guards import guard, holds, measured, require_length, require_length_of
 from ownkey_server.hsm.operations.keys import proper
-from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, envelope_key, kek_template, passing_key, unwrapping
+from ownkey_server.hsm.templates import KEY_BITS, choose, envelope_key, kek_template, passing_key, unwrapping
 from ownkey_server.keystores.pkcs11.ways import Way
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Unwrap:
             if self.guarded and not inner:
                 require_length(measured(bench, private, self.wrapped, OAEP[self.hash]))
             else:
-                _require_length(bench, self._unwrapped(bench, private, modulus, passing_key()))
+                require_length_of(bench, self._unwrapped(bench, private, modulus, passing_key()))
             key = self._unwrapped(bench, private, modulus, kek_template(way, bench.profile), pending(self.label))
         except p11.PKCS11Error as error:
             raise HsmError(
@@ -261,26 +261,6 @@ class EndPair:
         return bool(found)
 
 
-@dataclass(frozen=True, slots=True)
-class KeptPairs:
-    """The labels of wrapping pairs that outlived their session.
-
-    Attributes:
-        prefix: What their labels begin with.
-    """
-
-    prefix: str
-
-    def run(self, bench: Bench) -> list[str]:
-        """Look."""
-        found = {
-            each[Attribute.LABEL]
-            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
-            for each in list(bench.session.get_objects({Attribute.CLASS: kind, Attribute.TOKEN: True}))
-        }
-        return sorted(label for label in found if label.startswith(self.prefix))
-
-
 def private_half(bench: Bench, label: str) -> Any:
     """The private key of a pair.
 
@@ -390,27 +370,6 @@ def _unwrap(
         mechanism_param=parameters,
         template=unwrapping(template, bench.profile),
     )
-
-
-def _require_length(bench: Bench, key: Any) -> None:
-    """Refuse a key of another length, and destroy it here in any case: it belongs to the session, and is a copy.
-
-    Tokens need not tell the length of what they unwrapped, and SoftHSM says 0; so it is wrapped once more, in the
-    token, under a key that nobody keeps: 8 bytes more than it has.
-    """
-    try:
-        length = key[Attribute.VALUE_LEN]
-        if not length and Mechanism.AES_KEY_WRAP in bench.offered:
-            scale = bench.session.generate_key(
-                KeyType.AES, KEY_BITS, store=False, template={**dict.fromkeys(RIGHTS, False), Attribute.WRAP: True}
-            )
-            try:
-                length = len(scale.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)) - 8
-            finally:
-                scale.destroy()
-    finally:
-        key.destroy()
-    require_length(length)
 
 
 def _wrapped_for(bench: Bench, public: PublicKey, name: str, key: Any) -> bytes:
