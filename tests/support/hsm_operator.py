@@ -172,6 +172,11 @@ class Operator:
         return self.secret("pin", self.pin)
 
 
+def named(made: Mapping[str, Any]) -> tuple[str, str]:
+    """The option that says which key is meant, as whoever made it knows it."""
+    return "--confirm", f"{made['key']}:{next(iter(made['check_values'].values()))}"
+
+
 def needles(operator: Operator) -> Sequence[str]:
     """Secrets that must be in nothing that was printed or written."""
     return (PIN, SO_PIN, *(f"open sesame of {name}" for name in CUSTODIANS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.hsm_operator import Operator
+from support.hsm_operator import Operator, named
 
 
 def verify(operator: Operator, *more: str) -> Any:
@@ -19,9 +19,9 @@ def verify(operator: Operator, *more: str) -> Any:
 def told(two: Operator) -> Operator:
     """With a log of two custodians and three ceremonies."""
     by = two.by("alice", "bob")
-    two.done("keygen", "acme-main", *two.at(), *by)
+    made = two.done("keygen", "acme-main", *two.at(), *by)
     two.done("rotate", "acme-main", *two.at(), *by)
-    two.done("close", "acme-main/v1", *two.at(), *by)
+    two.done("close", "acme-main/v1", *named(made), *two.at(), *by)
     return two
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.hsm_operator import Operator
+from support.hsm_operator import Operator, named
 
 
 def test_a_key_is_made_with_its_version_and_its_check_value(two: Operator) -> None:
@@ -75,13 +75,12 @@ def test_a_key_that_was_made_without_a_version_is_followed_by_the_first(alone: O
 def test_a_key_is_closed_then_retired_then_destroyed_and_each_step_can_be_told(two: Operator) -> None:
     by = two.by("alice", "bob")
     made = two.done("keygen", "acme-main", *two.at(), *by)
-    value = made["check_values"]["aes-ecb"]
-    assert two.done("close", "acme-main/v1", *two.at(), *by)["use"] == "opens-only"
+    assert two.done("close", "acme-main/v1", *named(made), *two.at(), *by)["use"] == "opens-only"
     assert two.keys()["acme-main/v1"]["rights"] == ["decrypt"]
-    destroy = ("retire", "acme-main/v1", "--destroy", "--confirm", f"acme-main/v1:{value}")
+    destroy = ("retire", "acme-main/v1", "--destroy", *named(made))
     early = two.run(*destroy, *two.at(), *by)
     assert (early.code, "is not retired" in early.error["error"]) == (10, True)
-    assert two.done("retire", "acme-main/v1", *two.at(), *by)["use"] == "retired"
+    assert two.done("retire", "acme-main/v1", *named(made), *two.at(), *by)["use"] == "retired"
     assert two.keys()["acme-main/v1"]["rights"] == []
     wrong = two.run("retire", "acme-main/v1", "--destroy", "--confirm", "acme-main/v1:000000", *two.at(), *by)
     assert wrong.code == 3
@@ -101,9 +100,9 @@ def test_nobody_destroys_a_key_alone(operator: Operator) -> None:
     operator.softhsm.make_token(operator.token)
     operator.open_log("alice", "bob", needed=1)
     by = operator.by("alice")
-    value = operator.done("keygen", "acme-main", *operator.at(), *by)["check_values"]["aes-ecb"]
-    operator.done("retire", "acme-main/v1", *operator.at(), *by)
-    destroy = ("retire", "acme-main/v1", "--destroy", "--confirm", f"acme-main/v1:{value}", *operator.at())
+    made = operator.done("keygen", "acme-main", *operator.at(), *by)
+    operator.done("retire", "acme-main/v1", *named(made), *operator.at(), *by)
+    destroy = ("retire", "acme-main/v1", "--destroy", *named(made), *operator.at())
     ended = operator.run(*destroy, *by)
     assert (ended.code, "2 custodians must confirm" in ended.error["error"]) == (3, True)
     assert {*operator.keys()} == {"acme-main/v1"}

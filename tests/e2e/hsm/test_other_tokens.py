@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hsm_operator import Operator
+from support.hsm_operator import Operator, named
 from support.nss import Nss
 
 _numbers = itertools.count()
@@ -42,8 +42,8 @@ def test_keys_of_nss_are_made_closed_and_retired(stores: tuple[Operator, Path]) 
     made = operator.done("keygen", "acme-main", *place)
     assert {*made["check_values"]} == {"rfc3394"}
     assert operator.done("rotate", "acme-main", *place)["key"] == "acme-main/v2"
-    assert operator.done("close", "acme-main/v1", *place)["use"] == "opens-only"
-    assert operator.done("retire", "acme-main/v1", *place)["use"] == "retired"
+    assert operator.done("close", "acme-main/v1", *named(made), *place)["use"] == "opens-only"
+    assert operator.done("retire", "acme-main/v1", *named(made), *place)["use"] == "retired"
     keys = {key["key"]: key for key in operator.done("list", *place)["keys"]}
     assert keys["acme-main/v2"]["rights"] == ["wrap", "unwrap"]
     assert keys["acme-main/v2"]["remarks"] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hsm_operator import Operator
+from support.hsm_operator import Operator, named
 
 OPENS = """
 import asyncio, sys
@@ -51,7 +51,7 @@ def test_the_same_key_in_two_tokens_opens_in_one_what_the_other_wrapped(both: tu
         keys = operator.done("list", "--config", str(config), "--store", store, "--log", str(operator.log))["keys"]
         assert [(key["extractable"], key["sensitive"], key["remarks"]) for key in keys] == [(False, True, [])]
     operator.done("rotate", "acme-main", *at(operator, config))
-    operator.done("retire", "acme-main/v1", *at(operator, config))
+    operator.done("retire", "acme-main/v1", *named(made), *at(operator, config))
 
 
 def test_different_keys_under_one_label_are_told_apart(both: tuple[Operator, Path]) -> None:

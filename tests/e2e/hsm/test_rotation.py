@@ -89,7 +89,7 @@ def test_a_rotation_under_load_costs_no_call_and_ends_the_old_key_for_its_reason
         service.admin.create_policy_version("acme", Policy(default_use="key:main-2"), activate_with=etag)
         seconds_until(lambda: service.make().key == V2)
         service.admin.retire_key("acme", "main", service.admin.get_key("acme", "main").etag)
-        two.done("close", "acme-main/v1", *by)
+        two.done("close", "acme-main/v1", "--confirm", f"acme-main/v1:{service.check_value}", *by)
         served = len(load.served)
         seconds_until(lambda: len(load.served) > served + 40)
         # The load opens what the old key wrapped, all the time.
@@ -102,7 +102,7 @@ def test_a_rotation_under_load_costs_no_call_and_ends_the_old_key_for_its_reason
     )
     assert service.open(moved.wrapped_key, old) == old.plaintext
 
-    two.done("retire", "acme-main/v1", *by)
+    two.done("retire", "acme-main/v1", "--confirm", f"acme-main/v1:{service.check_value}", *by)
     assert service.reason(old.wrapped_key, old) == "KEY_REVOKED"
     assert service.open(moved.wrapped_key, old) == old.plaintext
     two.done("retire", "acme-main/v1", "--destroy", "--confirm", f"acme-main/v1:{service.check_value}", *by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -13,24 +14,35 @@ from ownkey_server.commands.hsm.options import TokenChoice, replica_options, tok
 from ownkey_server.hsm import ending, making
 from ownkey_server.hsm.ceremony_log import opened
 from ownkey_server.hsm.errors import HsmError, Trouble
-from ownkey_server.hsm.facts import KeyFacts
+from ownkey_server.hsm.facts import KeyFacts, told_check_value
 from ownkey_server.hsm.operations.keys import LookAtKey
 from ownkey_server.hsm.work import at_work
+
+_ASKED = {
+    False: "Take from {} (check value {}) the right to wrap?",
+    True: "Take from {} (check value {}) all rights, so that it opens nothing more?",
+}
+_confirm_option = click.option(
+    "--confirm",
+    metavar="LABEL:CHECKVALUE",
+    help="Which key, again, and its check value: needed with --json, where nobody is at a terminal, and to destroy.",
+)
 
 
 @click.command("close")
 @click.argument("label")
 @token_options
 @replica_options
+@_confirm_option
 @ceremony_options
 @output_options
 @click.pass_obj
-def close_command(shared: Shared, /, label: str, **options: Any) -> None:
+def close_command(shared: Shared, /, label: str, confirm: str | None, **options: Any) -> None:
     """Take from the key LABEL the right to wrap: what it has wrapped, it still opens.
 
     First have policy name its successor, and retire it in the service: it would take this for a revocation otherwise.
     """
-    _take(shared, label, options, opening=False)
+    _take(shared, label, confirm, options, opening=False)
 
 
 @click.command("retire")
@@ -38,7 +50,7 @@ def close_command(shared: Shared, /, label: str, **options: Any) -> None:
 @token_options
 @replica_options
 @click.option("--destroy", is_flag=True, help="Destroy the key, which must be retired already: two custodians confirm.")
-@click.option("--confirm", metavar="LABEL:CHECKVALUE", help="With --destroy: which key, again, and its check value.")
+@_confirm_option
 @ceremony_options
 @output_options
 @click.pass_obj
@@ -50,14 +62,22 @@ def retire_command(shared: Shared, /, label: str, destroy: bool, confirm: str | 
     if destroy:
         _destroy(shared, label, confirm, options)
     else:
-        _take(shared, label, options, opening=True)
+        _take(shared, label, confirm, options, opening=True)
 
 
-def _take(shared: Shared, label: str, options: dict[str, Any], *, opening: bool) -> None:
+def _take(shared: Shared, label: str, confirm: str | None, options: dict[str, Any], *, opening: bool) -> None:
     with told():
         label = str(making.parsed(label))
+        asks = sys.stdin.isatty() and not shared.as_json
+        if confirm is None and not asks:
+            raise click.UsageError(f"nobody is at a terminal to be asked whether this key is meant: say {_how(label)}")
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
+            known = _known_values(log.checked.published(label), [token.ask(LookAtKey(label)) for token in tokens])
+            if confirm is not None:
+                _require_named(label, confirm, known)
+            elif not click.confirm(_ASKED[opening].format(label, ", ".join(sorted(known))), err=True):
+                raise HsmError("it was not agreed to: nothing was done", Trouble.REFUSED)
             what = "a key opens nothing more" if opening else "a key wraps nothing more"
             custodians = ceremony.custodians(shared, describe(what, label, tokens))
             made = ending.take_rights(log, custodians, tokens, label, opening=opening)
@@ -73,20 +93,29 @@ def _destroy(shared: Shared, label: str, confirm: str | None, options: dict[str,
             keys = [token.ask(LookAtKey(label)) for token in tokens]
             ending.require_destroyable(keys)
             known = _known_values(log.checked.published(label), keys)
-            if confirm not in {f"{label}:{value}" for value in known}:
-                raise HsmError(
-                    "--destroy needs --confirm with the key's label and its check value",
-                    Trouble.REFUSED,
-                    f"--confirm {label}:CHECKVALUE, as the log has it; of a key without one, {label}:none",
-                )
+            _require_named(label, confirm, known)
             custodians = ceremony.custodians(shared, describe("DESTROY a key, for ever", label, tokens))
             made = ending.destroy(log, custodians, tokens, keys)
         answer(shared, ceremony, tokens, made, "take it out of the settings of the service: it is gone")
 
 
+def _require_named(label: str, confirm: str | None, known: set[str]) -> None:
+    if confirm is None:
+        raise HsmError(f"to destroy {label!r}, say which key it is", Trouble.REFUSED, _how(label))
+    # With the method before it or without, as people have it from elsewhere.
+    if confirm not in {f"{label}:{value}" for told in known for value in (told, told.rpartition(":")[2])}:
+        raise HsmError(f"--confirm {confirm} names another key: nothing was done", Trouble.REFUSED, _how(label))
+
+
+def _how(label: str) -> str:
+    return (
+        f"--confirm {label}:CHECKVALUE, with the check value that `ownkey hsm list` and the log have; of a key without"
+        f" one, --confirm {label}:none"
+    )
+
+
 def _known_values(record: Any, keys: list[KeyFacts]) -> set[str]:
     """Check values of the key, of now and of when it was made: a retired key may let none be computed any more."""
-    values = {value for key in keys for value in key.check_values.values()}
-    for made in record.detail.get("keys", ()) if record else ():
-        values.update(made.get("check_values", {}).values())
-    return values or {"none"}
+    found = [key.check_values for key in keys]
+    found += [made.get("check_values", {}) for made in (record.detail.get("keys", ()) if record else ())]
+    return {told_check_value({method: value}) for values in found for method, value in values.items()} or {"none"}

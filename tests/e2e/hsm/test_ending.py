@@ -1,0 +1,60 @@
+"""Taking the rights of a key is agreed to by somebody who says which key it is: at a terminal, or by an option."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from support.hsm_operator import Operator, named
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["close", "retire"])
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_without_a_terminal_nothing_happens_to_a_key_that_was_not_named(
+    alone: Operator, command: str, options: tuple[str, ...]
+) -> None:
+    made = alone.done("keygen", "acme-main", *alone.at())
+    before = alone.keys()
+    for as_json in (True, False):
+        ended = alone.run(command, "acme-main/v1", *options, *alone.at(), as_json=as_json)
+        assert ended.code == 2
+        assert "--confirm acme-main/v1:CHECKVALUE" in ended.printed
+    for wrong in ("acme-main/v1:000000", "acme-main/v1", f"acme-other/v1:{made['check_values']['aes-ecb']}"):
+        ended = alone.run(command, "acme-main/v1", "--confirm", wrong, *options, *alone.at())
+        assert (ended.code, "names another key" in ended.error["error"]) == (3, True)
+    assert (alone.keys(), len(alone.records())) == (before, 3)
+    alone.done(command, "acme-main/v1", *named(made), *alone.at())
+    assert alone.keys() != before
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "use"), [("n\n", 3, "active"), ("", 130, "active"), ("y\n", 0, "opens-only")]
+)
+def test_at_a_terminal_somebody_is_asked_with_the_check_value(
+    alone: Operator, monkeypatch: pytest.MonkeyPatch, typed: str, code: int, use: str
+) -> None:
+    made = alone.done("keygen", "acme-main", *alone.at())
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", Terminal(typed))
+        ended = alone.run("close", "acme-main/v1", *alone.at(), as_json=False)
+    assert f"acme-main/v1 (check value {made['check_values']['aes-ecb']})" in ended.printed
+    assert (ended.code, alone.keys()["acme-main/v1"]["use"]) == (code, use)
+
+
+def test_a_check_value_is_taken_as_the_list_tells_it_or_bare(operator: Operator) -> None:
+    operator.softhsm.make_token(operator.token)
+    operator.open_log()
+    config = operator.settings({"hsm": operator.token}, mechanism="aes-key-wrap")
+    at = ("--config", str(config), "--log", str(operator.log))
+    value = operator.done("keygen", "acme-main", *at)["check_values"]["rfc3394"]
+    operator.done("close", "acme-main/v1", "--confirm", f"acme-main/v1:rfc3394:{value}", *at)
+    operator.done("retire", "acme-main/v1", "--confirm", f"acme-main/v1:{value}", *at)
