@@ -1,4 +1,8 @@
-"""Opens what each key wrapped when it was enrolled, now and then: only that shows that it is still the same key."""
+"""Opens what each key wrapped when it was enrolled: only that shows that it is still the same key.
+
+Probes do so now and then. Before a key is used for the first time since the server started, its use does: a file or a
+token may have been exchanged while no server ran, and content is protected by the key that policy names, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from ownkey_server.domain.canaries import EXCHANGED, Canary, canary_context
-from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyStoreError
+from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, KeyStoreError
 from ownkey_server.domain.tenants import CustomerKey, Replica
 from ownkey_server.keystores.base import KeyStore
 from ownkey_server.service.view_cache import on_thread
@@ -44,6 +48,33 @@ class Canaries:
         self._monotonic = monotonic
         self._known: dict[tuple[str, str], Canary] = {}
         self._opened: dict[tuple[str, str], float] = {}
+        self._same: set[tuple[str, str]] = set()
+
+    async def require_same(
+        self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float, *, wraps: bool
+    ) -> None:
+        """Make sure that the key there is the one that it was, unless that is known since the server started.
+
+        Args:
+            key: The key.
+            place: Where it is about to be used.
+            store: Its key store.
+            timeout: Seconds that there are for it.
+            wraps: Whether it is to wrap: a key that has no canary yet is given one then. What another key has wrapped,
+                it does not open anyway.
+
+        Raises:
+            KeyMisconfigured: It is another key by the same name.
+            KeyStoreError: It cannot be used at all.
+            DatabaseUnavailable: It is not known.
+        """
+        name = key.name, place.name
+        if name in self._same:
+            return
+        if not await self._is_the_same(key, place, store, timeout, make=wraps):
+            raise KeyMisconfigured(place.name, place.reference, EXCHANGED)
+        if name in self._known:
+            self._is_same(name)
 
     async def complaint(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> str:
         """Why a key that wraps and opens is not the one that it was; empty when it is, or when that is not known."""
@@ -55,14 +86,12 @@ class Canaries:
             if not await self._is_the_same(key, place, store, timeout):
                 self._opened.pop(name, None)
                 self._known.pop(name, None)
+                self._same.discard(name)
                 return EXCHANGED
         except (KeyStoreError, DatabaseUnavailable) as error:
             _log.debug("the canary of %s in %s was not opened: %s", *name, error)
             return ""
-        if len(self._opened) > MANY:
-            self._opened.clear()
-            self._known.clear()
-        self._opened[name] = self._monotonic()
+        self._is_same(name)
         return ""
 
     async def still_opens(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> bool | None:
@@ -88,13 +117,25 @@ class Canaries:
         self._known[key.name, place.name] = canary
         return opened
 
-    async def _is_the_same(self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float) -> bool:
+    def _is_same(self, name: tuple[str, str]) -> None:
+        if len(self._opened) > MANY:
+            self._opened.clear()
+            self._known.clear()
+            self._same.clear()
+        self._opened[name] = self._monotonic()
+        self._same.add(name)
+
+    async def _is_the_same(
+        self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float, *, make: bool = True
+    ) -> bool:
         # What was read once need not be read again, so that a database which hangs keeps no probe waiting.
         known = self._known.get((key.name, place.name))
         if known is not None and await _opens(known, place, store, timeout):
             return True
         # A key that was proven anew has a new canary.
         canary = await on_thread(self._executor, lambda: self._find(key.name, place))
+        if canary is None and not make:
+            return True
         if canary is None:
             canary = await made(key.name, place, store, timeout)
             await on_thread(self._executor, lambda: self._keep(place, canary))

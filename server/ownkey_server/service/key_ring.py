@@ -145,8 +145,8 @@ class KeyRing:
         await self._require_wraps(key)
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
-            store = self._store(key.tenant, place, background=background)
-            return await store.generate_data_key(place.reference, context, limit)
+            store, left = await self._same_key(key, place, limit, background=background)
+            return await store.generate_data_key(place.reference, context, left())
 
         begin = _begin(calls, "generate_data_key")
         return await self._walk.first_that_serves(key, ask, remaining, begin=begin)
@@ -164,8 +164,8 @@ class KeyRing:
         """The data key that was wrapped under ``key``; arguments and errors as for :meth:`generate`."""
 
         async def ask(place: Replica, limit: float) -> UnwrappedDataKey:
-            store = self._store(key.tenant, place, background=background)
-            return await store.unwrap(place.reference, wrapped, context, limit)
+            store, left = await self._same_key(key, place, limit, background=background, wraps=False)
+            return await store.unwrap(place.reference, wrapped, context, left())
 
         return await self._walk.first_that_serves(key, ask, remaining, _wipe, _begin(calls, "unwrap"))
 
@@ -183,8 +183,8 @@ class KeyRing:
         await self._require_wraps(key)
 
         async def ask(place: Replica, limit: float) -> WrappedDataKey:
-            store = self._store(key.tenant, place, background=background)
-            return await store.wrap(place.reference, data_key, context, limit)
+            store, left = await self._same_key(key, place, limit, background=background)
+            return await store.wrap(place.reference, data_key, context, left())
 
         return await self._walk.first_that_serves(key, ask, remaining, begin=_begin(calls, "wrap"))
 
@@ -283,6 +283,17 @@ class KeyRing:
                     if place.store not in self._stores and _may_name(entry, place.reference):
                         return key, StoreMisconfigured(place.name, place.reference, NO_STORE)
         return None
+
+    async def _same_key(
+        self, key: CustomerKey, place: Replica, limit: float, *, background: bool, wraps: bool = True
+    ) -> tuple[KeyStore, Callable[[], float]]:
+        """The store of a place, whose key is the one that it was, and what is left of the seconds."""
+        until = time.monotonic() + limit
+        store = self._store(key.tenant, place, background=background)
+        # A name in AWS is never another key's. The name of a file or of an object in a token may become so.
+        if self._canaries is not None and place.store not in self._scoped:
+            await self._canaries.require_same(key, place, store, limit, wraps=wraps)
+        return store, lambda: max(0.0, until - time.monotonic())
 
     async def _require_wraps(self, key: CustomerKey) -> None:
         """Make sure that the key may wrap once more."""

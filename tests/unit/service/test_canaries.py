@@ -13,7 +13,7 @@ import pytest
 from ownkey_server.composition.shared_states import open_canaries
 from ownkey_server.domain.canaries import EXCHANGED
 from ownkey_server.domain.clock import system_clock
-from ownkey_server.domain.errors import CiphertextInvalid, KeyRevoked
+from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, KeyRevoked
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores.base import KeyDescription, KeyStore, UnwrappedDataKey
@@ -45,6 +45,7 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         keys, board = instance()
         await keys.probe(KEY)
         assert state(board) == (KeyState.AVAILABLE, "")
+        content = await keys.generate(KEY, {}, None)
         file = tmp_path / "keys" / "acme-main.key"
         was = file.read_bytes()
         file.write_bytes((tmp_path / "keys" / "another.key").read_bytes())
@@ -52,9 +53,18 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         keys, board = instance()
         await keys.probe(KEY)
         assert state(board) == (KeyState.MISCONFIGURED, EXCHANGED)
-        await keys.generate(KEY, {}, None)
+        with pytest.raises(KeyMisconfigured, match="another key by the same name"):
+            await keys.generate(KEY, {}, None)
         assert state(board) == (KeyState.MISCONFIGURED, EXCHANGED), "it works, and is another key all the same"
+        # And before any probe, at the very first use of a new process.
+        early, _ = instance()
+        with pytest.raises(KeyMisconfigured, match="another key by the same name"):
+            await early.generate(KEY, {}, None)
+        with pytest.raises(KeyMisconfigured, match="another key by the same name"):
+            await early.unwrap(KEY, content.value.wrapped, {}, None)
         file.write_bytes(was)
+        assert (await early.unwrap(KEY, content.value.wrapped, {}, None)).value.plaintext
+        assert await early.generate(KEY, {}, None)
         await keys.probe(KEY)
         assert state(board) == (KeyState.AVAILABLE, "")
 
