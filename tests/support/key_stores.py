@@ -172,7 +172,8 @@ class Pkcs11Subject(_Named):
 
     def __init__(self, softhsm: SoftHsm, mechanism: str, isolation: str = "process") -> None:
         self._softhsm = softhsm
-        self.label = f"contract-{next(_serial)}"
+        # Of one length: pkcs11-tool takes a label that begins so for the one that it was told.
+        self.label = f"contract-{next(_serial):04}"
         pin_file = softhsm.make_token(self.label)
         self.options = Pkcs11Options(softhsm.module, self.label, SecretReference.file(pin_file), mechanism, isolation)
 

@@ -160,6 +160,15 @@ class Naming(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """A key store that knows a key again which it has used, and uses no other by its name."""
+
+    def forget(self, reference: str) -> None:
+        """Let the key of that name be another from now on: whoever enrols it has just looked which one it is."""
+        ...
+
+
+@runtime_checkable
 class ReWrapper(Protocol):
     """A key store that moves a wrapped data key from one of its keys to another, in clear nowhere else."""
 

@@ -131,6 +131,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: 
                 pin=Pin(options.pin),
                 mechanism=options.mechanism,
                 profile=options.profile,
+                uses=uses,
             )
         case AwsKmsOptions():
             from ownkey_server.keystores.aws.store import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load

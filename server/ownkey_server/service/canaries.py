@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from ownkey_server.domain.canaries import EXCHANGED, Canary, canary_context
 from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, KeyStoreError
 from ownkey_server.domain.tenants import CustomerKey, Replica
-from ownkey_server.keystores.base import KeyStore
+from ownkey_server.keystores.base import KeyStore, Remembering
 from ownkey_server.service.view_cache import on_thread
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Canaries:
         if name in self._same:
             return
         if not await self._is_the_same(key, place, store, timeout, make=wraps):
+            self._is_another(name, place, store)
             raise KeyMisconfigured(place.name, place.reference, EXCHANGED)
         if name in self._known:
             self._is_same(name)
@@ -84,9 +85,7 @@ class Canaries:
             return ""
         try:
             if not await self._is_the_same(key, place, store, timeout):
-                self._opened.pop(name, None)
-                self._known.pop(name, None)
-                self._same.discard(name)
+                self._is_another(name, place, store)
                 return EXCHANGED
         except (KeyStoreError, DatabaseUnavailable) as error:
             _log.debug("the canary of %s in %s was not opened: %s", *name, error)
@@ -124,6 +123,14 @@ class Canaries:
             self._same.clear()
         self._opened[name] = self._monotonic()
         self._same.add(name)
+
+    def _is_another(self, name: tuple[str, str], place: Replica, store: KeyStore) -> None:
+        self._opened.pop(name, None)
+        self._known.pop(name, None)
+        self._same.discard(name)
+        if isinstance(store, Remembering):
+            # It has seen this one work, and would take the right one for an intruder.
+            store.forget(place.reference)
 
     async def _is_the_same(
         self, key: CustomerKey, place: Replica, store: KeyStore, timeout: float, *, make: bool = True

@@ -22,6 +22,7 @@ from ownkey_server.keystores.base import (
     KeyDescription,
     KeyStore,
     Naming,
+    Remembering,
     ReWrapper,
     TenantProving,
     TenantScoped,
@@ -75,6 +76,7 @@ class KeyRing:
         self._stores = stores
         self._scoped = {name: store for name, store in stores.items() if isinstance(store, TenantScoped)}
         self._naming = {name: store for name, store in stores.items() if isinstance(store, Naming)}
+        self._remembering = {name: store for name, store in stores.items() if isinstance(store, Remembering)}
         self._proving = {name: store for name, store in stores.items() if isinstance(store, TenantProving)}
         self._board = board
         self._clock = clock
@@ -109,6 +111,12 @@ class KeyRing:
         """Why there can be no key of that name in its store; empty when there can, or when only trying it tells."""
         store = self._naming.get(place.store)
         return "" if store is None else store.complaint(place.reference)
+
+    def forget(self, place: Replica) -> None:
+        """Let the key at a place that is nobody's be another than it was when it was somebody's."""
+        store = self._remembering.get(place.store)
+        if store is not None:
+            store.forget(place.reference)
 
     def wants_proof_of_tenant(self, place: Replica) -> bool:
         """Whether a key there must show whose it is before it is enrolled, by refusing the contexts of others."""
@@ -146,7 +154,7 @@ class KeyRing:
 
         async def ask(place: Replica, limit: float) -> GeneratedDataKey:
             store, left = await self._same_key(key, place, limit, background=background)
-            return await store.generate_data_key(place.reference, context, left())
+            return await store.generate_data_key(place.reference, context, left)
 
         begin = _begin(calls, "generate_data_key")
         return await self._walk.first_that_serves(key, ask, remaining, begin=begin)
@@ -165,7 +173,7 @@ class KeyRing:
 
         async def ask(place: Replica, limit: float) -> UnwrappedDataKey:
             store, left = await self._same_key(key, place, limit, background=background, wraps=False)
-            return await store.unwrap(place.reference, wrapped, context, left())
+            return await store.unwrap(place.reference, wrapped, context, left)
 
         return await self._walk.first_that_serves(key, ask, remaining, _wipe, _begin(calls, "unwrap"))
 
@@ -184,7 +192,7 @@ class KeyRing:
 
         async def ask(place: Replica, limit: float) -> WrappedDataKey:
             store, left = await self._same_key(key, place, limit, background=background)
-            return await store.wrap(place.reference, data_key, context, left())
+            return await store.wrap(place.reference, data_key, context, left)
 
         return await self._walk.first_that_serves(key, ask, remaining, begin=_begin(calls, "wrap"))
 
@@ -286,14 +294,15 @@ class KeyRing:
 
     async def _same_key(
         self, key: CustomerKey, place: Replica, limit: float, *, background: bool, wraps: bool = True
-    ) -> tuple[KeyStore, Callable[[], float]]:
+    ) -> tuple[KeyStore, float]:
         """The store of a place, whose key is the one that it was, and what is left of the seconds."""
-        until = time.monotonic() + limit
         store = self._store(key.tenant, place, background=background)
         # A name in AWS is never another key's. The name of a file or of an object in a token may become so.
-        if self._canaries is not None and place.store not in self._scoped:
-            await self._canaries.require_same(key, place, store, limit, wraps=wraps)
-        return store, lambda: max(0.0, until - time.monotonic())
+        if self._canaries is None or place.store in self._scoped:
+            return store, limit
+        until = time.monotonic() + limit
+        await self._canaries.require_same(key, place, store, limit, wraps=wraps)
+        return store, max(0.0, until - time.monotonic())
 
     async def _require_wraps(self, key: CustomerKey) -> None:
         """Make sure that the key may wrap once more."""

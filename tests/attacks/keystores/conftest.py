@@ -10,6 +10,7 @@ import pytest
 from ownkey_server.keystores import catalog
 from ownkey_server.keystores.base import KeyMaker
 from ownkey_server.keystores.catalog import Pkcs11Options
+from ownkey_server.keystores.first_uses import FirstUses
 from ownkey_server.secret_sources import SecretReference
 from support.key_stores import KEY, OTHER_KEY, OpenStore, answers
 from support.softhsm import SoftHsm
@@ -19,7 +20,7 @@ _serial = itertools.count()
 
 @pytest.fixture
 def token(softhsm: SoftHsm) -> str:
-    label = f"attacks-{next(_serial)}"
+    label = f"attacks-{next(_serial):04}"  # of one length: pkcs11-tool takes beginnings for labels
     softhsm.make_token(label)
     return label
 
@@ -28,10 +29,12 @@ def token(softhsm: SoftHsm) -> str:
 async def open_store(softhsm: SoftHsm) -> AsyncIterator[OpenStore]:
     opened: list[KeyMaker] = []
 
-    def open_one(token: str, mechanism: str = "auto", isolation: str = "process") -> KeyMaker:
+    def open_one(
+        token: str, mechanism: str = "auto", isolation: str = "process", uses: FirstUses | None = None
+    ) -> KeyMaker:
         pin = SecretReference.file(softhsm.folder / f"{token}.pin")
         options = Pkcs11Options(softhsm.module, token, pin, mechanism, isolation)
-        opened.append(catalog.open_key_store("hsm", options, softhsm.modules))
+        opened.append(catalog.open_key_store("hsm", options, softhsm.modules, uses))
         return opened[-1]
 
     yield open_one

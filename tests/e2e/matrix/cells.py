@@ -227,9 +227,25 @@ def _token(store: str) -> tuple[Cell, ...]:
         misconfigured(
             store,
             "initialized_anew",
-            "the token is exchanged for another by its label, or initialized anew",
+            "the token is exchanged for another by its label",
             "the token was initialized anew, and has no key of this label",
             passing=_NOT_THERE,
+        ),
+        revoked(
+            store,
+            "destroyed_while_down",
+            "its holder destroys the key",
+            "the token has no key of this label",
+            while_down=True,
+            passing=_IN_DOUBT | _LOADING,
+        ),
+        misconfigured(
+            store,
+            "exchanged_while_down",
+            "its holder destroys the key, and makes another of its label",
+            _EXCHANGED,
+            while_down=True,
+            passing=_LOADING,
         ),
         outage(
             store, "pulled_while_down", "the token is pulled", "there is no token*", while_down=True, passing=_LOADING
@@ -372,8 +388,6 @@ CELLS: tuple[Cell, ...] = (
         "exchanged_while_down",
         "the file holds another key",
         _EXCHANGED,
-        generate=OK,
-        unwrap=CIPHERTEXT_INVALID,
         while_down=True,
     ),
     *_files("embedded-sealed"),

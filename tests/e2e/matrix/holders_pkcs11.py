@@ -23,8 +23,8 @@ class TokenHolder(Holder):
             f'[key_stores.{cell}]\nkind = "pkcs11"\nmodule = "{softhsm.module}"\ntoken_label = "{self._token}"\n'
             f'pin_file = "{softhsm.folder / f"{self._token}.pin"}"\nmechanism = "{mechanism}"\n'
         )
-        rights = ("ENCRYPT", "DECRYPT") if mechanism == "aes-gcm" else ("WRAP", "UNWRAP")
-        softhsm.make_key(self._token, KEY, "SENSITIVE", *rights)
+        self._rights = ("ENCRYPT", "DECRYPT") if mechanism == "aes-gcm" else ("WRAP", "UNWRAP")
+        softhsm.make_key(self._token, KEY, "SENSITIVE", *self._rights)
         if act == "initialized_anew":  # made now, for who makes a token must find no other pulled at that moment
             kept = softhsm.take_out(self._token)
             softhsm.make_token(self._token)
@@ -50,6 +50,16 @@ class TokenHolder(Holder):
         _until_done(lambda: self._softhsm.destroy_key(self._token, KEY))
         yield
         self._softhsm.restore_files(self._token, kept)
+
+    @contextlib.contextmanager
+    def exchanged_while_down(self) -> Iterator[None]:
+        with self.destroyed():
+            self._softhsm.make_key(self._token, KEY, "SENSITIVE", *self._rights)
+            yield
+            _until_done(lambda: self._softhsm.destroy_key(self._token, KEY))
+
+    def destroyed_while_down(self) -> Block:
+        return self.destroyed()
 
     @contextlib.contextmanager
     def pulled(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -11,13 +13,14 @@ from typing import Any, cast
 import pytest
 
 from ownkey_server.composition.shared_states import open_canaries
-from ownkey_server.domain.canaries import EXCHANGED
+from ownkey_server.domain.canaries import EXCHANGED, Canary
 from ownkey_server.domain.clock import system_clock
 from ownkey_server.domain.errors import CiphertextInvalid, DatabaseUnavailable, KeyMisconfigured, KeyRevoked
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores.base import KeyDescription, KeyStore, UnwrappedDataKey
 from ownkey_server.keystores.catalog import EmbeddedOptions, Modules, open_key_store
+from ownkey_server.service.canaries import Canaries
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.storage.database import Database
@@ -67,6 +70,60 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         assert await early.generate(KEY, {}, None)
         await keys.probe(KEY)
         assert state(board) == (KeyState.AVAILABLE, "")
+
+
+async def test_no_key_is_used_while_it_is_not_known_which_it_is(tmp_path: Path) -> None:
+    store = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+    await store.create("acme-main")  # type: ignore[attr-defined]
+    away = True
+
+    def find(key: str, place: Replica) -> Canary | None:
+        if away:
+            raise DatabaseUnavailable("it is away")
+        return kept.get((key, place))
+
+    kept: dict[tuple[str, Replica], Canary] = {}
+    with ThreadPoolExecutor(1) as executor:
+        canaries = Canaries(find, lambda place, canary: kept.update({(canary.key, place): canary}), executor)
+        board = StatusBoard(timedelta(seconds=60))
+        keys = KeyRing({"files": store}, board, system_clock, timedelta(seconds=5), canaries=canaries)
+        with pytest.raises(DatabaseUnavailable):
+            await keys.generate(KEY, {}, None)
+        away = False
+        made = await keys.generate(KEY, {}, None)
+        assert list(kept) == [(KEY.name, PLACE)], "a key that has no canary is given one before it is used"
+        away = True  # from now on it is known here
+        assert (await keys.unwrap(KEY, made.value.wrapped, {}, None)).value.plaintext
+
+
+async def test_another_place_serves_while_one_has_another_key(tmp_path: Path) -> None:
+    folders = tmp_path / "one", tmp_path / "two"
+    stores = {folder.name: open_key_store(folder.name, EmbeddedOptions(folder), Modules()) for folder in folders}
+    await stores["one"].create("acme-main")  # type: ignore[attr-defined]
+    shutil.copytree(*folders)
+    key = CustomerKey(KEY.name, (Replica("one", "acme-main"), Replica("two", "acme-main")))
+    kept: dict[tuple[str, Replica], Canary] = {}
+    with ThreadPoolExecutor(1) as executor:
+
+        def instance() -> KeyRing:
+            board = StatusBoard(timedelta(seconds=60))
+            canaries = Canaries(
+                lambda key, place: kept.get((key, place)),
+                lambda place, canary: kept.update({(canary.key, place): canary}),
+                executor,
+            )
+            return KeyRing(stores, board, system_clock, timedelta(seconds=5), canaries=canaries)
+
+        made = await instance().generate(key, {}, None)
+        assert made.replica == "one"
+        file = tmp_path / "one" / "acme-main.key"
+        was = file.read_bytes()
+        file.write_bytes(os.urandom(len(was)))
+        after = instance()
+        assert (await after.unwrap(key, made.value.wrapped, {}, None)).replica == "two"
+        assert (await after.generate(key, {}, None)).replica == "two"
+        file.write_bytes(was)
+        assert (await after.generate(key, {}, None)).replica == "one"
 
 
 async def test_a_forged_ciphertext_changes_no_state(tmp_path: Path) -> None:

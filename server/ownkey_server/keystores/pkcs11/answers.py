@@ -69,9 +69,16 @@ class Answers:
         self._worked[reference] = Worked(self._token.serial, ways | {provider_id}, before.proofs if before else ())
         self._missing_since.pop(reference, None)
 
-    def learn(self, reference: str, worked: Worked) -> None:
-        """Take over where and how the key has worked, which others of its store may have seen."""
+    def learn(self, reference: str, worked: Worked) -> bool:
+        """Take over where and how the key has worked, which others of its store may have seen; whether it is news."""
+        news = reference not in self._worked
         self._worked[reference] = worked
+        return news
+
+    def forget(self, reference: str) -> None:
+        """Let go of all that is known of a key: from now on it is another."""
+        self._worked.pop(reference, None)
+        self._missing_since.pop(reference, None)
 
     def keep_proofs(self, reference: str, proofs: tuple[EncryptedDataKey, ...]) -> None:
         """Keep what shows later that the key is still the one that has just worked."""

@@ -97,6 +97,7 @@ class Request:
         data_key: To be wrapped.
         wrapped: To be opened.
         worked: Where the key has worked before, as far as the store knows.
+        history: Which history of the key that is: it has another from when it is enrolled anew.
         login: The PIN, once the token has asked for it.
     """
 
@@ -110,6 +111,7 @@ class Request:
     data_key: bytes | bytearray = field(default=b"", repr=False)
     wrapped: EncryptedDataKey | None = None
     worked: Worked | None = None
+    history: int = 0
     login: Login | None = None
 
 
@@ -125,6 +127,7 @@ class Answer:
         login: What became of the PIN.
         login_needed: Nothing was done: the token wants a PIN first.
         unsettled: Milliseconds until it can be told what a missing key means; 0 when that is known.
+        unknown_in: Serial number of the token that denied a key, where nothing shows that it ever worked there.
     """
 
     data_key: bytearray = field(default_factory=bytearray, repr=False)
@@ -134,6 +137,7 @@ class Answer:
     login: LoginOutcome = LoginOutcome.UNUSED
     login_needed: bool = False
     unsettled: int = 0
+    unknown_in: bytes = b""
 
 
 def pack_request(request: Request, number: int = 0) -> bytearray:
@@ -150,6 +154,7 @@ def pack_request(request: Request, number: int = 0) -> bytearray:
             request.data_key,
             *_wrapped_fields(request.wrapped),
             *_worked_fields(request.worked),
+            _LENGTH.pack(request.history),
             _flag(request.login is not None),
             request.login.pin if request.login else b"",
             _flag(request.login is not None and request.login.another),
@@ -165,7 +170,7 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 19)
+    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 20)
     try:
         return Request(
             operation=Operation(bytes(operation)),
@@ -178,9 +183,10 @@ def unpack_request(message: memoryview) -> Request:
             data_key=bytearray(data_key),
             wrapped=_wrapped(rest[:4]),
             worked=_worked(rest[4:7]),
-            login=Login(bytes(rest[8]), bool(rest[9]), bool(rest[10])) if rest[7] else None,
+            history=_LENGTH.unpack(rest[7])[0],
+            login=Login(bytes(rest[9]), bool(rest[10]), bool(rest[11])) if rest[8] else None,
         )
-    except ValueError:
+    except (ValueError, struct.error):
         raise MessageBroken("it is no request") from None
 
 
@@ -197,6 +203,7 @@ def pack_answer(answer: Answer, number: int = 0) -> bytearray:
             answer.login.value,
             _flag(answer.login_needed),
             _LENGTH.pack(answer.unsettled),
+            answer.unknown_in,
         ),
         number,
     )
@@ -208,7 +215,7 @@ def unpack_answer(message: memoryview) -> Answer:
     Raises:
         MessageBroken: It is none.
     """
-    data_key, *rest = _unpack(message, 13)
+    data_key, *rest = _unpack(message, 14)
     try:
         kind = _error_kind(_text(rest[7]))
         return Answer(
@@ -219,6 +226,7 @@ def unpack_answer(message: memoryview) -> Answer:
             login=LoginOutcome(bytes(rest[9])),
             login_needed=bool(rest[10]),
             unsettled=_LENGTH.unpack(rest[11])[0],
+            unknown_in=bytes(rest[12]),
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no answer") from None

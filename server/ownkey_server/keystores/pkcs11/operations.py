@@ -90,11 +90,15 @@ class TokenOperations:
         self._monotonic = monotonic
         # Of keys that may only open: what each has opened last, which shows later that it still does.
         self._opened: dict[str, tuple[EncryptedDataKey, bytes]] = {}
+        self._histories: dict[str, int] = {}
 
     def serve(self, request: Request) -> Answer:
         """Do what the request says."""
-        if request.worked is not None:
-            self._answers.learn(request.reference, request.worked)
+        if request.history != self._histories.get(request.reference, 0):
+            self._begin_anew(request.reference)
+            self._histories[request.reference] = request.history
+        if request.worked is not None and self._answers.learn(request.reference, request.worked):
+            self._verdicts.pop(request.reference, None)  # it was found in ignorance
         self._token.allow_login(request.login)
         try:
             return self._served(request)
@@ -106,6 +110,7 @@ class TokenOperations:
                 error=(type(error), error.cause),
                 login=self._token.login_outcome,
                 unsettled=math.ceil(1000 * unsettled),
+                unknown_in=self._unknown_in(request.reference, error),
             )
         finally:
             self._token.allow_login(None)
@@ -114,6 +119,16 @@ class TokenOperations:
         """Close the session. A token that does not answer has nothing left to close."""
         with contextlib.suppress(p11.PKCS11Error):
             self._token.forget()
+
+    def _begin_anew(self, reference: str) -> None:
+        self._answers.forget(reference)
+        self._token.forget_key(reference)
+        self._opened.pop(reference, None)
+        self._verdicts.pop(reference, None)
+
+    def _unknown_in(self, reference: str, error: KeyStoreError) -> bytes:
+        unknown = isinstance(error, KeyMisconfigured) and reference and self._answers.worked(reference) is None
+        return self._token.serial if unknown else b""
 
     def _served(self, request: Request) -> Answer:
         reference, data_key, wrapped = request.reference, bytearray(), None

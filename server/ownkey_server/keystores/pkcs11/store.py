@@ -5,7 +5,8 @@ AES-GCM with the context as additional data where token and key allow it, else b
 the context wrapped along with the data key. What was wrapped either way is opened either way.
 
 The token itself is worked on where its module is (``operations``), in a process of its own or on a thread of this one.
-Here is what must outlive that: the PIN that the token has refused, and where each key has worked.
+Here is what must outlive that: the PIN that the token has refused, and where each key has worked. In which token, and
+by which way, outlives the server as well: a key that was destroyed while none ran was taken away, and did work once.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ from ownkey_server.keystores.base import (
     UnwrappedDataKey,
     WrappedDataKey,
 )
+from ownkey_server.keystores.first_uses import FirstUses, FirstUsesHere
 from ownkey_server.keystores.pkcs11.host import ModuleBusy, ModuleHost, ModuleStuck, take_note
 from ownkey_server.keystores.pkcs11.messages import Answer, Login, LoginOutcome, Operation, Request, Worked, wipe
 from ownkey_server.keystores.pkcs11.pin import Pin, PinUnusable
-from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, LENGTH_OF
+from ownkey_server.keystores.pkcs11.ways import GCM_PROVIDER_ID, LENGTH_OF, WAY_OF
 from ownkey_server.keystores.probe import require_data_key, use_both_ways
 
 # A login is not given up because a caller is in a hurry: what the token says to the PIN must be known.
 LOGIN_SECONDS = 15.0
 # Timers may be this early.
 _A_MOMENT = 0.01
+# Of a key that is not known to have worked, the database is not asked at each of its failures.
+SECONDS_BETWEEN_RECALLS = 10.0
 
 
 class Pkcs11KeyStore:
@@ -53,6 +57,7 @@ class Pkcs11KeyStore:
         pin: Its user PIN.
         mechanism: ``auto``, ``aes-gcm``, ``aes-key-wrap`` or ``aes-key-wrap-pad``.
         profile: What is peculiar to the token: ``auto``, a built-in profile's name, or a file's path.
+        uses: Where it is kept which keys have ever worked; None for what this process sees alone.
     """
 
     def __init__(
@@ -64,14 +69,19 @@ class Pkcs11KeyStore:
         pin: Pin,
         mechanism: str = "auto",
         profile: str = "auto",
+        uses: FirstUses | None = None,
     ) -> None:
         self._name = name
+        self._uses = uses or FirstUsesHere()
         self._host = host
         self._token_label = token_label
         self._pin = pin
         self._mechanism = mechanism
         self._profile = profile
         self._worked: dict[str, Worked] = {}
+        self._histories: dict[str, int] = {}
+        self._recalling = asyncio.Lock()
+        self._recalled_at: dict[tuple[str, bytes], float] = {}
         self._logging_in = asyncio.Lock()
         self._login_count = 0
         self._logins: set[asyncio.Task[Answer]] = set()
@@ -130,6 +140,11 @@ class Pkcs11KeyStore:
         """Make a key in the token, not to be exported by anybody."""
         await self._do(Operation.CREATE, reference, timeout)
 
+    def forget(self, reference: str) -> None:
+        """From now on the key of this label may be another: nothing that is known of it counts any more."""
+        self._worked.pop(reference, None)
+        self._histories[reference] = self._histories.get(reference, 0) + 1
+
     async def check(self, timeout: float) -> None:
         """Open the token, with its PIN, unless it is open."""
         await self._do(Operation.LOOK, "", timeout)
@@ -161,6 +176,7 @@ class Pkcs11KeyStore:
             data_key=data_key,
             wrapped=wrapped,
             worked=self._worked.get(reference),
+            history=self._histories.get(reference, 0),
         )
 
     async def _do(
@@ -179,6 +195,11 @@ class Pkcs11KeyStore:
         request = self._request(operation, reference, aad=aad, data_key=data_key, wrapped=wrapped)
         deadline = time.monotonic() + timeout
         answer = await self._served(request, timeout)
+        if answer.unknown_in:
+            worked = await self._recalled(reference, answer.unknown_in, deadline - time.monotonic())
+            if worked is not None:
+                request = replace(request, worked=worked)
+                answer = await self._served(request, deadline - time.monotonic())
         wait = answer.unsettled / 1000
         if answer.error is not None and wait and time.monotonic() + wait + _A_MOMENT < deadline:
             # The key is missing: until it can be told what that means, a revocation would pass for an outage. Here, and
@@ -187,9 +208,36 @@ class Pkcs11KeyStore:
             answer = await self._served(request, deadline - time.monotonic())
         if answer.error is not None:
             raise self._error(reference, answer)
-        if answer.worked is not None:
-            self._worked[reference] = answer.worked
+        if answer.worked is not None and request.history == self._histories.get(reference, 0):
+            self._note(reference, answer.worked)
         return answer
+
+    def _note(self, reference: str, worked: Worked) -> None:
+        known = self._worked.get(reference)
+        self._worked[reference] = worked
+        if known is None or (known.serial, known.ways) != (worked.serial, worked.ways):
+            for way in worked.ways:
+                self._uses.note("", self._name, reference, _identity(worked.serial, way))
+
+    async def _recalled(self, reference: str, serial: bytes, timeout: float) -> Worked | None:
+        """Where the key worked before this server was started, if it was in the token of this serial number."""
+        until = time.monotonic() + timeout
+
+        def ways() -> frozenset[str]:
+            def has_worked(way: str) -> bool:
+                left = max(0.0, until - time.monotonic())
+                return self._uses.has_worked("", self._name, reference, _identity(serial, way), left)
+
+            return frozenset(filter(has_worked, WAY_OF))
+
+        async with self._recalling:  # one for all that ask at once
+            known, now = self._worked.get(reference), time.monotonic()
+            asked_at = self._recalled_at.get((reference, serial))
+            if known is not None or (asked_at is not None and now - asked_at < SECONDS_BETWEEN_RECALLS):
+                return known
+            found = await asyncio.to_thread(ways)
+            self._recalled_at[reference, serial] = now
+            return self._worked.setdefault(reference, Worked(serial, found)) if found else None
 
     async def _served(self, request: Request, timeout: float) -> Answer:
         reference, deadline = request.reference, time.monotonic() + timeout
@@ -261,3 +309,8 @@ class Pkcs11KeyStore:
         if entry is None or len(entry.ciphertext) != LENGTH_OF.get(entry.provider_id):
             raise KeyUnreachable(self._name, reference, "the token gave no wrapped key of the right length")
         return entry
+
+
+def _identity(serial: bytes, way: str) -> str:
+    """Names a token, and what was done in it: what worked in one was not taken away in another."""
+    return f"{serial.hex()} {way}"

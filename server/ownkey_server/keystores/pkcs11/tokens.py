@@ -116,7 +116,7 @@ class Pkcs11Token:
 
     @property
     def serial(self) -> bytes:
-        """Serial number of the token that was last opened: initializing a token anew changes it."""
+        """Serial number of the token that was last opened: another token has another; an erased one may keep it."""
         return self._serial
 
     @property

@@ -145,6 +145,7 @@ class Configuration:
     async def _prove(self, act: Act | None, key: str, primary: Replica, place: Replica) -> None:
         """Try a key; a failure is told to its tenant, unless nobody acts."""
         try:
+            await self._keys.begin_anew(place)
             if place == primary:
                 await self._enrolment.prove(key, place)
             else:

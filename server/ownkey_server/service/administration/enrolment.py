@@ -52,6 +52,10 @@ class Enrolment:
         if complaint:
             raise InvalidRequest(f"{field}.reference", complaint)
 
+    def begin_anew(self, place: Replica) -> None:
+        """Look without prejudice at the key of a place that is nobody's: it may be another than its last owner had."""
+        self._ring.forget(place)
+
     async def prove(self, key: str, place: Replica) -> None:
         """Make sure that the key wraps, and opens what it has wrapped; and for its tenant alone, where it must show it.
 

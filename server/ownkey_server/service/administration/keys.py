@@ -188,6 +188,8 @@ class Keys:
         record = await self.get(tenant, key)
         primary = self._primary(record)
         pairs = [(primary, one.place) for one in record.replicas]
+        for _, place in pairs:
+            self._enrolment.begin_anew(place)  # another key by that name may be meant: that is what is proven now
         await self._proven(act, "activate_key", tenant, resource, pairs)
         made_canaries = await self._enrolment.canaries(resource, [one.place for one in record.replicas])
         now = self._desk.clock()
@@ -348,6 +350,7 @@ class Keys:
             for primary, place in pairs:
                 if new:
                     self._enrolment.require_possible(new, place)
+                    await self.begin_anew(place)
                 if place == primary:
                     await self._enrolment.prove(resource, place)
                 else:
@@ -356,6 +359,11 @@ class Keys:
             await self._desk.refuse(act, what, tenant, resource, error)
             await self.tell_of_failure(act, what, tenant, resource, error)
             raise
+
+    async def begin_anew(self, place: Replica) -> None:
+        """Look without prejudice at a place that is nobody's; the key of one that is somebody's stays the same."""
+        if await self._desk.read(lambda reader: reader.key_at(place)) is None:
+            self._enrolment.begin_anew(place)
 
     async def tell_of_failure(self, act: Act, what: str, tenant: str, resource: str, error: OwnkeyError) -> None:
         """Tell the tenant that a key of its could not be proven, where it was tried."""

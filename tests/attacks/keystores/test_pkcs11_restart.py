@@ -1,0 +1,88 @@
+"""A token in its operator's hands while no server runs: the next one knows what the last one knew."""
+
+from __future__ import annotations
+
+import pytest
+
+from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked
+from ownkey_server.domain.key_state import KeyState
+from ownkey_server.keystores.first_uses import FirstUsesHere
+from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore
+from support.key_stores import CONTEXT, KEY, TIMEOUT, OpenStore, answers, until
+from support.softhsm import SoftHsm
+
+GCM, KEY_WRAP = ("SENSITIVE", "ENCRYPT", "DECRYPT"), ("SENSITIVE", "WRAP", "UNWRAP")
+
+
+@pytest.fixture
+def kept() -> FirstUsesHere:
+    """What outlives a server; ``tests/e2e/matrix`` has it in the database."""
+    return FirstUsesHere()
+
+
+@pytest.mark.parametrize("rights", [GCM, KEY_WRAP], ids=["aes-gcm", "aes-key-wrap"])
+async def test_a_key_destroyed_while_no_server_ran_was_taken_away(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, kept: FirstUsesHere, rights: tuple[str, ...]
+) -> None:
+    softhsm.make_key(token, KEY, *rights)
+    before = open_store(token, uses=kept)
+    made = await before.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    await before.close()
+    softhsm.destroy_key(token, KEY)
+    after = open_store(token, uses=kept)
+    for _ in range(2):
+        with pytest.raises(KeyRevoked, match="no key of this label"):
+            await after.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)
+
+
+async def test_rights_taken_while_no_server_ran_were_taken_away(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, kept: FirstUsesHere
+) -> None:
+    softhsm.make_key(token, KEY, *GCM)
+    before = open_store(token, uses=kept)
+    made = await before.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    await before.close()
+    softhsm.withdraw_rights(token, KEY)
+    after = open_store(token, uses=kept)
+    with pytest.raises(KeyRevoked):
+        await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    softhsm.set_rights(token, KEY, "ENCRYPT", "DECRYPT")
+    await until(lambda: answers(after))
+    assert (await after.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)).plaintext.reveal() == made.plaintext.reveal()
+
+
+async def test_who_never_saw_it_work_calls_it_no_revocation(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, kept: FirstUsesHere
+) -> None:
+    with pytest.raises(KeyMisconfigured):
+        await open_store(token, uses=kept).generate_data_key(KEY, CONTEXT, TIMEOUT)
+    # In a token of another serial number it never was, whatever its label is.
+    softhsm.make_key(token, KEY, *GCM)
+    before = open_store(token, uses=kept)
+    assert await answers(before, KEY)
+    await before.close()
+    softhsm.delete_token(token)
+    softhsm.make_token(token)
+    after = open_store(token, uses=kept)
+    with pytest.raises(KeyMisconfigured):
+        await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+async def test_a_key_enrolled_anew_may_be_another_and_a_key_in_use_may_not(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, isolation: str
+) -> None:
+    softhsm.make_key(token, KEY, *GCM)
+    store = open_store(token, isolation=isolation)
+    assert isinstance(store, Pkcs11KeyStore)
+    assert await answers(store, KEY)
+    softhsm.destroy_key(token, KEY)
+    softhsm.make_key(token, KEY, *GCM)
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
+    store.forget(KEY)
+    assert (await store.describe(KEY, TIMEOUT)).state is KeyState.AVAILABLE
+    # And from now on that one is the key.
+    softhsm.destroy_key(token, KEY)
+    softhsm.make_key(token, KEY, *GCM)
+    with pytest.raises(KeyMisconfigured, match="another than the one"):
+        await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
