@@ -93,7 +93,7 @@ def test_what_a_family_adds_to_the_standard_leaves_the_standard(tmp_path: Path) 
 def test_a_profile_builds_on_another(tmp_path: Path) -> None:
     profile = own(tmp_path, 'like = "aws-cloudhsm"\n[key_wrap]\nby = "encrypt"\n')
     assert profile is not None
-    assert (profile.gcm_iv, profile.gcm_max_bytes) == (GcmIv.TOKEN, 16224)
+    assert profile.gcm_iv is GcmIv.TOKEN
     assert profile.key_wrap_by is KeyWrapBy.ENCRYPT
     assert (profile.title, profile.recognized) == ("Ours", ())
 
@@ -124,10 +124,10 @@ def test_every_exception_of_the_binding_has_the_standards_name(error: Exception,
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[gcm]\niw = 1\n", r"gcm\.iw: there is no such key; there are iv, max_bytes"),
+        ("[gcm]\niw = 1\n", r"gcm\.iw: there is no such key; there are iv"),
         ('[gcm]\niv = "theirs"\n', r"gcm\.iv: must be one of ours, token, and is 'theirs'"),
-        ("[gcm]\nmax_bytes = 8\n", r"gcm\.max_bytes: must be >= 32, and is 8"),
-        ("[gcm]\nmax_bytes = true\n", r"gcm\.max_bytes: must be >= 32, and is True"),
+        ("[session]\nmax = -1\n", r"session\.max: must be >= 0, and is -1"),
+        ("[session]\nmax = true\n", r"session\.max: must be >= 0, and is True"),
         ("gcm = 1\n", "gcm: must be a table"),
         ("[session]\nread_write = 1\n", r"session\.read_write: must be true or false, and is 1"),
         ("[surprise]\n", "surprise: there is no such key"),

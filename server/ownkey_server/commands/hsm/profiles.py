@@ -79,16 +79,13 @@ def _facts(profile: Profile) -> dict[str, Any]:
             for way in profile.order
         ],
         "IV of AES-GCM": f"made by {'the token' if profile.gcm_iv is profiles.GcmIv.TOKEN else 'ownkey'}",
-        "longest by AES-GCM": f"{profile.gcm_max_bytes} bytes",
         "AES key wrap": f"by C_{'Encrypt' if profile.key_wrap_by is profiles.KeyWrapBy.ENCRYPT else 'WrapKey'}",
         "forged bytes": sorted(profile.errors.bad_ciphertext),
         "token gone": sorted(profile.errors.gone),
         "PIN refused": sorted(profile.errors.pin_refused),
         "serial number": "tells tokens apart" if profile.serial_identifies else "tells nothing",
         "random bytes": f"from: {profile.random.value}",
-        "rights can be taken": "yes" if profile.attributes_can_change else "no",
         "exports all keys": "YES: not for production" if profile.wraps_unextractable else "no",
         "sessions": f"{profile.max_sessions or 'as many as the token says'}"
         f"{', for writing alone' if profile.read_write_sessions else ''}",
-        "threads": "one" if profile.single_threaded else "several",
     }

@@ -19,7 +19,6 @@ from typing import Any
 from pkcs11 import Mechanism
 from pkcs11 import exceptions as p11
 
-from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pkcs11.profile_reader import ProfileInvalid, Table, document, merged, names_a_file
 from ownkey_server.keystores.pkcs11.ways import Way
 
@@ -128,18 +127,15 @@ class Profile:
     order: tuple[Way, ...]
     mechanisms: Mapping[Way, tuple[Mechanism, ...]]
     gcm_iv: GcmIv
-    gcm_max_bytes: int
     key_wrap_by: KeyWrapBy
     unwrap_wants_length: bool
     errors: Errors
     error_names: Mapping[int, str]
     serial_identifies: bool
     random: RandomFrom
-    attributes_can_change: bool
     wraps_unextractable: bool
     read_write_sessions: bool
     max_sessions: int
-    single_threaded: bool
 
     def mechanism(self, way: Way, offered: frozenset[int]) -> Mechanism | None:
         """What the token calls the way: the first of its names that the token offers."""
@@ -274,7 +270,6 @@ def _profile(name: str, content: Mapping[str, Any]) -> Profile:
             for way in Way
         },
         gcm_iv=GcmIv(gcm.choice("iv", [one.value for one in GcmIv])),
-        gcm_max_bytes=gcm.number("max_bytes", DATA_KEY_LENGTH),
         key_wrap_by=KeyWrapBy(key_wrap.choice("by", [one.value for one in KeyWrapBy])),
         unwrap_wants_length=key_wrap.flag("unwrap_wants_length"),
         errors=Errors(
@@ -286,11 +281,9 @@ def _profile(name: str, content: Mapping[str, Any]) -> Profile:
         error_names={number: one for one, number in vendor_errors.items()},
         serial_identifies=token.flag("serial_identifies"),
         random=RandomFrom(token.choice("random", [one.value for one in RandomFrom])),
-        attributes_can_change=token.flag("attributes_can_change"),
         wraps_unextractable=token.flag("wraps_unextractable"),
         read_write_sessions=session.flag("read_write"),
         max_sessions=session.number("max"),
-        single_threaded=session.flag("single_threaded"),
     )
     for table in (vendor, mechanisms, gcm, key_wrap, errors, token, session, whole):
         table.end()
