@@ -91,12 +91,12 @@ class Edits:
         Raises:
             ResourceInUse: One is.
         """
-        claims = {self._keys.family(_place_of(wanted.provider_key)): (PROVIDER_KEY_NAME, {""})}
+        claims = {self._keys.places.family(_place_of(wanted.provider_key)): (PROVIDER_KEY_NAME, {""})}
         for tenant in wanted.tenants:
             for key in tenant.keys:
                 resource = key_name(tenant.id, key.id)
                 for place in (_place_of(key), *(_place_of(one) for one in key.replicas)):
-                    owner, references = claims.setdefault(self._keys.family(place), (resource, set()))
+                    owner, references = claims.setdefault(self._keys.places.family(place), (resource, set()))
                     if owner != resource:
                         what = f"key {place.reference!r} of key store {place.store!r} is {owner} in this document too"
                         raise ResourceInUse(resource, what)
@@ -156,7 +156,7 @@ class Edits:
             record = known.get(table.id)
             if record is None:
                 for place in places:
-                    self._keys.require_free(reader, wanted.id, resource, place)
+                    self._keys.places.require_free(reader, wanted.id, resource, place)
                 yield _new_key(wanted.id, resource, table, places, now)
                 continue
             if record.lifecycle is KeyLifecycle.REMOVED:
@@ -180,7 +180,7 @@ class Edits:
         if before != places:
             new = [place for place in places if place not in before]
             for place in new:
-                self._keys.require_free(reader, tenant, record.name, place)
+                self._keys.places.require_free(reader, tenant, record.name, place)
             verified = {one.place: one.verify_time for one in record.replicas}
             after = [ReplicaRecord(place, verified.get(place, now)) for place in places]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,11 +17,11 @@ from ownkey_server.domain.errors import (
     ResourceInUse,
     ResourceNotFound,
 )
-from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, key_name
-from ownkey_server.keystores.aws.arn import ArnInvalid, KeyArn
+from ownkey_server.domain.tenants import KeyLifecycle, Replica, key_name
 from ownkey_server.service.administration import notices
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Done
 from ownkey_server.service.administration.enrolment import Enrolment
+from ownkey_server.service.administration.places import NO_CANARIES, Places
 from ownkey_server.service.administration.tenants import name as tenant_name
 from ownkey_server.storage import branch_keys, canaries
 from ownkey_server.storage.records import KeyRecord, ReplicaRecord, TenantRecord
@@ -30,10 +29,7 @@ from ownkey_server.storage.registry import Change, Reader, required
 
 _log = logging.getLogger(__name__)
 
-AWS_KMS = "aws_kms"
-
 NOTHING: Mapping[str, str] = {}
-NO_CANARIES: Mapping[str, tuple[str, ...]] = {}
 
 
 class Keys:
@@ -41,7 +37,7 @@ class Keys:
 
     Args:
         kinds: The kind of each key store, by its name.
-        canaries: The provider's own keys by which key stores in AWS KMS prove our identity, by the store's name.
+        canaries: As of :class:`~ownkey_server.service.administration.places.Places`.
     """
 
     def __init__(
@@ -53,8 +49,7 @@ class Keys:
     ) -> None:
         self._desk = desk
         self._enrolment = enrolment
-        self._kinds = kinds
-        self._canaries = {KeyArn.parse(arn).family: store for store, arns in canaries.items() for arn in arns}
+        self.places = Places(kinds, canaries)
 
     async def get(self, tenant: str, key: str) -> KeyRecord:
         """A key.
@@ -102,7 +97,7 @@ class Keys:
             before = change.key(resource)
             if before:
                 raise ResourceExists(resource, f"there is a key of that id already, which is {before.lifecycle}")
-            self.require_free(change, tenant, resource, primary)
+            self.places.require_free(change, tenant, resource, primary)
             change.insert_key(resource, tenant, KeyLifecycle.ACTIVE, [primary], now)
             _keep(change, made_canaries, now)
             return Done(change.key(resource), {"after": {"replicas": [_shown(primary)], "lifecycle": "active"}})
@@ -133,7 +128,7 @@ class Keys:
                 raise ResourceInUse(resource, "its primary was changed while the replica was tried: try again")
             if any(one.place.name == place.name for one in before.replicas):
                 raise ResourceInUse(resource, f"it has a replica in {place.name!r} already")
-            self.require_free(change, tenant, resource, place)
+            self.places.require_free(change, tenant, resource, place)
             after = (*before.replicas, ReplicaRecord(place, now))
             change.update_key(before, etag, before.lifecycle, after)
             _keep(change, made_canaries, now)
@@ -239,43 +234,6 @@ class Keys:
             act, "remove_key", tenant, key, etag, KeyLifecycle.REMOVED, abandon_branch_keys=abandon_branch_keys
         )
 
-    def require_free(self, reader: Reader, tenant: str, resource: str, place: Replica) -> None:
-        """Make sure that a place is nobody's, and that a wrapped key will always tell which key made it.
-
-        Raises:
-            ResourceInUse: It is not so.
-        """
-        family = self.family(place)
-        if family in self._canaries:
-            raise ResourceInUse(
-                resource,
-                f"key {place.reference!r} is the provider's own, a canary key of key store"
-                f" {self._canaries[family]!r} in the settings: it cannot be a customer's",
-            )
-        owner = reader.key_at(place) or self._owner_of_arn(reader, resource, place)
-        if owner:
-            mine = owner == resource or owner.startswith(f"tenants/{tenant}/")
-            # Which other tenant's it is says who else there is.
-            whose = f"is {owner}" if mine or owner == PROVIDER_KEY_NAME else "is not free"
-            raise ResourceInUse(resource, f"key {place.reference!r} of key store {place.store!r} {whose}")
-        provider = reader.key(PROVIDER_KEY_NAME)
-        for other in (*reader.keys(tenant), *([provider] if provider else [])):
-            for one in other.replicas:
-                alike = one.place.reference == place.reference and self._kind(one.place) == self._kind(place)
-                if alike and other.name != resource:
-                    raise ResourceInUse(
-                        resource,
-                        f"{other.name} has the same reference {place.reference!r} in another key store of the same"
-                        f" kind, so that a wrapped key would not tell which made it: give one another reference",
-                    )
-
-    def family(self, place: Replica) -> str:
-        """What all names of the key at a place have in common: in AWS, related keys in whatever region and store."""
-        if self._kind(place) == AWS_KMS:
-            with contextlib.suppress(ArnInvalid):  # what is no ARN will not prove itself
-                return KeyArn.parse(place.reference).family
-        return f"{place.store}/{place.reference}"
-
     async def _leave(
         self,
         act: Act,
@@ -376,30 +334,10 @@ class Keys:
             # The caller has the failure itself, and the trail had it before.
             _log.warning("tenant %s was not told that %s failed: %s", tenant, what, unavailable.cause)
 
-    def _owner_of_arn(self, reader: Reader, resource: str, place: Replica) -> str | None:
-        """Whose key an ARN is already: by another store, or as a related key of a multi-Region key.
-
-        Several stores may be ways to one key in AWS, and related keys open each other's wrapped keys.
-        """
-        if self._kind(place) != AWS_KMS:
-            return None
-        try:
-            arn = KeyArn.parse(place.reference)
-        except ArnInvalid:
-            return None  # it will not prove itself
-        for owner, other in reader.places_called(f":{arn.account}:key/{arn.key_id}"):
-            same = self._kind(other) == AWS_KMS and KeyArn.parse(other.reference).is_same_key(arn)
-            if same and (owner != resource or other.reference == place.reference):
-                return owner
-        return None
-
     def _primary(self, record: KeyRecord) -> Replica:
         if not record.replicas:
             raise ResourceInUse(record.name, "it was removed")
         return record.replicas[0].place
-
-    def _kind(self, place: Replica) -> str:
-        return self._kinds.get(place.store, place.store)
 
 
 def _keep(change: Change, made: Mapping[Replica, Canary], now: datetime) -> None:

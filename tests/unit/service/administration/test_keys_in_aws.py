@@ -16,6 +16,7 @@ from ownkey_server.service.administration.desk import Desk
 from ownkey_server.service.administration.edits import Edits
 from ownkey_server.service.administration.enrolment import Enrolment
 from ownkey_server.service.administration.keys import Keys
+from ownkey_server.service.administration.places import Places
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.database import Database
 from ownkey_server.storage.gate_documents import CallGateTable
@@ -48,8 +49,7 @@ class Registry:
 
 
 def require_free(registry: Registry, tenant: str, key: str, place: Replica) -> None:
-    keys = Keys(cast("Desk", None), cast("Enrolment", None), KINDS)
-    keys.require_free(cast("Reader", registry), tenant, key_name(tenant, key), place)
+    Places(KINDS).require_free(cast("Reader", registry), tenant, key_name(tenant, key), place)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_what_only_looks_alike_is_free() -> None:
 @pytest.mark.parametrize("store", ["one", "two"])
 @pytest.mark.parametrize("region", ["eu-west-1", "us-east-1"])
 def test_the_providers_canary_is_no_customers_key(store: str, region: str) -> None:
-    keys = Keys(cast("Desk", None), cast("Enrolment", None), KINDS, {"two": (OURS, RELATED.format("eu-west-1"))})
+    places = Places(KINDS, {"two": (OURS, RELATED.format("eu-west-1"))})
     place = Replica(store, RELATED.format(region))
     with pytest.raises(ResourceInUse, match="a canary key of key store 'two'"):
-        keys.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), place)
+        places.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), place)
     other = Replica(store, SINGLE.format(region))
-    keys.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), other)
+    places.require_free(cast("Reader", Registry()), "acme", key_name("acme", "main"), other)
 
 
 def test_of_two_who_enrol_related_keys_at_the_same_moment_one_does(database: Database) -> None:
     """Each change takes its turn before it looks, on whatever instance: here two connections of one database."""
-    keys = Keys(cast("Desk", None), cast("Enrolment", None), KINDS)
+    places = Places(KINDS)
     begun = Barrier(2)
 
     def enrol(tenant: str, region: str) -> str:
@@ -110,7 +110,7 @@ def test_of_two_who_enrol_related_keys_at_the_same_moment_one_does(database: Dat
         try:
             with database.writing() as connection:
                 change = Change(connection, system_clock())
-                keys.require_free(change, tenant, key_name(tenant, "main"), place)
+                places.require_free(change, tenant, key_name(tenant, "main"), place)
                 change.insert_key(key_name(tenant, "main"), tenant, KeyLifecycle.ACTIVE, [place], system_clock())
         except ResourceInUse as error:
             return str(error)
