@@ -71,8 +71,13 @@ class Canaries:
         name = key.name, place.name
         if name in self._same:
             return
-        if not await self._is_the_same(key, place, store, timeout, make=wraps):
-            self._is_another(name, place, store)
+        try:
+            same = await self._is_the_same(key, place, store, timeout, make=wraps)
+        except KeyMisconfigured:
+            self._begin_anew(name, place, store)
+            raise
+        if not same:
+            self._begin_anew(name, place, store)
             raise KeyMisconfigured(place.name, place.reference, EXCHANGED)
         if name in self._known:
             self._is_same(name)
@@ -85,8 +90,10 @@ class Canaries:
             return ""
         try:
             if not await self._is_the_same(key, place, store, timeout):
-                self._is_another(name, place, store)
+                self._begin_anew(name, place, store)
                 return EXCHANGED
+        except KeyMisconfigured as error:
+            return error.cause
         except (KeyStoreError, DatabaseUnavailable) as error:
             _log.debug("the canary of %s in %s was not opened: %s", *name, error)
             return ""
@@ -124,7 +131,26 @@ class Canaries:
         self._opened[name] = self._monotonic()
         self._same.add(name)
 
-    def _is_another(self, name: tuple[str, str], place: Replica, store: KeyStore) -> None:
+    async def look_again(self, key: CustomerKey, place: Replica, store: KeyStore) -> None:
+        """Have a key store that calls a key misconfigured look without prejudice at the next use, where it may err.
+
+        What it knows a key by counts only after the canary was opened; and the key may have been proven anew, as
+        another, by another instance.
+        """
+        name = key.name, place.name
+        if not isinstance(store, Remembering):
+            return
+        if name in self._same:
+            try:
+                canary = await on_thread(self._executor, lambda: self._find(key.name, place))
+            except DatabaseUnavailable:
+                return
+            known = self._known.get(name)
+            if canary is None or (known is not None and known.digest == canary.digest):
+                return
+        self._begin_anew(name, place, store)
+
+    def _begin_anew(self, name: tuple[str, str], place: Replica, store: KeyStore) -> None:
         self._opened.pop(name, None)
         self._known.pop(name, None)
         self._same.discard(name)
@@ -144,9 +170,11 @@ class Canaries:
         if canary is None and not make:
             return True
         if canary is None:
-            canary = await made(key.name, place, store, timeout)
-            await on_thread(self._executor, lambda: self._keep(place, canary))
-        elif not await _opens(canary, place, store, timeout):
+            mine = await made(key.name, place, store, timeout)
+            await on_thread(self._executor, lambda: self._keep(place, mine))
+            # Another may have been faster: that one is kept, and this key opens it if it is the same.
+            canary = await on_thread(self._executor, lambda: self._find(key.name, place)) or mine
+        if not await _opens(canary, place, store, timeout):
             return False
         self._known[key.name, place.name] = canary
         return True

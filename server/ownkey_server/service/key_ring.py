@@ -341,6 +341,8 @@ class KeyRing:
                 description = replace(description, state=KeyState.UNKNOWN)
             elif opens:
                 description = replace(description, state=KeyState.AVAILABLE, cause="")
+        if description.state is KeyState.MISCONFIGURED and self._canaries is not None:
+            await self._canaries.look_again(key, place, self._store(key.tenant, place, background=background))
         if description.state is KeyState.AVAILABLE and self._canaries is not None:
             store = self._store(key.tenant, place, background=background)
             complaint = await self._canaries.complaint(key, place, store, self._timeout)

@@ -383,6 +383,7 @@ def _cloud(store: str) -> tuple[Cell, ...]:
 
 CELLS: tuple[Cell, ...] = (
     *_files("embedded"),
+    misconfigured("embedded", "exchanged", "the file holds another key", "*/acme-main.key holds another key than*"),
     misconfigured(
         "embedded",
         "exchanged_while_down",

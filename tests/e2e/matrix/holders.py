@@ -115,11 +115,13 @@ class FilesHolder(Holder):
         return _mode(self._file, 0o644)
 
     @contextlib.contextmanager
-    def exchanged_while_down(self) -> Iterator[None]:
+    def exchanged(self) -> Iterator[None]:
         whole = self._file.read_bytes()
         self._file.write_bytes(os.urandom(len(whole)))
         yield
         self._file.write_bytes(whole)
+
+    exchanged_while_down = exchanged
 
     @contextlib.contextmanager
     def other_passphrase_while_down(self) -> Iterator[None]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ownkey_server.domain.errors import (
-    CiphertextInvalid,
     KeyMisconfigured,
     KeyRevoked,
     KeyStoreError,
@@ -123,17 +122,23 @@ async def test_a_directory_in_place_of_a_key_is_an_error_of_ours(store: Embedded
         await use(store)
 
 
-async def test_an_exchanged_file_is_another_key(store: EmbeddedKeyStore, directory: Path) -> None:
+async def test_another_key_in_the_file_is_not_used(store: EmbeddedKeyStore, directory: Path) -> None:
     made = await use(store)
     path = directory / f"{KEY}.key"
     old = path.read_bytes()
     found = path.stat()
     path.write_bytes(os.urandom(32))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a restored backup would
-    with pytest.raises(CiphertextInvalid):
-        await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)
+    for _ in range(2):
+        with pytest.raises(KeyMisconfigured, match="another key than the one that has worked"):
+            await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)
+        with pytest.raises(KeyMisconfigured, match="another key than the one that has worked"):
+            await use(store)
     path.write_bytes(old)
     assert (await store.unwrap(KEY, made.wrapped, CONTEXT, 5.0)).plaintext.reveal() == made.plaintext.reveal()
+    path.write_bytes(os.urandom(32))
+    store.forget(KEY)  # it was meant
+    assert await use(store)
 
 
 async def test_a_file_that_is_gone_is_an_outage_only_if_it_was_there(store: EmbeddedKeyStore, directory: Path) -> None:

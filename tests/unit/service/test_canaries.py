@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,22 @@ from ownkey_server.domain.key_state import KeyState
 from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.keystores.base import KeyDescription, KeyStore, UnwrappedDataKey
 from ownkey_server.keystores.catalog import EmbeddedOptions, Modules, open_key_store
-from ownkey_server.service.canaries import Canaries
+from ownkey_server.service.canaries import Canaries, made
 from ownkey_server.service.key_ring import KeyRing
 from ownkey_server.service.status_board import StatusBoard
 from ownkey_server.storage.database import Database
 
 PLACE = Replica("files", "acme-main")
 KEY = CustomerKey("tenants/acme/keys/main", (PLACE,))
+
+
+def canaries(kept: dict[tuple[str, Replica], Canary], executor: ThreadPoolExecutor) -> Canaries:
+    """Canaries that are kept in a dictionary."""
+    return Canaries(
+        lambda key, place: kept.get((key, place)),
+        lambda place, canary: kept.update({(canary.key, place): canary}),
+        executor,
+    )
 
 
 async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(database: Database, tmp_path: Path) -> None:
@@ -38,7 +48,8 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         def instance() -> tuple[KeyRing, StatusBoard]:
             board = StatusBoard(timedelta(seconds=60))
             kept = open_canaries(database, executor, system_clock)
-            return KeyRing({"files": store}, board, system_clock, timedelta(seconds=5), canaries=kept), board
+            fresh = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+            return KeyRing({"files": fresh}, board, system_clock, timedelta(seconds=5), canaries=kept), board
 
         def state(board: StatusBoard) -> tuple[KeyState, str]:
             evidence = board.of(KEY, system_clock())
@@ -52,7 +63,9 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         file = tmp_path / "keys" / "acme-main.key"
         was = file.read_bytes()
         file.write_bytes((tmp_path / "keys" / "another.key").read_bytes())
-        # After a restart, for what was opened a moment ago is not opened again at once.
+        with pytest.raises(KeyMisconfigured, match="another key than the one that has worked"):
+            await keys.generate(KEY, {}, None)
+        # After a restart, when the key store has seen no other.
         keys, board = instance()
         await keys.probe(KEY)
         assert state(board) == (KeyState.MISCONFIGURED, EXCHANGED)
@@ -72,6 +85,57 @@ async def test_an_exchanged_key_is_misconfigured_whatever_uses_of_it_show(databa
         assert state(board) == (KeyState.AVAILABLE, "")
 
 
+async def test_a_key_store_that_took_to_another_key_comes_back_to_the_right_one(tmp_path: Path) -> None:
+    """It may see another key work after that was found out, and before its file is put right."""
+    store = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+    await store.create("acme-main")  # type: ignore[attr-defined]
+    kept: dict[tuple[str, Replica], Canary] = {}
+    with ThreadPoolExecutor(1) as executor:
+
+        def instance() -> KeyRing:
+            fresh = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+            stores.append(fresh)
+            board = StatusBoard(timedelta(seconds=60))
+            return KeyRing(
+                {"files": fresh}, board, system_clock, timedelta(seconds=5), canaries=canaries(kept, executor)
+            )
+
+        stores: list[KeyStore] = []
+        assert await instance().generate(KEY, {}, None)
+        file = tmp_path / "keys" / "acme-main.key"
+        was = file.read_bytes()
+        file.write_bytes(os.urandom(len(was)))
+        for mend in (lambda ring: ring.generate(KEY, {}, None), lambda ring: ring.probe(KEY)):
+            ring = instance()
+            assert (await stores[-1].describe("acme-main", 5.0)).state is KeyState.AVAILABLE
+            right, wrong = was, file.read_bytes()
+            file.write_bytes(right)
+            with contextlib.suppress(KeyMisconfigured):
+                await mend(ring)
+            assert await ring.generate(KEY, {}, None)
+            file.write_bytes(wrong)
+
+
+async def test_what_one_instance_has_proven_anew_is_the_key_for_all(tmp_path: Path) -> None:
+    store = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+    await store.create("acme-main")  # type: ignore[attr-defined]
+    kept: dict[tuple[str, Replica], Canary] = {}
+    with ThreadPoolExecutor(1) as executor:
+        board = StatusBoard(timedelta(seconds=60))
+        ring = KeyRing({"files": store}, board, system_clock, timedelta(seconds=5), canaries=canaries(kept, executor))
+        assert await ring.generate(KEY, {}, None)
+        file = tmp_path / "keys" / "acme-main.key"
+        file.write_bytes(os.urandom(file.stat().st_size))
+        await ring.probe(KEY)
+        with pytest.raises(KeyMisconfigured):
+            await ring.generate(KEY, {}, None)
+        # Another instance activates it.
+        other = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
+        kept[KEY.name, PLACE] = await made(KEY.name, PLACE, other, 5.0)
+        await ring.probe(KEY)
+        assert await ring.generate(KEY, {}, None)
+
+
 async def test_no_key_is_used_while_it_is_not_known_which_it_is(tmp_path: Path) -> None:
     store = open_key_store("files", EmbeddedOptions(tmp_path / "keys"), Modules())
     await store.create("acme-main")  # type: ignore[attr-defined]
@@ -84,9 +148,9 @@ async def test_no_key_is_used_while_it_is_not_known_which_it_is(tmp_path: Path) 
 
     kept: dict[tuple[str, Replica], Canary] = {}
     with ThreadPoolExecutor(1) as executor:
-        canaries = Canaries(find, lambda place, canary: kept.update({(canary.key, place): canary}), executor)
+        opened = Canaries(find, lambda place, canary: kept.update({(canary.key, place): canary}), executor)
         board = StatusBoard(timedelta(seconds=60))
-        keys = KeyRing({"files": store}, board, system_clock, timedelta(seconds=5), canaries=canaries)
+        keys = KeyRing({"files": store}, board, system_clock, timedelta(seconds=5), canaries=opened)
         with pytest.raises(DatabaseUnavailable):
             await keys.generate(KEY, {}, None)
         away = False
@@ -107,12 +171,7 @@ async def test_another_place_serves_while_one_has_another_key(tmp_path: Path) ->
 
         def instance() -> KeyRing:
             board = StatusBoard(timedelta(seconds=60))
-            canaries = Canaries(
-                lambda key, place: kept.get((key, place)),
-                lambda place, canary: kept.update({(canary.key, place): canary}),
-                executor,
-            )
-            return KeyRing(stores, board, system_clock, timedelta(seconds=5), canaries=canaries)
+            return KeyRing(stores, board, system_clock, timedelta(seconds=5), canaries=canaries(kept, executor))
 
         made = await instance().generate(key, {}, None)
         assert made.replica == "one"

@@ -2,14 +2,13 @@
 
 A key is 32 bytes in ``<reference>.key``, mode 0600, or sealed under a passphrase (``sealing.py``): then the directory
 alone, or a copy of it, gives no key. Its holder disables it by a file ``<reference>.disabled`` beside it. Both are
-looked at on every use, so that what the holder does counts at once. A key's file that is exchanged for another is
-another key from then on: what the old one wrapped does not open.
+looked at on every use, so that what the holder does counts at once. Another key in a file that has been used is not.
 
 What it means when a key does not work:
 
 - the ``.disabled`` file is there: the key was taken away, ``REVOKED``
 - the key's file is gone, or cannot be read: an outage, ``UNREACHABLE``, since a volume that is not mounted looks so
-- the file was never there since the server started, or others may read it: ``MISCONFIGURED``
+- the file was never there since the server started, others may read it, or it holds another key: ``MISCONFIGURED``
 - the passphrase is wrong or missing, a sealed file was changed or exchanged, or a key is in clear where all should be
   sealed: ``MISCONFIGURED``, since none of this is how a holder takes a key away. Keys that were opened before go on
   working without the passphrase, which is needed once
@@ -242,6 +241,10 @@ class EmbeddedKeyStore:
         """Use the key both ways on throw-away bytes."""
         return await use_both_ways(self, reference, timeout)
 
+    def forget(self, reference: str) -> None:
+        """From now on the key of this name may be another: what its file holds at the next use."""
+        self._loaded.pop(reference, None)
+
     async def check(self, timeout: float) -> None:  # noqa: ARG002
         """Look whether the directory is there, and the passphrase opens its seal.
 
@@ -383,7 +386,7 @@ class EmbeddedKeyStore:
             found = os.stat(files.key)  # noqa: PTH116 - on every use, and twice as fast
             # Not the time of modification: that can be set, and a change of the file's mode leaves it as it was.
             if loaded is None or loaded.inode != found.st_ino or loaded.changed != found.st_ctime_ns:
-                loaded = self._loaded[reference] = self._load(reference, files.key)
+                loaded = self._loaded[reference] = self._load(reference, files.key, loaded)
         except FileNotFoundError:
             if loaded is None:
                 away = self._why_away()
@@ -395,7 +398,7 @@ class EmbeddedKeyStore:
             raise KeyUnreachable(self._name, reference, f"{files.key} cannot be read: {error.strerror}") from error
         return loaded.cipher
 
-    def _load(self, reference: str, path: str) -> _LoadedKey:
+    def _load(self, reference: str, path: str, before: _LoadedKey | None) -> _LoadedKey:
         try:
             content, found = read_key_file(path)
             key = self._in_clear(reference, path, content)
@@ -403,6 +406,9 @@ class EmbeddedKeyStore:
             raise KeyMisconfigured(self._name, reference, str(error)) from None
         cipher = AESGCM(key)
         key[:] = bytes(len(key))
+        if before is not None and not _is_the_same(before.cipher, cipher):
+            cause = f"{path} holds another key than the one that has worked until now, whose content it does not open"
+            raise KeyMisconfigured(self._name, reference, f"{cause}: put that back")
         return _LoadedKey(cipher, found.st_ino, found.st_ctime_ns)
 
     def _in_clear(self, reference: str, path: str, content: bytearray) -> bytearray:
@@ -433,6 +439,15 @@ class EmbeddedKeyStore:
             cause = "a key's name here is 1 to 128 letters, digits, dots, hyphens and underscores"
             raise KeyMisconfigured(self._name, reference, cause)
         return self._directory / f"{reference}.{kind}"
+
+
+def _is_the_same(one: AESGCM, other: AESGCM) -> bool:
+    iv = os.urandom(IV_LENGTH)
+    try:
+        other.decrypt(iv, one.encrypt(iv, b"", None), None)
+    except InvalidTag:
+        return False
+    return True
 
 
 def _wrap(cipher: AESGCM, reference: str, data_key: bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
