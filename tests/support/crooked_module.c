@@ -23,10 +23,12 @@ enum {
 };
 enum { OK = 0x00, SESSION_COUNT = 0xB1, WRITE_PROTECTED = 0xE2 };
 enum { AES_GCM = 0x1087, AES_KEY_WRAP = 0x2109, AES_KEY_WRAP_PAD = 0x210A, AES_KEY_WRAP_KWP = 0x210B };
+enum { CKA_TRUSTED = 0x86, CKA_WRAP_WITH_TRUSTED = 0x210, TEMPLATE_INCONSISTENT = 0xD1 };
 enum { CKA_TOKEN = 0x01, CKA_VALUE = 0x11, FINAL_TRY = 0x20000, RW_SESSION = 2, MOST_SESSIONS = 6 };
 
 static FUNCTION_LIST *real, ours;
 static ULONG sessions;
+static int trusts;
 
 static int is(const char *way)
 {
@@ -168,12 +170,25 @@ static ULONG logout(ULONG session)
     return is("no-logout") ? (ULONG)OK : real->at[LOGOUT](session);
 }
 
-static int is_for_token(ATTRIBUTE *template, ULONG count)
+static int has(ATTRIBUTE *template, ULONG count, ULONG type)
 {
     for (ULONG at = 0; at < count; at++)
-        if (template[at].type == CKA_TOKEN && *(BYTE *)template[at].value)
+        if (template[at].type == type && *(BYTE *)template[at].value)
             return 1;
     return 0;
+}
+
+static int is_for_token(ATTRIBUTE *template, ULONG count)
+{
+    return has(template, count, CKA_TOKEN);
+}
+
+/* Makes the key without it, and says later that it has it. */
+static void forget_trust(ATTRIBUTE *template, ULONG count)
+{
+    for (ULONG at = 0; at < count; at++)
+        if (template[at].type == CKA_WRAP_WITH_TRUSTED)
+            *(BYTE *)template[at].value = 0;
 }
 
 static void keep(ATTRIBUTE *template, ULONG count)
@@ -187,6 +202,9 @@ static ULONG create_object(ULONG session, ATTRIBUTE *template, ULONG count, ULON
 {
     if (is("only-reads") && is_for_token(template, count))
         return WRITE_PROTECTED;
+    if (is("trusts-nobody") && has(template, count, CKA_TRUSTED))
+        return TEMPLATE_INCONSISTENT;
+    trusts |= has(template, count, CKA_TRUSTED);
     return real->at[CREATE_OBJECT](session, template, count, object);
 }
 
@@ -196,6 +214,8 @@ static ULONG generate_key(ULONG session, void *mechanism, ATTRIBUTE *template, U
         return WRITE_PROTECTED;
     if (is("keeps-keys"))
         keep(template, count);
+    if (is("ignores-trust"))
+        forget_trust(template, count);
     return real->at[GENERATE_KEY](session, mechanism, template, count, key);
 }
 
@@ -205,6 +225,12 @@ static ULONG get_attribute_value(ULONG session, ULONG object, ATTRIBUTE *asked, 
         if (asked->value)
             memset(asked->value, 'k', 32);
         asked->length = 32;
+        return OK;
+    }
+    if (is("ignores-trust") && count == 1 && asked->type == CKA_WRAP_WITH_TRUSTED) {
+        if (asked->value)
+            *(BYTE *)asked->value = 1;
+        asked->length = 1;
         return OK;
     }
     return real->at[GET_ATTRIBUTE_VALUE](session, object, asked, count);
@@ -234,6 +260,10 @@ static ULONG wrap_key(ULONG session, void *mechanism, ULONG kek, ULONG key, BYTE
 {
     if (is("hang-at-wrap"))
         hang();
+    if (is("hang-once-trusted") && trusts) {
+        fclose(fopen(FOLDER "/trusts", "w"));
+        hang();
+    }
     return real->at[WRAP_KEY](session, mechanism, kek, key, out, length);
 }
 

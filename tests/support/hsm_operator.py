@@ -157,12 +157,12 @@ class Operator:
         self.printed.append(done.stdout + done.stderr)
         assert done.returncode == -signal.SIGKILL, done.stderr
 
-    def settings(self, stores: Mapping[str, str], mechanism: str = "auto") -> Path:
-        """A settings file whose key stores are these tokens, by name."""
+    def settings(self, stores: Mapping[str, str], mechanism: str = "auto", *more: str) -> Path:
+        """A settings file whose key stores are these tokens, by name, each with these lines more."""
         path = self.folder / "ownkey.toml"
         sections = [
             f'[key_stores.{name}]\nkind = "pkcs11"\nmodule = "{self.softhsm.module}"\ntoken_label = "{label}"\n'
-            f'pin = "{self._pin_reference()}"\nmechanism = "{mechanism}"\n'
+            f'pin = "{self._pin_reference()}"\nmechanism = "{mechanism}"\n' + "".join(f"{line}\n" for line in more)
             for name, label in stores.items()
         ]
         path.write_text("[server]\ndevelopment = true\n" + "\n".join(sections), encoding="utf-8")

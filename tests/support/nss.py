@@ -104,18 +104,19 @@ class Nss:
 
     def set_rights(self, name: str, reference: str, *rights: str) -> None:
         """Leave a key exactly these of ``ENCRYPT``, ``DECRYPT``, ``WRAP`` and ``UNWRAP``."""
-        self._run_python(name, _SET_RIGHTS, reference, *rights)
+        self.run_python(name, _SET_RIGHTS, reference, *rights)
 
     def destroy_key(self, name: str, reference: str) -> None:
         """Delete a key object."""
-        self._run_python(name, _DESTROY, reference)
+        self.run_python(name, _DESTROY, reference)
 
     def stolen(self, name: str, reference: str) -> tuple[str, bytes]:
         """What a key says of ``CKA_EXTRACTABLE``, and its bytes all the same."""
-        extractable, value = self._run_python(name, _STEAL, reference).split()
+        extractable, value = self.run_python(name, _STEAL, reference).split()
         return extractable, bytes.fromhex(value)
 
-    def _run_python(self, name: str, script: str, *rest: str) -> str:
+    def run_python(self, name: str, script: str, *rest: str) -> str:
+        """What a script prints that runs in a process of its own, logged in: it has ``token`` and ``session``."""
         arguments = (str(self.module), self.arguments(name), LABEL, PIN, *rest)
         return _run(sys.executable, "-c", _OPEN + script, *arguments)
 

@@ -40,7 +40,7 @@ _MAKE_KEY = """
 import sys, pkcs11
 from pkcs11 import Attribute, KeyType
 module, token, pin, label, bits, *set_true = sys.argv[1:]
-names = ("SENSITIVE", "EXTRACTABLE", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
+names = ("SENSITIVE", "EXTRACTABLE", "WRAP_WITH_TRUSTED", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP")
 template = {Attribute[name]: name in set_true for name in names}
 with pkcs11.lib(module).get_token(token_label=token).open(rw=True, user_pin=pin) as session:
     session.generate_key(KeyType.AES, int(bits), label=label, store=True, template=template)
@@ -149,7 +149,7 @@ class SoftHsm:
         self._tool("--token-label", label, "--login", "--pin", old, "--change-pin", "--new-pin", new)
 
     def make_key(self, token: str, label: str, *true: str, bits: int = 256) -> None:
-        """Make an AES key with these attributes true: of ``SENSITIVE``, ``EXTRACTABLE`` and the rights."""
+        """Make an AES key with these attributes true: of those in ``_MAKE_KEY``."""
         self.run_python(_MAKE_KEY, str(self.module), token, PIN, label, str(bits), *true)
 
     def destroy_key(self, token: str, label: str) -> None:

@@ -20,8 +20,9 @@ from ownkey_server.domain.audit_chain import body_fields
 WRITER = 1
 KIND = "ownkey ceremony log"
 VERSION = 1
-# Whoever destroys a key takes everything that it protects: never one person alone, whatever the log says.
-LEAST_TO_DESTROY = 2
+# Whoever destroys a key takes everything that it protects, and whoever exports it can open all of that elsewhere: never
+# one person alone, whatever the log says.
+LEAST_AT_ALL = 2
 _STATEMENT = b"ownkey ceremony 1\n"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 _KEY_LENGTH = 32
@@ -54,6 +55,7 @@ class Action(StrEnum):
     ABANDON_IMPORT = "abandon_import"
     IMPORT = "import"
     LOAD = "load"
+    EXPORT = "export"
     SETTLE = "settle"
 
 
@@ -73,7 +75,7 @@ class Register:
         """How many must confirm this."""
         if action is Action.SETTLE:
             return 0  # it ends what others confirmed, and destroys only what was never used
-        return max(self.needed, LEAST_TO_DESTROY) if action is Action.DESTROY else self.needed
+        return max(self.needed, LEAST_AT_ALL) if action in (Action.DESTROY, Action.EXPORT) else self.needed
 
     def to_fields(self) -> Mapping[str, Any]:
         """As a record has it."""

@@ -131,6 +131,13 @@ class Bench:
             if (mechanism := self.profile.mechanism(way, offered)) is not None
         }
 
+    def log_out(self) -> None:
+        """End the session, and with it the objects that belong to it."""
+        session, self._session = self._session, None
+        self.ways, self.pairs = {}, {}
+        if session is not None:
+            session.close()
+
     def secret_keys(self, label: str | None = None) -> list[Any]:
         """Handles of the secret keys of the token, or of those with a label."""
         wanted: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: True}
@@ -167,6 +174,7 @@ class Bench:
         key_type = _read(key, Attribute.KEY_TYPE)
         bits = (_read(key, Attribute.VALUE_LEN) or 0) * 8
         sensitive, extractable = bool(_read(key, Attribute.SENSITIVE)), bool(_read(key, Attribute.EXTRACTABLE))
+        trusted_only = _read(key, Attribute.WRAP_WITH_TRUSTED)
         rights = tuple(right.name.lower() for right in RIGHTS if _read(key, right))
         name = getattr(key_type, "name", str(key_type)).lower()
         return KeyFacts(
@@ -180,7 +188,8 @@ class Bench:
             local=_read(key, Attribute.LOCAL),
             never_extractable=_read(key, Attribute.NEVER_EXTRACTABLE),
             modifiable=_read(key, Attribute.MODIFIABLE),
-            unfit=_unfit(name, bits, sensitive, extractable, rights),
+            unfit=_unfit(name, bits, sensitive, _loose(self.profile, extractable, trusted_only), rights),
+            wrap_with_trusted=trusted_only,
         )
 
     def random(self, length: int) -> bytes:
@@ -220,7 +229,16 @@ def _read(key: Any, attribute: Attribute) -> Any:
         return None
 
 
-def _unfit(key_type: str, bits: int, sensitive: bool, extractable: bool, rights: tuple[str, ...]) -> tuple[str, ...]:
+def _loose(profile: Profile, extractable: bool, trusted_only: bool | None) -> str:
+    """What lets a key leave the token under any other; empty where nothing does."""
+    if extractable and not trusted_only:
+        return "CKA_EXTRACTABLE is true"
+    if extractable and not profile.honours_wrap_with_trusted:
+        return "CKA_EXTRACTABLE is true, and such tokens are not known to keep to CKA_WRAP_WITH_TRUSTED"
+    return ""
+
+
+def _unfit(key_type: str, bits: int, sensitive: bool, loose: str, rights: tuple[str, ...]) -> tuple[str, ...]:
     """Why the key store would not use the key: see keystores/pkcs11/tokens.py."""
     reasons = []
     # 0 is what SoftHSM says of every key that was unwrapped (its issue 628); imports measure such keys themselves.
@@ -228,8 +246,8 @@ def _unfit(key_type: str, bits: int, sensitive: bool, extractable: bool, rights:
         reasons.append(f"it is no AES key of {KEY_BITS} bits")
     if not sensitive:
         reasons.append("CKA_SENSITIVE is false")
-    if extractable:
-        reasons.append("CKA_EXTRACTABLE is true")
+    if loose:
+        reasons.append(loose)
     if not {"decrypt", "unwrap"} & {*rights}:
         reasons.append("it may not open anything")
     return tuple(reasons)

@@ -65,6 +65,8 @@ class KeyFacts:
         rights: Of ``RIGHTS``, those that it has.
         local: It was made in this token; None where the token does not say.
         never_extractable: It never could leave the token in clear or wrapped; None where the token does not say.
+        unfit: Why the key store would not use it, whatever its settings say.
+        wrap_with_trusted: It leaves the token only under a key that the security officer trusts; None as above.
     """
 
     label: str
@@ -78,6 +80,12 @@ class KeyFacts:
     never_extractable: bool | None
     modifiable: bool | None
     unfit: tuple[str, ...] = field(default=())
+    wrap_with_trusted: bool | None = None
+
+    @property
+    def exportable(self) -> bool:
+        """Whether it leaves the token wrapped, and only under a key that the security officer trusts."""
+        return self.extractable and bool(self.wrap_with_trusted)
 
     @property
     def use(self) -> KeyUse:

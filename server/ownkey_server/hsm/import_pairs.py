@@ -29,6 +29,7 @@ class Pending:
     hash: str
     in_process: bool
     guarded: bool
+    exportable: bool
 
 
 def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
@@ -40,7 +41,11 @@ def pending_imports(checked: Checked, serial: str) -> dict[str, Pending]:
         if record.action is Action.BEGIN_IMPORT:
             detail = record.detail
             found[record.key] = Pending(
-                str(detail["scheme"]), str(detail["hash"]), bool(detail["in_process"]), bool(detail.get("guarded"))
+                str(detail["scheme"]),
+                str(detail["hash"]),
+                bool(detail["in_process"]),
+                bool(detail.get("guarded")),
+                bool(detail.get("exportable")),
             )
         elif record.action in (Action.IMPORT, Action.ABANDON_IMPORT):
             found.pop(record.key, None)

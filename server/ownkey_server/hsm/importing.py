@@ -68,6 +68,7 @@ def begin(
     bits: int,
     scheme: str,
     in_process: bool,
+    exportable: bool = False,
 ) -> Begun:
     """Make a wrapping key pair in the token for one import.
 
@@ -79,15 +80,16 @@ def begin(
         bits: Of the RSA key.
         scheme: How the customer is to wrap.
         in_process: The token is to decrypt, and not to unwrap: the key will be in clear in this program for a moment.
+        exportable: It may leave this token again, under keys alone that its security officer trusts.
 
     Raises:
         HsmError: The token cannot.
     """
     require_settled([token], label)
-    detail = {"bits": bits, "in_process": in_process, "scheme": scheme}
+    detail = {"bits": bits, "exportable": exportable, "in_process": in_process, "scheme": scheme}
     ceremony = log.begin(Intent(Action.BEGIN_IMPORT, (token.facts.identity,), label, detail), custodians)
     try:
-        operation = MakeWrappingPair(pair_label(label), bits, keep=True, decrypts=in_process)
+        operation = MakeWrappingPair(pair_label(label), bits, keep=True, decrypts=in_process, exportable=exportable)
         public = token.ask(operation, SECONDS)
         try:
             _require_way(public, scheme, in_process=in_process)
@@ -190,10 +192,11 @@ def finish(
 
     def stage() -> list[KeyFacts]:
         if way.in_process:
-            facts = _in_process(token, label, wrapped, way.hash)
+            facts = _in_process(token, label, wrapped, way.hash, exportable=way.exportable)
         else:
             mechanism, pair = token.place.mechanism, pair_label(label)
-            facts = token.ask(Unwrap(label, mechanism, pair, wrapped, way.scheme, way.hash, way.guarded))
+            operation = Unwrap(label, mechanism, pair, wrapped, way.scheme, way.hash, way.guarded, way.exportable)
+            facts = token.ask(operation)
         require_check_value(facts, check_value)
         return [facts]
 
@@ -208,12 +211,12 @@ def finish(
     return Finished(replace(made, head=log.head), why)
 
 
-def _in_process(token: TokenAtWork, label: str, wrapped: bytes, name: str) -> KeyFacts:
+def _in_process(token: TokenAtWork, label: str, wrapped: bytes, name: str, *, exportable: bool) -> KeyFacts:
     clear = bytearray(token.ask(Decrypt(pair_label(label), wrapped, name)))
     try:
         if len(clear) != KEY_LENGTH:
             raise HsmError(f"it is a key of {len(clear) * 8} bits, and not of {KEY_LENGTH * 8}", Trouble.UNFIT)
-        return token.ask(Create(label, token.place.mechanism, bytes(clear)))
+        return token.ask(Create(label, token.place.mechanism, bytes(clear), exportable))
     finally:
         clear[:] = bytes(len(clear))
 
@@ -274,6 +277,10 @@ rm envelope.bin
 # The public key is the right one if this prints its fingerprint,
 # {begun.fingerprint}
 openssl pkey -pubin -in {public_file} -outform DER | openssl dgst -sha256
+
+# A key that is in a token of ownkey's, and was made exportable, leaves it by this, in place of all that follows:
+# ownkey hsm export NAME/v1 --to {public_file} --fingerprint {begun.fingerprint} \\
+#   --scheme {begun.scheme} --hash {begun.hash} --out wrapped.bin
 
 # The key: one that you have, 32 bytes in key.bin, or a new one. Keep it: with it you can open everything, without
 # this service.

@@ -101,14 +101,19 @@ def next_version(tokens: Sequence[TokenAtWork], label: KeyLabel) -> tuple[KeyLab
         raise HsmError(str(error)) from None
 
 
-def generate(tokens: Sequence[TokenAtWork], label: str) -> list[KeyFacts]:
+def generate(tokens: Sequence[TokenAtWork], label: str, *, exportable: bool = False) -> list[KeyFacts]:
     """Make a key, pending, in one token; or one key in several, which passes between them wrapped under RSA.
+
+    Args:
+        tokens: The tokens.
+        label: What it will be called.
+        exportable: It may leave each of them again, under keys alone that its security officer trusts.
 
     Raises:
         HsmError: It cannot be made.
     """
     if len(tokens) == 1:
-        return [tokens[0].ask(Generate(label, tokens[0].place.mechanism))]
+        return [tokens[0].ask(Generate(label, tokens[0].place.mechanism, exportable))]
     pairs = []
     for token in tokens:
         public = token.ask(MakeWrappingPair(SESSION_PAIR, TRANSPORT_BITS, keep=False), TRANSPORT_SECONDS)
@@ -127,7 +132,8 @@ def generate(tokens: Sequence[TokenAtWork], label: str) -> list[KeyFacts]:
     blobs = tokens[0].ask(GenerateFor(keys))
     made = []
     for token, blob, name in zip(tokens, blobs, common, strict=True):
-        made.append(token.ask(Unwrap(label, token.place.mechanism, SESSION_PAIR, blob, "rsa-oaep", name)))
+        operation = Unwrap(label, token.place.mechanism, SESSION_PAIR, blob, "rsa-oaep", name, exportable=exportable)
+        made.append(token.ask(operation))
         token.ask(EndPair(SESSION_PAIR))
     return made
 
@@ -185,6 +191,7 @@ def outcome(tokens: Sequence[TokenAtWork], keys: Sequence[KeyFacts]) -> Mapping[
         "keys": [
             {
                 "check_values": dict(key.check_values),
+                "exportable": key.exportable,
                 "extractable": key.extractable,
                 "local": key.local,
                 "rights": list(key.rights),

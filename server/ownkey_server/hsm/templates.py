@@ -42,12 +42,16 @@ def choose(possible: Collection[Way], profile: Profile, wanted: str) -> Way:
     raise HsmError(f"the token offers {what}", Trouble.UNSUPPORTED, "`ownkey hsm check` tells all that it offers")
 
 
-def kek_template(way: Way, profile: Profile) -> dict[Attribute, Any]:
-    """Sensitive, not extractable, and with the rights for one way to wrap alone."""
+def kek_template(way: Way, profile: Profile, *, exportable: bool = False) -> dict[Attribute, Any]:
+    """Sensitive, not extractable, and with the rights for one way to wrap alone.
+
+    One that is to be exported leaves the token under keys alone that the security officer trusts.
+    """
     granted = rights(way, profile)
     return {
         Attribute.SENSITIVE: True,
-        Attribute.EXTRACTABLE: False,
+        Attribute.EXTRACTABLE: exportable,
+        **({Attribute.WRAP_WITH_TRUSTED: True} if exportable else {}),
         Attribute.PRIVATE: True,
         **{right: right in granted for right in RIGHTS},
     }
@@ -65,6 +69,38 @@ def passing_key() -> dict[Attribute, Any]:
         Attribute.EXTRACTABLE: True,
         Attribute.PRIVATE: True,
         **dict.fromkeys(RIGHTS, False),
+    }
+
+
+def recipient_key(modulus: bytes, exponent: bytes, *, trusted: bool) -> dict[Attribute, Any]:
+    """Another's RSA public key, in a session alone, to wrap keys under it and for nothing else."""
+    return {
+        Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+        Attribute.KEY_TYPE: KeyType.RSA,
+        Attribute.TOKEN: False,
+        Attribute.PRIVATE: False,
+        Attribute.MODULUS: modulus,
+        Attribute.PUBLIC_EXPONENT: exponent,
+        Attribute.ENCRYPT: False,
+        Attribute.VERIFY: False,
+        Attribute.VERIFY_RECOVER: False,
+        Attribute.WRAP: True,
+        **({Attribute.TRUSTED: True} if trusted else {}),
+    }
+
+
+def trusted_envelope() -> dict[Attribute, Any]:
+    """The inner key of RSA-AES key wrap for a key that is exported: as trusted as the recipient's, and as hard to get.
+
+    A public object, since the security officer makes it and the user wraps by it: its value stays in the token.
+    """
+    return {
+        Attribute.PRIVATE: False,
+        Attribute.SENSITIVE: True,
+        Attribute.EXTRACTABLE: True,
+        Attribute.WRAP_WITH_TRUSTED: True,
+        Attribute.TRUSTED: True,
+        **{right: right is Attribute.WRAP for right in RIGHTS},
     }
 
 

@@ -30,6 +30,7 @@ class TokenPlace:
         mechanism: How its keys wrap: ``auto``, or a way's word.
         arguments: What the module is initialized with; None for nothing.
         profile: The token's family; ``auto`` knows it by what token and module say.
+        exportable_keys: Its key store uses keys that can be exported; no settings say otherwise, where it has none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TokenPlace:
     mechanism: str = "auto"
     arguments: str | None = None
     profile: str = "auto"
+    exportable_keys: bool = True
 
     def with_pin(self, pin: SecretReference) -> TokenPlace:
         """The same, with its PIN from elsewhere."""

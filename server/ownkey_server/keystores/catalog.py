@@ -47,6 +47,7 @@ class Pkcs11Options:
         hang_seconds: After which a call has hung.
         profile: What is peculiar to the token: ``auto``, the name of a built-in profile, or the path of a file.
         module_arguments: What the module is initialized with; None for nothing.
+        exportable_keys: Use keys, too, that leave the token under a key alone that its security officer trusts.
     """
 
     module: Path
@@ -58,6 +59,7 @@ class Pkcs11Options:
     hang_seconds: float = 2.0
     profile: str = "auto"
     module_arguments: str | None = None
+    exportable_keys: bool = False
 
 
 KeyStoreOptions: TypeAlias = EmbeddedOptions | Pkcs11Options | AwsKmsOptions
@@ -132,6 +134,7 @@ def open_key_store(name: str, options: KeyStoreOptions, modules: Modules, uses: 
                 mechanism=options.mechanism,
                 profile=options.profile,
                 uses=uses,
+                exportable_keys=options.exportable_keys,
             )
         case AwsKmsOptions():
             from ownkey_server.keystores.aws.store import AwsKmsKeyStore  # noqa: PLC0415 - boto3 takes a while to load

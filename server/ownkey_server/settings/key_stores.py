@@ -38,6 +38,7 @@ class Pkcs11Settings(Section):
     isolation: Literal["process", "thread"] = "process"
     sessions: int = Field(default=1, ge=1, le=64)
     hang_seconds: float = Field(default=2.0, ge=0.1, le=60.0)
+    exportable_keys: bool = False
 
     @model_validator(mode="after")
     def _require_processes_for_sessions(self) -> Self:
@@ -76,6 +77,7 @@ def key_store_options(section: EmbeddedSettings | Pkcs11Settings | AwsKmsSetting
                 hang_seconds=section.hang_seconds,
                 profile=section.profile,
                 module_arguments=section.module_arguments,
+                exportable_keys=section.exportable_keys,
             )
         case AwsKmsSettings():
             return section.options()

@@ -140,6 +140,21 @@ def test_keys_that_are_not_as_they_must_be(softhsm: SoftHsm, token: str) -> None
         softhsm.destroy_key(token, label)
 
 
+def test_an_exportable_key_is_warned_of_where_the_key_store_uses_it(softhsm: SoftHsm, token: str) -> None:
+    softhsm.make_key(token, "clone", "SENSITIVE", "EXTRACTABLE", "WRAP_WITH_TRUSTED", *GCM)
+    plan = plan_for(softhsm, token, "clone")
+    used, unused = checked(plan, exportable_keys=True), checked(plan)
+    softhsm.destroy_key(token, "clone")
+    assert line(used, "export.trusted").verdict is Verdict.PASS
+    assert found(used, Verdict.FAIL) == []
+    assert line(used, "keys.extractable").verdict is Verdict.WARN
+    assert "does not end the use of a copy" in line(used, "keys.extractable").why
+    assert line(unused, "keys.extractable").verdict is Verdict.FAIL
+    assert "exportable_keys = true" in line(unused, "keys.extractable").to_do
+    unknown = checked(plan, exportable_keys=True, profile="generic")
+    assert line(unknown, "export.trusted").verdict is Verdict.NOTE
+
+
 def test_a_pin_that_is_refused_is_tried_once(softhsm: SoftHsm, token: str) -> None:
     report = checked(plan_for(softhsm, token), "999999")
     assert found(report, Verdict.FAIL) == ["login.pin"]

@@ -132,3 +132,9 @@ def test_a_library_that_others_may_change(softhsm: SoftHsm, token: str) -> None:
     module = crooked(softhsm, "as-it-is")
     module.chmod(0o777)
     assert "library.file" in found(checked(plan_for(softhsm, token, module=module)), Verdict.WARN)
+
+
+def test_one_that_ignores_trust_is_told(softhsm: SoftHsm, token: str) -> None:
+    report = report_of(softhsm, token, "ignores-trust")
+    assert found(report, Verdict.FAIL) == ["export.trusted"]
+    assert "under a key that nobody trusts" in line(report, "export.trusted").seen

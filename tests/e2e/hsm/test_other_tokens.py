@@ -55,3 +55,30 @@ def test_one_key_in_tokens_of_two_vendors(stores: tuple[Operator, Path]) -> None
     assert {*made["check_values"]} == {"rfc3394"}
     compared = operator.done("compare", "acme-main/v1", *at(operator, config, "c", "a", "b"))
     assert len({str(values) for values in compared["check_values"].values()}) == 1
+
+
+def test_nss_makes_no_exportable_key_and_the_key_store_uses_none(stores: tuple[Operator, Path]) -> None:
+    operator, config = stores
+    place = (*at(operator, config, "b"), "--log", str(operator.log))
+    ended = operator.run("keygen", "acme-main", "--exportable", *place)
+    assert (ended.code, "not known to keep to CKA_WRAP_WITH_TRUSTED" in ended.error["error"]) == (9, True)
+    assert operator.done("list", *place)["keys"] == []
+
+
+def test_nss_derives_keys_that_leave(nss: Nss) -> None:
+    """What is tried of a token before a key is made exportable in it, of one that gives such keys away."""
+    nss.make_token("derives")
+    printed = nss.run_python("derives", _DERIVES)
+    assert printed.split() == ["False", "CKM_EXTRACT_KEY_FROM_KEY"]
+
+
+_DERIVES = """
+from ownkey_server.hsm.templates import RIGHTS, passing_key
+from ownkey_server.hsm.trust import derived_out, try_untrusted
+offered = {int(one) for one in token.slot.get_mechanisms()}
+wrapping = {**dict.fromkeys(RIGHTS, False), Attribute.WRAP: True}
+wrapper = session.generate_key(KeyType.AES, 256, store=False, template=wrapping)
+guarded = {**passing_key(), Attribute.WRAP_WITH_TRUSTED: True}
+key = session.generate_key(KeyType.AES, 256, store=False, template=guarded)
+print(try_untrusted(session, offered).refused, derived_out(wrapper, key, offered))
+"""

@@ -10,6 +10,7 @@ from ownkey_server.commands.hsm.check import check_command
 from ownkey_server.commands.hsm.comparing import compare_command
 from ownkey_server.commands.hsm.components import load_command, split_command
 from ownkey_server.commands.hsm.ending import close_command, retire_command
+from ownkey_server.commands.hsm.exporting import export_command
 from ownkey_server.commands.hsm.importing import import_command
 from ownkey_server.commands.hsm.init import init_command
 from ownkey_server.commands.hsm.listing import list_command
@@ -34,6 +35,7 @@ for command in (
     close_command,
     retire_command,
     import_command,
+    export_command,
     split_command,
     load_command,
     compare_command,

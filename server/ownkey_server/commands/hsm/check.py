@@ -115,6 +115,7 @@ def check_command(
         sessions=sessions,
         patience=patience,
         speed_seconds=seconds,
+        exportable_keys=place.exportable_keys,
     )
     progress = _Progress(shown=not shared.as_json, in_place=sys.stderr.isatty())
     try:

@@ -76,6 +76,11 @@ _UNGUARDED = "NO: who has the PIN and the file that the customer sends can get t
     metavar="VALUE",
     help="With --finish: what the customer says that it is; another key is refused.",
 )
+@click.option(
+    "--exportable",
+    is_flag=True,
+    help="With --begin: it may leave this token again, by `ownkey hsm export` alone, where the token keeps to that.",
+)
 @ceremony_options
 @output_options
 @click.pass_obj
@@ -89,9 +94,11 @@ def import_command(
     """
     if begin + abandon + (finish is not None) != 1:
         raise click.UsageError("say one of --begin, --finish FILE and --abandon")
+    if options["exportable"] and not begin:
+        raise click.UsageError("--exportable goes with --begin: the wrapping key guards what it unwraps")
     with told():
         key = making.parsed(name)
-        how = {each: options.pop(each) for each in ("out", "scheme", "bits", "in_process", "check_value")}
+        how = {each: options.pop(each) for each in ("out", "scheme", "bits", "in_process", "check_value", "exportable")}
         content = _content(finish) if finish is not None else b""
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
@@ -152,8 +159,9 @@ class _Import:
     def _begin(self, label: str, how: dict[str, Any]) -> importing.Begun:
         if how["in_process"]:
             self._shared.output.note(IN_PROCESS_WARNING)
+        what = "begin the import of a customer's key"
         custodians = self._ceremony.custodians(
-            self._shared, describe("begin the import of a customer's key", label, [self._token])
+            self._shared, describe(what, label, [self._token], exportable=how["exportable"])
         )
         return importing.begin(
             self._log,
@@ -163,13 +171,16 @@ class _Import:
             bits=int(how["bits"]),
             scheme=how["scheme"],
             in_process=how["in_process"],
+            exportable=how["exportable"],
         )
 
     def finish(self, wrapped: bytes, check_value: str) -> None:
         label = importing.begun_label(self._log.checked, self._token.facts.serial, self._key)
-        if pending_imports(self._log.checked, self._token.facts.serial)[label].in_process:
+        way = pending_imports(self._log.checked, self._token.facts.serial)[label]
+        if way.in_process:
             self._shared.output.note(IN_PROCESS_WARNING)
-        custodians = self._ceremony.custodians(self._shared, describe("import a customer's key", label, [self._token]))
+        what = describe("import a customer's key", label, [self._token], exportable=way.exportable)
+        custodians = self._ceremony.custodians(self._shared, what)
         finished = importing.finish(
             self._log,
             custodians,

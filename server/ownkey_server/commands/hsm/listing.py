@@ -83,6 +83,8 @@ def _row(key: KeyFacts, checked: Checked | None, serial: str) -> dict[str, Any]:
     except LabelInvalid:
         version = 0
     ceremony, remarks = _ceremony(key, checked, serial), list(key.unfit)
+    if key.exportable and not key.unfit:
+        remarks.append("can be exported: the service uses it where its key store has exportable_keys = true")
     if pending_for(key.label):
         remarks.insert(0, "half made: `ownkey hsm settle` ends it")
     elif checked is not None and not ceremony:
@@ -97,6 +99,7 @@ def _row(key: KeyFacts, checked: Checked | None, serial: str) -> dict[str, Any]:
         "rights": list(key.rights),
         "sensitive": key.sensitive,
         "extractable": key.extractable,
+        "exportable": key.exportable,
         "never_extractable": key.never_extractable,
         "local": key.local,
         "modifiable": key.modifiable,

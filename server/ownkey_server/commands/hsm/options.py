@@ -47,6 +47,12 @@ module_arguments_option = click.option(
     help="What the module is initialized with, for those that want something: NSS, YubiHSM.",
 )
 
+exportable_option = click.option(
+    "--exportable",
+    is_flag=True,
+    help="It may leave the token later, by `ownkey hsm export` alone; never otherwise. Where the token keeps to that.",
+)
+
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
@@ -179,6 +185,7 @@ def _place(settings: Settings, name: str) -> TokenPlace:
         mechanism=section.mechanism,
         arguments=section.module_arguments,
         profile=section.profile,
+        exportable_keys=section.exportable_keys,
     )
 
 

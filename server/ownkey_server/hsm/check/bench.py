@@ -134,7 +134,8 @@ class Bench:
     def store_token(self) -> Pkcs11Token:
         """The token as the key store uses it."""
         assert self.session is not None  # noqa: S101 - logged in first: its login is the other's
-        token = Pkcs11Token(self.module, self.plan.token_label, self.wanted, lambda _: (), self.profile)
+        label, exportable = self.plan.token_label, self.plan.exportable_keys
+        token = Pkcs11Token(self.module, label, self.wanted, lambda _: (), self.profile, exportable_keys=exportable)
         token.allow_login(Login(self._pin().encode()))
         return token
 

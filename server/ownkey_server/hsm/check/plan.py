@@ -31,6 +31,7 @@ class Plan:
         serial: The serial number that it must have; empty for any.
         arguments: What the module is initialized with; None for nothing.
         profile: The token's family; ``auto`` knows it by what token and module say.
+        exportable_keys: The key store uses keys, too, that the token's security officer can have exported.
     """
 
     module: Path
@@ -45,6 +46,7 @@ class Plan:
     serial: str = ""
     arguments: str | None = None
     profile: str = AUTO
+    exportable_keys: bool = False
 
     @property
     def throw_away(self) -> str:

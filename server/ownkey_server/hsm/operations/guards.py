@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
 
 # A key that derives others could give itself away piece by piece.
-REQUIRED: Mapping[Attribute, bool] = {
+_REQUIRED: Mapping[Attribute, bool] = {
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: False,
+    Attribute.DERIVE: False,
+}
+# Such a key leaves again, under keys alone that the security officer trusts.
+_REQUIRED_EXPORTABLE: Mapping[Attribute, bool] = {
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: True,
+    Attribute.WRAP_WITH_TRUSTED: True,
     Attribute.DERIVE: False,
 }
 # What a key has at least that HMAC takes, of the lengths that a key of AES can have; and what it has if none does.
@@ -32,24 +39,30 @@ _SCALES = ((Mechanism.SHA256_HMAC, 32), (Mechanism.SHA_1_HMAC, 24))
 _SHORTEST = 16
 
 
-def guard() -> dict[Attribute, Any]:
+def required(*, exportable: bool) -> Mapping[Attribute, bool]:
+    """What every key must be that a guarded one unwraps."""
+    return _REQUIRED_EXPORTABLE if exportable else _REQUIRED
+
+
+def guard(*, exportable: bool) -> dict[Attribute, Any]:
     """What makes a private key a guarded one."""
     return {
-        Attribute.UNWRAP_TEMPLATE: AttributeList(REQUIRED),
+        Attribute.UNWRAP_TEMPLATE: AttributeList(required(exportable=exportable)),
         Attribute.MODIFIABLE: False,
         Attribute.COPYABLE: False,
     }
 
 
-def holds(bench: Bench, public: Any, private: Any, parameters: Any) -> bool:
+def holds(bench: Bench, public: Any, private: Any, parameters: Any, *, exportable: bool) -> bool:
     """Whether a guard does what it is for, by trying to get round it: tokens may take a template and not keep to it."""
+    wanted = required(exportable=exportable)
     probe = bench.session.generate_key(KeyType.AES, KEY_BITS, store=False, template=passing_key())
     try:
         wrapped = public.wrap_key(probe, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
     finally:
         probe.destroy()
     # Each is a template by which the pair has just unwrapped a key, but for the one attribute.
-    kinds = [{**envelope_key(Attribute.UNWRAP), name: not value} for name, value in REQUIRED.items()]
+    kinds = [{**envelope_key(Attribute.UNWRAP), **wanted, name: not value} for name, value in wanted.items()]
     return (
         not any(_unwraps(bench, private, wrapped, parameters, kind) for kind in kinds)
         and not _is_changed(private)
@@ -82,13 +95,15 @@ def _is_copied(private: Any) -> bool:
     return True
 
 
-def measured(bench: Bench, private: Any, wrapped: bytes, parameters: Any) -> int:
+def measured(bench: Bench, private: Any, wrapped: bytes, parameters: Any, *, exportable: bool) -> int:
     """How many bytes a wrapped key has, which cannot be made to leave the token; 0 where nothing tells.
 
     SoftHSM says 0 of every key that was unwrapped (its issue 628). But by HMAC it uses no key that is shorter than the
     hash: shown by a key of its own that is too short, for a token that takes any proves nothing.
     """
-    key = _unwrap(bench, private, wrapped, parameters, KeyType.AES, envelope_key(Attribute.DECRYPT))
+    wanted = required(exportable=exportable)
+    template = {**envelope_key(Attribute.DECRYPT), **wanted}
+    key = _unwrap(bench, private, wrapped, parameters, KeyType.AES, template)
     try:
         length = int(key[Attribute.VALUE_LEN] or 0)
     except p11.PKCS11Error:
@@ -97,8 +112,7 @@ def measured(bench: Bench, private: Any, wrapped: bytes, parameters: Any) -> int
         key.destroy()
     if length or not _is_scale(bench):
         return length
-    rights = {**dict.fromkeys(RIGHTS, False), Attribute.SIGN: True}
-    template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, **rights}
+    template = {**dict.fromkeys(RIGHTS, False), Attribute.SIGN: True, **wanted}
     key = _unwrap(bench, private, wrapped, parameters, KeyType.GENERIC_SECRET, template)
     try:
         return next((length for mechanism, length in _SCALES if _signs(key, mechanism)), _SHORTEST)

@@ -17,6 +17,7 @@ from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
 from ownkey_server.hsm.templates import KEY_BITS, RIGHTS, choose, kek_template
+from ownkey_server.hsm.trust import try_untrusted
 
 if TYPE_CHECKING:
     from ownkey_server.hsm.bench import Bench
@@ -31,22 +32,50 @@ class Generate:
     Attributes:
         label: What it will be called.
         mechanism: How it wraps: ``auto``, or a way's word.
+        exportable: It may leave the token, under keys alone that the security officer trusts.
     """
 
     label: str
     mechanism: str
+    exportable: bool = False
 
     def run(self, bench: Bench) -> KeyFacts:
         """Make it."""
         way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
+        if self.exportable:
+            require_keeps_to_trust(bench)
+        template = kek_template(way, bench.profile, exportable=self.exportable)
         key = bench.session.generate_key(
-            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=kek_template(way, bench.profile)
+            KeyType.AES, KEY_BITS, label=pending(self.label), store=True, template=template
         )
-        return proper(bench, key, self.label)
+        return proper(bench, key, self.label, exportable=self.exportable)
 
 
-def proper(bench: Bench, key: Any, label: str) -> KeyFacts:
+def require_keeps_to_trust(bench: Bench) -> None:
+    """Refuse a token that would let an exportable key out under any other: by what is known of it, and by a trial.
+
+    Raises:
+        HsmError: It would, or nothing shows that it would not.
+    """
+    profile = bench.profile
+    if not profile.honours_wrap_with_trusted:
+        raise HsmError(
+            f"tokens of its family ({profile.name}) are not known to keep to CKA_WRAP_WITH_TRUSTED: whoever has the PIN"
+            " could take an exportable key along",
+            Trouble.UNSUPPORTED,
+            "`ownkey hsm check` (step export) tries it; if it holds, honours_wrap_with_trusted = true in a profile of"
+            " your own says so",
+        )
+    trial = try_untrusted(bench.session, bench.offered)
+    if not trial.refused:
+        raise HsmError(f"the token would let an exportable key out: {trial.seen}", Trouble.UNSUPPORTED, _NOT_HERE)
+
+
+_NOT_HERE = "make the key without --exportable"
+
+
+def proper(bench: Bench, key: Any, label: str, *, exportable: bool = False) -> KeyFacts:
     """The facts of a key just made, once it is sure that the token made it as asked, and lets it be published.
 
     Raises:
@@ -56,6 +85,9 @@ def proper(bench: Bench, key: Any, label: str) -> KeyFacts:
         facts = bench.facts(key)
         if facts.unfit:
             raise HsmError(f"the token made the key otherwise than asked: {'; '.join(facts.unfit)}", Trouble.UNFIT)  # noqa: TRY301
+        if facts.exportable is not exportable:
+            what = "exportable, and it is not" if exportable else "not exportable, and it is"
+            raise HsmError(f"the token made the key otherwise than asked: {what}", Trouble.UNFIT)  # noqa: TRY301
         # That labels can be changed is known before anything depends on it.
         key[Attribute.LABEL] = pending(label)
     except Exception as error:

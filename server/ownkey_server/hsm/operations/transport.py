@@ -19,9 +19,17 @@ from pkcs11 import exceptions as p11
 from ownkey_server.domain.key_labels import pending
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
-from ownkey_server.hsm.operations.guards import guard, holds, measured, require_length, require_length_of
-from ownkey_server.hsm.operations.keys import proper
-from ownkey_server.hsm.templates import KEY_BITS, choose, envelope_key, kek_template, passing_key, unwrapping
+from ownkey_server.hsm.operations.guards import guard, holds, measured, require_length, require_length_of, required
+from ownkey_server.hsm.operations.keys import proper, require_keeps_to_trust
+from ownkey_server.hsm.templates import (
+    KEY_BITS,
+    choose,
+    envelope_key,
+    kek_template,
+    passing_key,
+    recipient_key,
+    unwrapping,
+)
 from ownkey_server.keystores.pkcs11.ways import Way
 
 if TYPE_CHECKING:
@@ -63,12 +71,14 @@ class MakeWrappingPair:
         bits: Of the modulus.
         keep: It outlives the session.
         decrypts: It may also decrypt, which brings what it decrypts into this process in clear.
+        exportable: What it unwraps may leave the token again, under keys alone that its security officer trusts.
     """
 
     label: str
     bits: int
     keep: bool
     decrypts: bool = False
+    exportable: bool = False
 
     def run(self, bench: Bench) -> PublicKey:
         """Make it."""
@@ -78,10 +88,12 @@ class MakeWrappingPair:
                 Trouble.TAKEN,
                 "end it with --finish, or give it up with --abandon",
             )
+        if self.exportable:
+            require_keeps_to_trust(bench)
         # One of this session alone is out of others' reach, and one that decrypts has nothing to guard.
         if self.keep and not self.decrypts:
             with contextlib.suppress(p11.PKCS11Error):
-                made = self._make(bench, guard())
+                made = self._make(bench, guard(exportable=self.exportable))
                 if made.hashes:
                     return made
                 EndPair(self.label).run(bench)
@@ -100,9 +112,10 @@ class MakeWrappingPair:
             made = PublicKey(
                 bytes(public[Attribute.MODULUS]),
                 bytes(public[Attribute.PUBLIC_EXPONENT]),
-                hashes := _hashes(bench, public, private, decrypts=self.decrypts),
+                hashes := self._hashes(bench, public, private),
                 _schemes(bench, hashes),
-                bool(guarding and hashes) and holds(bench, public, private, OAEP[hashes[0]]),
+                bool(guarding and hashes)
+                and holds(bench, public, private, OAEP[hashes[0]], exportable=self.exportable),
             )
         except BaseException:
             public.destroy()
@@ -111,6 +124,25 @@ class MakeWrappingPair:
         if not self.keep:
             bench.pairs[self.label] = private
         return made
+
+    def _hashes(self, bench: Bench, public: Any, private: Any) -> tuple[str, ...]:
+        """By which hashes the token opens what it wrapped itself: what it claims to offer does not say."""
+        found = []
+        unwrapped = {**envelope_key(Attribute.UNWRAP), **required(exportable=self.exportable)}
+        for name, parameters in OAEP.items():
+            probe = bench.session.generate_key(KeyType.AES, KEY_BITS, store=False, template=passing_key())
+            try:
+                wrapped = public.wrap_key(probe, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
+                if self.decrypts:
+                    private.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
+                else:
+                    _unwrap(bench, private, wrapped, parameters, unwrapped).destroy()
+            except p11.PKCS11Error:
+                continue
+            finally:
+                probe.destroy()
+            found.append(name)
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +156,8 @@ class Unwrap:
         wrapped: The key.
         scheme: One of ``SCHEMES``.
         hash: One of ``OAEP``.
-        guarded: The pair unwraps nothing that could leave the token.
+        guarded: The pair unwraps nothing that could leave the token, or nothing that leaves without trust.
+        exportable: It may leave this token too, under keys alone that its security officer trusts.
     """
 
     label: str
@@ -134,11 +167,15 @@ class Unwrap:
     scheme: str
     hash: str
     guarded: bool = False
+    exportable: bool = False
 
     def run(self, bench: Bench) -> KeyFacts:
         """Take it in."""
         way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
+        if self.exportable:
+            require_keeps_to_trust(bench)
+        template = kek_template(way, bench.profile, exportable=self.exportable)
         private = private_half(bench, self.pair)
         modulus = len(bytes(private[Attribute.MODULUS]))
         inner = self.wrapped[modulus:]
@@ -147,17 +184,18 @@ class Unwrap:
             raise HsmError(f"a key wrapped by {self.scheme} has {wanted} here, not {len(self.wrapped)}", Trouble.WRONG)
         try:
             if self.guarded and not inner:
-                require_length(measured(bench, private, self.wrapped, OAEP[self.hash]))
+                parameters = OAEP[self.hash]
+                require_length(measured(bench, private, self.wrapped, parameters, exportable=self.exportable))
             else:
                 require_length_of(bench, self._unwrapped(bench, private, modulus, passing_key()))
-            key = self._unwrapped(bench, private, modulus, kek_template(way, bench.profile), pending(self.label))
+            key = self._unwrapped(bench, private, modulus, template, pending(self.label))
         except p11.PKCS11Error as error:
             raise HsmError(
                 f"the token cannot unwrap it ({type(error).__name__})",
                 Trouble.FORGED,
                 "it must be wrapped under the public key of this import, exactly as the instructions say",
             ) from None
-        return proper(bench, key, self.label)
+        return proper(bench, key, self.label, exportable=self.exportable)
 
     def _unwrapped(
         self, bench: Bench, private: Any, modulus: int, template: Mapping[Attribute, Any], label: str = ""
@@ -166,7 +204,7 @@ class Unwrap:
         outer, inner = self.wrapped[:modulus], self.wrapped[modulus:]
         if not inner:
             return _unwrap(bench, private, outer, OAEP[self.hash], template, label)
-        padded = _padded_key_wrap(bench)
+        padded = padded_key_wrap(bench)
         if padded is None:
             raise HsmError("the token does not unwrap by AES key wrap with padding (RFC 5649)", Trouble.UNSUPPORTED)
         envelope = _unwrap(bench, private, outer, OAEP[self.hash], envelope_key(Attribute.UNWRAP))
@@ -209,14 +247,17 @@ class Create:
     label: str
     mechanism: str
     value: bytes = field(repr=False)
+    exportable: bool = False
 
     def run(self, bench: Bench) -> KeyFacts:
         """Make it."""
         way = choose(bench.ways, bench.profile, self.mechanism)
         bench.require_free(self.label, pending(self.label))
+        if self.exportable:
+            require_keeps_to_trust(bench)
         key = bench.session.create_object(
             {
-                **kek_template(way, bench.profile),
+                **kek_template(way, bench.profile, exportable=self.exportable),
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
                 Attribute.KEY_TYPE: KeyType.AES,
                 Attribute.VALUE: self.value,
@@ -224,7 +265,7 @@ class Create:
                 Attribute.LABEL: pending(self.label),
             }
         )
-        return proper(bench, key, self.label)
+        return proper(bench, key, self.label, exportable=self.exportable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,32 +342,13 @@ def _private_rights(*, decrypts: bool) -> dict[Attribute, Any]:
     }
 
 
-def _hashes(bench: Bench, public: Any, private: Any, *, decrypts: bool) -> tuple[str, ...]:
-    """By which hashes the token opens what it wrapped itself: what it claims to offer does not say."""
-    found = []
-    for name, parameters in OAEP.items():
-        probe = bench.session.generate_key(KeyType.AES, KEY_BITS, store=False, template=passing_key())
-        try:
-            wrapped = public.wrap_key(probe, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
-            if decrypts:
-                private.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters)
-            else:
-                _unwrap(bench, private, wrapped, parameters, envelope_key(Attribute.UNWRAP)).destroy()
-        except p11.PKCS11Error:
-            continue
-        finally:
-            probe.destroy()
-        found.append(name)
-    return tuple(found)
-
-
 def _schemes(bench: Bench, hashes: tuple[str, ...]) -> tuple[str, ...]:
     if not hashes:
         return ()
-    return SCHEMES if _padded_key_wrap(bench) is not None else SCHEMES[:1]
+    return SCHEMES if padded_key_wrap(bench) is not None else SCHEMES[:1]
 
 
-def _padded_key_wrap(bench: Bench) -> Mechanism | None:
+def padded_key_wrap(bench: Bench) -> Mechanism | None:
     """The mechanism of the token that is AES key wrap with padding as RFC 5649 has it: what some call so is another."""
     names = {*bench.profile.mechanisms[Way.KEY_WRAP_PAD], Mechanism.AES_KEY_WRAP_PAD}
     offered = {int(one) for one in bench.offered}
@@ -373,16 +395,7 @@ def _unwrap(
 
 
 def _wrapped_for(bench: Bench, public: PublicKey, name: str, key: Any) -> bytes:
-    other = bench.session.create_object(
-        {
-            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
-            Attribute.KEY_TYPE: KeyType.RSA,
-            Attribute.TOKEN: False,
-            Attribute.MODULUS: public.modulus,
-            Attribute.PUBLIC_EXPONENT: public.exponent,
-            **_public_rights(),
-        }
-    )
+    other = bench.session.create_object(recipient_key(public.modulus, public.exponent, trusted=False))
     try:
         return bytes(other.wrap_key(key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[name]))
     finally:

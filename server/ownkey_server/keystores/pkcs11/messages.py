@@ -92,6 +92,7 @@ class Request:
         token: Label of the token.
         mechanism: ``auto`` or a way to wrap.
         profile: ``auto``, the name of a built-in profile, or the path of a file.
+        exportable_keys: Keys may be used that the token's security officer can have exported.
         reference: The key.
         aad: The serialized encryption context.
         data_key: To be wrapped.
@@ -113,6 +114,7 @@ class Request:
     worked: Worked | None = None
     history: int = 0
     login: Login | None = None
+    exportable_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def pack_request(request: Request, number: int = 0) -> bytearray:
             request.login.pin if request.login else b"",
             _flag(request.login is not None and request.login.another),
             _flag(request.login is not None and request.login.unanswered),
+            _flag(request.exportable_keys),
         ),
         number,
     )
@@ -170,7 +173,7 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 20)
+    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 21)
     try:
         return Request(
             operation=Operation(bytes(operation)),
@@ -185,6 +188,7 @@ def unpack_request(message: memoryview) -> Request:
             worked=_worked(rest[4:7]),
             history=_LENGTH.unpack(rest[7])[0],
             login=Login(bytes(rest[9]), bool(rest[10]), bool(rest[11])) if rest[8] else None,
+            exportable_keys=bool(rest[12]),
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no request") from None

@@ -83,7 +83,10 @@ class TokenOperations:
         self._store = request.store
         self._module = module
         way = None if request.mechanism == "auto" else Way(request.mechanism)
-        self._token = Pkcs11Token(module, request.token, way, self._proofs_of, load(request.profile))
+        profile = load(request.profile)
+        self._token = Pkcs11Token(
+            module, request.token, way, self._proofs_of, profile, exportable_keys=request.exportable_keys
+        )
         self._answers = Answers(request.store, request.token, self._token, module, monotonic)
         # What the last full look at a key found, or at the whole token (under None), and until when that stands.
         self._verdicts: dict[str | None, tuple[float, KeyStoreError]] = {}

@@ -134,6 +134,7 @@ class Profile:
     serial_identifies: bool
     random: RandomFrom
     wraps_unextractable: bool
+    honours_wrap_with_trusted: bool
     read_write_sessions: bool
     max_sessions: int
 
@@ -282,6 +283,7 @@ def _profile(name: str, content: Mapping[str, Any]) -> Profile:
         serial_identifies=token.flag("serial_identifies"),
         random=RandomFrom(token.choice("random", [one.value for one in RandomFrom])),
         wraps_unextractable=token.flag("wraps_unextractable"),
+        honours_wrap_with_trusted=token.flag("honours_wrap_with_trusted"),
         read_write_sessions=session.flag("read_write"),
         max_sessions=session.number("max"),
     )

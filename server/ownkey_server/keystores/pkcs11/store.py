@@ -1,6 +1,7 @@
 """Customer keys in a PKCS#11 token: any module, by token label.
 
-A key is a 256-bit AES secret key object that is sensitive and not extractable; its label is the reference. It wraps by
+A key is a 256-bit AES secret key object that is sensitive and not extractable; its label is the reference. Where the
+settings say so, it may be extractable under such a key alone as the token's security officer trusts. It wraps by
 AES-GCM with the context as additional data where token and key allow it, else by AES key wrap (RFC 3394) with a hash of
 the context wrapped along with the data key. What was wrapped either way is opened either way.
 
@@ -58,6 +59,7 @@ class Pkcs11KeyStore:
         mechanism: ``auto``, ``aes-gcm``, ``aes-key-wrap`` or ``aes-key-wrap-pad``.
         profile: What is peculiar to the token: ``auto``, a built-in profile's name, or a file's path.
         uses: Where it is kept which keys have ever worked; None for what this process sees alone.
+        exportable_keys: Use keys, too, that leave the token under a key alone that its security officer trusts.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Pkcs11KeyStore:
         mechanism: str = "auto",
         profile: str = "auto",
         uses: FirstUses | None = None,
+        exportable_keys: bool = False,
     ) -> None:
         self._name = name
         self._uses = uses or FirstUsesHere()
@@ -78,6 +81,7 @@ class Pkcs11KeyStore:
         self._pin = pin
         self._mechanism = mechanism
         self._profile = profile
+        self._exportable_keys = exportable_keys
         self._worked: dict[str, Worked] = {}
         self._histories: dict[str, int] = {}
         self._recalling = asyncio.Lock()
@@ -177,6 +181,7 @@ class Pkcs11KeyStore:
             wrapped=wrapped,
             worked=self._worked.get(reference),
             history=self._histories.get(reference, 0),
+            exportable_keys=self._exportable_keys,
         )
 
     async def _do(

@@ -13,7 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pkcs11 import Attribute, KeyType, ObjectClass, TokenFlag
-from pkcs11.exceptions import MultipleTokensReturned, NoSuchToken, PKCS11Error, UserAlreadyLoggedIn
+from pkcs11.exceptions import (
+    AttributeTypeInvalid,
+    MultipleTokensReturned,
+    NoSuchToken,
+    PKCS11Error,
+    UserAlreadyLoggedIn,
+)
 
 from ownkey.container import EncryptedDataKey, serialize_context
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
@@ -88,6 +94,7 @@ class Pkcs11Token:
         way: How to wrap; None chooses from what token and key allow.
         proofs_of: What a key has wrapped before, of `PROBE_DATA_KEY` under `PROBE_AAD`, in every way that it allowed.
         profile: What is peculiar to the token; None recognizes it by what module and token say of themselves.
+        exportable_keys: Use keys, too, that leave the token under a key alone that its security officer trusts.
     """
 
     def __init__(
@@ -97,6 +104,8 @@ class Pkcs11Token:
         way: Way | None,
         proofs_of: Callable[[str], tuple[EncryptedDataKey, ...]],
         profile: Profile | None = None,
+        *,
+        exportable_keys: bool = False,
     ) -> None:
         self._module = module
         self._label = label
@@ -105,6 +114,7 @@ class Pkcs11Token:
         self._login_outcome = LoginOutcome.UNUSED
         self._wanted = way
         self._given_profile = profile
+        self._exportable_keys = exportable_keys
         self._profile = profile or profiles.built_in()[profiles.GENERIC]
         self._session: Any = None
         self._has_generator = False
@@ -359,7 +369,7 @@ class Pkcs11Token:
         if not key[Attribute.SENSITIVE]:
             raise KeyUnfit("CKA_SENSITIVE is false: the token would show the key")
         if key[Attribute.EXTRACTABLE]:
-            raise KeyUnfit("CKA_EXTRACTABLE is true: the token would let the key be exported")
+            self._require_may_be_exported(key)
         needed = {way: rights(way, self._profile) for way in Way}
         opening = {way for way, (_, opens) in needed.items() if key[opens]}
         if not opening:
@@ -368,6 +378,25 @@ class Pkcs11Token:
         # One that may do the one half of a way alone, opens by it only when there is no way that it may do both of.
         usable = frozenset((both or opening) & self._wrappings.keys())
         return _Kek(key, usable, self._choose(usable) if both else None)
+
+    def _require_may_be_exported(self, key: Any) -> None:
+        """Of a key that can leave the token: where that takes the security officer, and the settings know of it."""
+        try:
+            is_guarded = bool(key[Attribute.WRAP_WITH_TRUSTED])
+        except AttributeTypeInvalid:  # a token that has no such attribute
+            is_guarded = False
+        if not is_guarded:
+            raise KeyUnfit("CKA_EXTRACTABLE is true: the token would let the key be exported")
+        if not self._profile.honours_wrap_with_trusted:
+            raise KeyUnfit(
+                "CKA_EXTRACTABLE is true, and by its profile (honours_wrap_with_trusted) the token is not known to keep"
+                " to CKA_WRAP_WITH_TRUSTED: it may let the key be exported by whoever has the PIN"
+            )
+        if not self._exportable_keys:
+            raise KeyUnfit(
+                "CKA_EXTRACTABLE is true: the security officer can have the key exported, and the settings of this key"
+                " store do not say exportable_keys = true"
+            )
 
     def _choose(self, usable: frozenset[Way]) -> Way:
         for way in self._profile.order if self._wanted is None else (self._wanted,):

@@ -15,6 +15,7 @@ from ownkey_server.hsm.check.bench import Bench
 from ownkey_server.hsm.check.cryptoki import Refused
 from ownkey_server.hsm.check.notes import Notes
 from ownkey_server.hsm.templates import KEY_BITS
+from ownkey_server.hsm.trust import try_untrusted
 from ownkey_server.keystores.pkcs11.ways import Way
 
 _BLOCK = 16
@@ -49,6 +50,29 @@ def look(bench: Bench, notes: Notes) -> None:
         _look_at_copies(bench, notes, victim)
     finally:
         victim.destroy()
+    _look_at_trust(bench, notes)
+
+
+def _look_at_trust(bench: Bench, notes: Notes) -> None:
+    """Whether a key that may be exported leaves only for whom the security officer trusts."""
+    title = "A key of CKA_WRAP_WITH_TRUSTED is wrapped under no key that is not trusted"
+    trial = try_untrusted(bench.session, bench.offered, bench.new_label())
+    is_known = bench.profile.honours_wrap_with_trusted
+    if trial.refused and not is_known:
+        why = (
+            f"by its profile ({bench.profile.name}) that is not known, and no key is made exportable, or used if it is"
+        )
+        to_do = "to have exportable keys all the same: honours_wrap_with_trusted = true in a profile of your own"
+        notes.noted("trusted", title, trial.seen, why, to_do)
+    elif trial.refused:
+        notes.passed("trusted", title, trial.seen)
+    elif is_known and trial.tried:
+        why = "ownkey would make exportable keys here, and whoever has the PIN can take them along"
+        to_do = "take no exportable keys into use here; honours_wrap_with_trusted = false in a profile of your own"
+        notes.failed("trusted", title, trial.seen, why, to_do)
+    else:
+        why = "ownkey makes no exportable keys here, and uses none"
+        notes.noted("trusted", title, trial.seen, "" if is_known else why)
 
 
 def _look_at_wrapping(bench: Bench, notes: Notes, victim: Any, title: str) -> None:

@@ -118,6 +118,9 @@ class _Key:
             (Attribute.EXTRACTABLE, False, "extractable", "CKA_EXTRACTABLE: it may not be wrapped out"),
         ):
             said = self._flag(attribute)
+            if attribute is Attribute.EXTRACTABLE and said and self._flag(Attribute.WRAP_WITH_TRUSTED):
+                self._look_at_exportable(f"{what}")
+                continue
             why = "ownkey uses no key that its token would give away"
             self._decided(said is good, name, f"{what}", _said(said), why, _MAKE_ANEW)
         for attribute, name, what in (
@@ -137,6 +140,28 @@ class _Key:
             "the token shows a key that it calls sensitive: it protects nothing",
             "take another token, and make a new key: this one is known",
         )
+
+    def _look_at_exportable(self, title: str) -> None:
+        """Of a key that may be wrapped out, under a key alone that the security officer trusts."""
+        seen = "true, under a trusted key alone (CKA_WRAP_WITH_TRUSTED)"
+        profile = self._bench.profile
+        if not profile.honours_wrap_with_trusted:
+            why = (
+                f"such tokens are not known to keep to that, by their profile ({profile.name}): ownkey uses no such key"
+            )
+            to_do = f"see what `export` finds below: the profile can be yours; or {_MAKE_ANEW}"
+            self._notes.failed("extractable", title, seen, why, to_do, key=self._label)
+        elif not self._bench.plan.exportable_keys:
+            why = "the key store of the settings uses no key that can be exported: exportable_keys is not true there"
+            to_do = f"set exportable_keys = true in its section, if the key is meant to be exportable; or {_MAKE_ANEW}"
+            self._notes.failed("extractable", title, seen, why, to_do, key=self._label)
+        else:
+            why = (
+                "whoever has the PINs of user and security officer can have it wrapped for themselves, also without"
+                " ownkey and its log: taking the key away here does not end the use of a copy"
+            )
+            to_do = f"right for a key that was made with --exportable, to be cloned; otherwise {_MAKE_ANEW}"
+            self._notes.warned("extractable", title, seen, why, to_do, key=self._label)
 
     def _look_at_origin(self, *, is_session_key: bool) -> None:
         local = self._flag(Attribute.LOCAL)
@@ -212,7 +237,7 @@ class _Key:
                 length = None
             if length:
                 surprises.append(what)
-        if self._flag(Attribute.WRAP_WITH_TRUSTED):
+        if self._flag(Attribute.WRAP_WITH_TRUSTED) and not self._flag(Attribute.EXTRACTABLE):
             surprises.append("CKA_WRAP_WITH_TRUSTED: for a key that is to be wrapped itself")
         allowed = self._raw(Attribute.ALLOWED_MECHANISMS)
         if allowed:
