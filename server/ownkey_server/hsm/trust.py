@@ -2,7 +2,8 @@
 
 Tried with keys of the session alone. The same wrapping key must wrap an ordinary key and refuse the other: that it
 wraps nothing at all would show nothing. Nor may a part of the key come out as another key: PKCS#11 has mechanisms that
-derive one so, says nothing of CKA_WRAP_WITH_TRUSTED there, and lets whoever has the PIN give a key the right.
+derive one so, says nothing of CKA_WRAP_WITH_TRUSTED there, and lets whoever has the PIN give a key the right. They are
+tried whether the token lists them or not: NSS lists none of them and does them all.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def derived_out(wrapper: Any, guarded: Any, offered: Collection[int]) -> str:
     Args:
         wrapper: That key, which wraps.
         guarded: The key. It is given the right to derive, as whoever has the PIN would.
-        offered: The mechanisms that the token lists.
+        offered: The mechanisms that the token lists, to wrap by.
     """
     try:
         able = guarded.copy({Attribute.TOKEN: False, Attribute.DERIVE: True})
@@ -99,7 +100,7 @@ def derived_out(wrapper: Any, guarded: Any, offered: Collection[int]) -> str:
         return ""
     try:
         for mechanism, parameter in _deriving(wrapper):
-            if int(mechanism) in offered and _comes_out(wrapper, able, mechanism, parameter, offered):
+            if _comes_out(wrapper, able, mechanism, parameter, offered):
                 return f"CKM_{mechanism.name}"
         return ""
     finally:

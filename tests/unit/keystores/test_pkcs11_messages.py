@@ -47,6 +47,7 @@ requests = st.builds(
     wrapped=entries,
     worked=histories,
     login=st.none() | st.builds(Login, blobs, st.booleans(), st.booleans()),
+    exportable_keys=st.booleans(),
 )
 kinds = st.sampled_from([KeyRevoked, KeyUnreachable, KeyMisconfigured, KeyExists, CiphertextInvalid])
 answers = st.builds(

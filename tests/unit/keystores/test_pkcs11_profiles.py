@@ -166,3 +166,8 @@ def test_a_file_that_is_not_there_is_not_named_either() -> None:
     with pytest.raises(ProfileInvalid, match=r"the file of the profile cannot be read: No such file") as caught:
         load("/hunter2/x.toml")
     assert "hunter2" not in str(caught.value)
+
+
+def test_no_family_is_taken_to_keep_to_trust_unless_that_was_tried_or_is_documented() -> None:
+    honouring = {name for name, one in built_in().items() if one.honours_wrap_with_trusted}
+    assert honouring == {"softhsm", "aws-cloudhsm"}

@@ -58,6 +58,11 @@ def test_arguments_of_a_module_are_handed_on(tmp_path: Path) -> None:
     assert options(loaded(tmp_path, 'module_arguments = "where=here"')).module_arguments == "where=here"
 
 
+def test_keys_that_can_be_exported_are_not_used_unless_that_is_said(tmp_path: Path) -> None:
+    assert options(loaded(tmp_path, "")).exportable_keys is False
+    assert options(loaded(tmp_path, "exportable_keys = true")).exportable_keys is True
+
+
 @pytest.mark.parametrize("text", ["", "a\\u0000b"])
 def test_arguments_that_no_module_could_read_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match=r"key_stores\.hsm0\.module_arguments"):
