@@ -207,7 +207,9 @@ class Unwrap:
         padded = padded_key_wrap(bench)
         if padded is None:
             raise HsmError("the token does not unwrap by AES key wrap with padding (RFC 5649)", Trouble.UNSUPPORTED)
-        envelope = _unwrap(bench, private, outer, OAEP[self.hash], envelope_key(Attribute.UNWRAP))
+        # As the pair's guard wants it, of whatever it unwraps.
+        kind = {**envelope_key(Attribute.UNWRAP), **required(exportable=self.exportable)}
+        envelope = _unwrap(bench, private, outer, OAEP[self.hash], kind)
         try:
             return envelope.unwrap_key(
                 ObjectClass.SECRET_KEY,
