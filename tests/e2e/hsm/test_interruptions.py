@@ -110,9 +110,9 @@ def test_ctrl_c_undoes_what_was_half_done(alone: Operator, monkeypatch: pytest.M
     making_now = []
     generate = making.generate
 
-    def begun(*arguments: object) -> object:
+    def begun(*arguments: object, **more: object) -> object:
         making_now.append(True)
-        return generate(*arguments)  # type: ignore[arg-type]
+        return generate(*arguments, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(making, "generate", begun)
