@@ -24,7 +24,7 @@ enum {
 enum { OK = 0x00, SESSION_COUNT = 0xB1, WRITE_PROTECTED = 0xE2 };
 enum { AES_GCM = 0x1087, AES_KEY_WRAP = 0x2109, AES_KEY_WRAP_PAD = 0x210A, AES_KEY_WRAP_KWP = 0x210B };
 enum { CKA_TRUSTED = 0x86, CKA_WRAP_WITH_TRUSTED = 0x210, TEMPLATE_INCONSISTENT = 0xD1 };
-enum { CKA_TOKEN = 0x01, CKA_VALUE = 0x11, FINAL_TRY = 0x20000, RW_SESSION = 2, MOST_SESSIONS = 6 };
+enum { CKA_TOKEN = 0x01, CKA_VALUE = 0x11, FINAL_TRY = 0x20000, SO_FINAL_TRY = 0x200000, RW_SESSION = 2, MOST_SESSIONS = 6 };
 
 static FUNCTION_LIST *real, ours;
 static ULONG sessions;
@@ -93,6 +93,8 @@ static ULONG get_token_info(ULONG slot, BYTE *info)
         put(info + 64, 16, "<b>\xe2\x80\xae</b>");
     if (is("final-try"))
         numbers[0] |= FINAL_TRY;
+    if (is("officer-locks-next"))
+        numbers[0] |= SO_FINAL_TRY;
     if (is("few-sessions"))
         numbers[1] = MOST_SESSIONS, numbers[2] = sessions;
     return answer;

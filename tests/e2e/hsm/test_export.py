@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -299,6 +301,40 @@ def test_a_wrong_pin_of_the_officer_is_tried_once_and_nothing_leaves(
     assert "99999999" not in "".join(two.printed) + two.log.read_text(encoding="utf-8")
 
 
+def test_the_last_try_of_the_officers_pin_is_not_spent(
+    two: Operator, recipient: Recipient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(two, "--exportable")
+    arguments = [*to(two, recipient, *two.by("alice", "bob"))]
+    arguments[arguments.index("--module") + 1] = str(crooked(two.softhsm, "officer-locks-next"))
+    logins = tmp_path / "logins"
+    monkeypatch.setenv("CROOKED_LOGINS", str(logins))
+    refused(two, two.run("export", "acme-main/v1", *arguments), 3, "one more wrong SO PIN would lock the token")
+    assert logins.read_text() == "."  # of the user, who looked at the key
+
+
+class Terminal(io.StringIO):
+    """Somebody at a terminal, who answers so."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("says_yes", [False, True])
+def test_at_a_terminal_the_fingerprint_is_asked_about(
+    two: Operator, recipient: Recipient, monkeypatch: pytest.MonkeyPatch, says_yes: bool
+) -> None:
+    made(two, "--exportable")
+    arguments = [*to(two, recipient, *two.by("alice", "bob"))]
+    at = arguments.index("--fingerprint")
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", Terminal("y\n" if says_yes else "n\n"))
+        ended = two.run("export", "acme-main/v1", *arguments[:at], *arguments[at + 2 :], as_json=False)
+    assert recipient.fingerprint in ended.printed
+    assert (ended.code, (two.folder / "wrapped.bin").exists()) == ((0, True) if says_yes else (3, False))
+    assert len(two.records()) == (5 if says_yes else 3)
+
+
 def test_another_recipient_than_was_confirmed_is_refused(two: Operator, recipient: Recipient, tmp_path: Path) -> None:
     made(two, "--exportable")
     other = Recipient(tmp_path / "other")
@@ -358,11 +394,16 @@ def test_a_kill_while_the_key_is_trusted_leaves_no_trust(two: Operator, recipien
     os.mkfifo(mark)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "ownkey.cli", "hsm", "export", "acme-main/v1", *arguments]
+    reached = os.open(mark, os.O_RDONLY | os.O_NONBLOCK)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:
-            mark.open("rb").close()  # comes back when the module has the key that is trusted
+            # The module has opened and closed it: it has the key that is trusted by then.
+            assert select.select([reached], [], [], 60)[0]
+            # No other program has that one, whatever PIN it knows.
+            assert objects(two.softhsm, two.token) == "['SECRET_KEY']"
         finally:
             running.kill()
+            os.close(reached)
         said = running.communicate(timeout=60)
     mark.unlink()
     assert running.returncode == -signal.SIGKILL, said
