@@ -94,11 +94,11 @@ class Checked:
                 "`ownkey hsm ceremony verify` tells all; put back a copy that verifies, or open a new log",
             )
 
-    def published(self, key: str) -> Record | None:
-        """The last record by which a key of this label was made."""
+    def published(self, key: str, serial: str) -> Record | None:
+        """The last record by which a key of this label was made in the token of this serial number."""
         made = (Action.KEYGEN, Action.ROTATE, Action.IMPORT, Action.LOAD)
         found = [r for r in self.records.values() if r.key == key and r.phase is Phase.DONE and r.action in made]
-        return found[-1] if found else None
+        return next((r for r in reversed(found) if any(token.get("serial") == serial for token in r.tokens)), None)
 
 
 def check(path: Path, known: Head | None = None) -> Checked:

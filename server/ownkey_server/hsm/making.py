@@ -284,7 +284,7 @@ def settle(log: CeremonyLog, token: TokenAtWork) -> Settled:
 
 def _was_recorded(log: CeremonyLog, token: TokenAtWork, label: str) -> bool:
     """Whether the log says that this very key was made in this very token."""
-    record = log.checked.published(label)
+    record = log.checked.published(label, token.facts.serial)
     if record is None:
         return False
     values = dict(token.ask(LookAtKey(pending(label))).check_values)

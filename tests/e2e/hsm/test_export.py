@@ -200,7 +200,10 @@ def test_a_key_goes_to_another_token_and_is_the_same_there(two: Operator) -> Non
     compared = two.done("compare", "acme-main/v1", "--config", str(config), "--store", "a", "--replica", "b")
     assert compared["check_values"] == {"a": {"aes-ecb": value}, "b": {"aes-ecb": value}}
     # The copy is not to be copied, unless that was asked for.
-    assert (two.keys()["acme-main/v1"]["exportable"], two.keys(other)["acme-main/v1"]["exportable"]) == (True, False)
+    first, second = two.keys()["acme-main/v1"], two.keys(other)["acme-main/v1"]
+    assert (first["exportable"], second["exportable"]) == (True, False)
+    # Each by the ceremony that made it there.
+    assert (first["ceremony"], second["ceremony"]) == (2, 8)
     assert two.done("ceremony", "verify", "--log", str(two.log))["sound"]
     records = {(record["action"], record["phase"]): record for record in two.records()}
     done = records["export", "done"]

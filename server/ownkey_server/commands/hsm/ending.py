@@ -73,7 +73,9 @@ def _take(shared: Shared, label: str, confirm: str | None, options: dict[str, An
             raise click.UsageError(f"nobody is at a terminal to be asked whether this key is meant: say {_how(label)}")
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
-            known = _known_values(log.checked.published(label), [token.ask(LookAtKey(label)) for token in tokens])
+            known = _known_values(
+                log.checked.published(label, tokens[0].facts.serial), [token.ask(LookAtKey(label)) for token in tokens]
+            )
             if confirm is not None:
                 _require_named(label, confirm, known)
             elif not click.confirm(_ASKED[opening].format(label, ", ".join(sorted(known))), err=True):
@@ -92,7 +94,7 @@ def _destroy(shared: Shared, label: str, confirm: str | None, options: dict[str,
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
             keys = [token.ask(LookAtKey(label)) for token in tokens]
             ending.require_destroyable(keys)
-            known = _known_values(log.checked.published(label), keys)
+            known = _known_values(log.checked.published(label, tokens[0].facts.serial), keys)
             _require_named(label, confirm, known)
             custodians = ceremony.custodians(shared, describe("DESTROY a key, for ever", label, tokens))
             made = ending.destroy(log, custodians, tokens, keys)

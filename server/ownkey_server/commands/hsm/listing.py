@@ -110,7 +110,7 @@ def _row(key: KeyFacts, checked: Checked | None, serial: str) -> dict[str, Any]:
 
 def _ceremony(key: KeyFacts, checked: Checked | None, serial: str) -> int | None:
     """The ceremony in which this very key was made, as far as its check values tell."""
-    record = checked.published(pending_for(key.label) or key.label) if checked else None
+    record = checked.published(pending_for(key.label) or key.label, serial) if checked else None
     for made in record.detail.get("keys", ()) if record else ():
         values = made.get("check_values", {})
         same = all(values.get(method, value) == value for method, value in key.check_values.items())
