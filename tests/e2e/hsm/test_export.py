@@ -283,23 +283,16 @@ def test_whoever_has_the_user_pin_alone_does_not_get_the_key(two: Operator) -> N
 
 
 def test_a_wrong_pin_of_the_officer_is_tried_once_and_nothing_leaves(
-    two: Operator, recipient: Recipient, monkeypatch: pytest.MonkeyPatch
+    two: Operator, recipient: Recipient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ownkey_server.hsm import processes
-    from ownkey_server.hsm.operations.exporting import Export
-
     made(two, "--exportable")
-    ask, tries = processes.ModuleProcess.ask, []
-
-    def counting(self: processes.ModuleProcess, operation: object, *more: float) -> object:
-        tries.extend([operation] if isinstance(operation, Export) else [])
-        return ask(self, operation, *more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(processes.ModuleProcess, "ask", counting)
     arguments = [*to(two, recipient, *two.by("alice", "bob"))]
     arguments[arguments.index("--so-pin") + 1] = two.secret("wrong", "99999999")
+    arguments[arguments.index("--module") + 1] = str(crooked(two.softhsm, "counts-logins"))
+    logins = tmp_path / "logins"
+    monkeypatch.setenv("CROOKED_LOGINS", str(logins))
     refused(two, two.run("export", "acme-main/v1", *arguments), 3, "the token refuses the SO PIN")
-    assert len(tries) == 1
+    assert logins.read_text() == ".."  # the user, and the officer
     assert two.records()[-1]["phase"] == "failed"
     assert "99999999" not in "".join(two.printed) + two.log.read_text(encoding="utf-8")
 
@@ -493,3 +486,32 @@ def test_the_list_says_which_keys_can_be_exported(alone: Operator) -> None:
     alone.done("keygen", "acme-main", "--exportable", *alone.at())
     (remark,) = alone.keys()["acme-main/v1"]["remarks"]
     assert "exportable_keys = true" in remark
+
+
+def test_a_key_in_several_tokens_can_be_exported_from_each(alone: Operator, recipient: Recipient) -> None:
+    other = f"{alone.token}-b"
+    alone.softhsm.make_token(other)
+    config = str(alone.settings({"a": alone.token, "b": other}))
+    at = ("--config", config, "--store", "a", "--replica", "b", "--log", str(alone.log))
+    alone.done("keygen", "acme-main", "--exportable", *at)
+    assert [alone.keys(token)["acme-main/v1"]["exportable"] for token in (alone.token, other)] == [True, True]
+    # Whom a log without custodians lets do all else.
+    ended = alone.run("export", "acme-main/v1", *to(alone, recipient))
+    refused(alone, ended, 3, "2 custodians must confirm")
+
+
+def test_a_copy_that_was_in_clear_for_a_moment_can_be_exportable_too(two: Operator, recipient: Recipient) -> None:
+    by, other = two.by("alice", "bob"), f"{two.token}-b"
+    made(two, "--exportable")
+    two.softhsm.make_token(other)
+    begin = ("import", "acme-main/v1", "--begin", "--in-process", "--exportable", "--out", str(two.folder))
+    begun = two.done(*begin, "--bits", "2048", *two.at(other), *by)
+    arguments = [*to(two, recipient, *by)]
+    arguments[arguments.index("--to") + 1] = begun["public_key"]
+    arguments[arguments.index("--fingerprint") + 1] = begun["fingerprint"]
+    two.done("export", "acme-main/v1", *arguments)
+    two.done("import", "acme-main", "--finish", str(two.folder / "wrapped.bin"), *two.at(other), *by)
+    copy = two.keys(other)["acme-main/v1"]
+    assert (copy["exportable"], copy["check_values"]) == (True, two.keys()["acme-main/v1"]["check_values"])
+    ended = two.run("import", "acme-main", "--finish", "wrapped.bin", "--exportable", *two.at(other), *by)
+    assert ended.code == 2
