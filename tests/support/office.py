@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+from ownkey_server.composition.shared_states import open_canaries
 from ownkey_server.domain.audit import Caller
 from ownkey_server.domain.clock import Clock, system_clock
 from ownkey_server.domain.tenants import Replica
@@ -69,7 +70,8 @@ class Office:
         self.folder = folder
         self.stores = {name: EmbeddedKeyStore(name, folder / name) for name in KINDS}
         self.board = StatusBoard(timedelta(seconds=60))
-        self.ring = KeyRing(self.stores, self.board, system_clock, timedelta(seconds=5))
+        kept = open_canaries(database, executor, system_clock)
+        self.ring = KeyRing(self.stores, self.board, system_clock, timedelta(seconds=5), canaries=kept)
         self.trail, self.refusals = TransactionWriter(database), ListWriter()
         self.audit = AuditLog(self.refusals, self.trail, system_clock)
         self.directory = Directory(TenantViews(database), executor, capacity=100, max_age=60)

@@ -113,7 +113,9 @@ class KeyRing:
         return "" if store is None else store.complaint(place.reference)
 
     def forget(self, place: Replica) -> None:
-        """Let the key at a place that is nobody's be another than it was when it was somebody's."""
+        """Let the key at a place be another from now on; if it is anybody's, its canary must show that it is it."""
+        if self._canaries is not None:
+            self._canaries.begin_anew(place)
         store = self._remembering.get(place.store)
         if store is not None:
             store.forget(place.reference)

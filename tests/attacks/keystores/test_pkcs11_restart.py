@@ -86,3 +86,35 @@ async def test_a_key_enrolled_anew_may_be_another_and_a_key_in_use_may_not(
     softhsm.make_key(token, KEY, *GCM)
     with pytest.raises(KeyMisconfigured, match="another than the one"):
         await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
+
+
+async def test_a_key_that_has_only_opened_since_the_start_is_known_again_as_well(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, kept: FirstUsesHere
+) -> None:
+    softhsm.make_key(token, KEY, *GCM)
+    before = open_store(token, uses=kept)
+    made = await before.generate_data_key(KEY, CONTEXT, TIMEOUT)
+    await before.close()
+    after = open_store(token, uses=kept)
+    assert (await after.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)).plaintext
+    softhsm.destroy_key(token, KEY)
+    softhsm.make_key(token, KEY, *GCM)
+    for _ in range(2):
+        with pytest.raises(KeyMisconfigured, match="another than the one"):
+            await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
+
+
+async def test_looking_without_prejudice_makes_no_mistake_of_a_key_taken_away(
+    softhsm: SoftHsm, open_store: OpenStore, token: str, kept: FirstUsesHere
+) -> None:
+    softhsm.make_key(token, KEY, *GCM)
+    before = open_store(token, uses=kept)
+    assert await answers(before, KEY)
+    await before.close()
+    softhsm.destroy_key(token, KEY)
+    after = open_store(token, uses=kept)
+    assert isinstance(after, Pkcs11KeyStore)
+    for _ in range(2):
+        with pytest.raises(KeyRevoked, match="no key of this label"):
+            await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
+        after.forget(KEY)  # as an administrator does who has it activated

@@ -145,7 +145,9 @@ class TokenOperations:
                     reference, lambda: self._token.unwrap(reference, entry, request.aad), entry.provider_id
                 )
                 self._answers.note_success(reference, entry.provider_id)
-                if not self._token.wraps(reference):
+                if self._token.wraps(reference):
+                    self._keep_proofs(reference)  # whoever only opens for now is to know the key again, too
+                else:
                     self._opened[reference] = (entry, request.aad)
             case Operation.CREATE:
                 self._make(reference)

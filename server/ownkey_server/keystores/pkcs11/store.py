@@ -85,7 +85,7 @@ class Pkcs11KeyStore:
         self._worked: dict[str, Worked] = {}
         self._histories: dict[str, int] = {}
         self._recalling = asyncio.Lock()
-        self._recalled_at: dict[tuple[str, bytes], float] = {}
+        self._recalled_at: dict[str, tuple[bytes, float]] = {}
         self._logging_in = asyncio.Lock()
         self._login_count = 0
         self._logins: set[asyncio.Task[Answer]] = set()
@@ -147,6 +147,7 @@ class Pkcs11KeyStore:
     def forget(self, reference: str) -> None:
         """From now on the key of this label may be another: nothing that is known of it counts any more."""
         self._worked.pop(reference, None)
+        self._recalled_at.pop(reference, None)  # what is kept of it outlives that: taken away is taken away
         self._histories[reference] = self._histories.get(reference, 0) + 1
 
     async def check(self, timeout: float) -> None:
@@ -221,7 +222,7 @@ class Pkcs11KeyStore:
         known = self._worked.get(reference)
         self._worked[reference] = worked
         if known is None or (known.serial, known.ways) != (worked.serial, worked.ways):
-            for way in worked.ways:
+            for way in worked.ways & WAY_OF.keys():  # a module's process may say anything
                 self._uses.note("", self._name, reference, _identity(worked.serial, way))
 
     async def _recalled(self, reference: str, serial: bytes, timeout: float) -> Worked | None:
@@ -237,11 +238,11 @@ class Pkcs11KeyStore:
 
         async with self._recalling:  # one for all that ask at once
             known, now = self._worked.get(reference), time.monotonic()
-            asked_at = self._recalled_at.get((reference, serial))
-            if known is not None or (asked_at is not None and now - asked_at < SECONDS_BETWEEN_RECALLS):
+            asked_in, asked_at = self._recalled_at.get(reference, (b"", 0.0))
+            if known is not None or (asked_in == serial and now - asked_at < SECONDS_BETWEEN_RECALLS):
                 return known
             found = await asyncio.to_thread(ways)
-            self._recalled_at[reference, serial] = now
+            self._recalled_at[reference] = serial, now
             return self._worked.setdefault(reference, Worked(serial, found)) if found else None
 
     async def _served(self, request: Request, timeout: float) -> Answer:

@@ -146,10 +146,7 @@ class Configuration:
         """Try a key; a failure is told to its tenant, unless nobody acts."""
         try:
             await self._keys.begin_anew(place)
-            if place == primary:
-                await self._enrolment.prove(key, place)
-            else:
-                await self._enrolment.prove_replica(key, primary, place)
+            await self._enrolment.prove_at(key, primary, place)
         except OwnkeyError as error:
             if act is not None:
                 await self._keys.tell_of_failure(act, "apply_tenants", tenant_of(key), key, error)

@@ -53,8 +53,15 @@ class Enrolment:
             raise InvalidRequest(f"{field}.reference", complaint)
 
     def begin_anew(self, place: Replica) -> None:
-        """Look without prejudice at the key of a place that is nobody's: it may be another than its last owner had."""
+        """Look without prejudice at the key of a place: it may be another than the one that has worked there."""
         self._ring.forget(place)
+
+    async def prove_at(self, key: str, primary: Replica, place: Replica) -> None:
+        """:meth:`prove` where the place is the primary, and :meth:`prove_replica` elsewhere."""
+        if place == primary:
+            await self.prove(key, place)
+        else:
+            await self.prove_replica(key, primary, place)
 
     async def prove(self, key: str, place: Replica) -> None:
         """Make sure that the key wraps, and opens what it has wrapped; and for its tenant alone, where it must show it.

@@ -183,8 +183,6 @@ class Keys:
         record = await self.get(tenant, key)
         primary = self._primary(record)
         pairs = [(primary, one.place) for one in record.replicas]
-        for _, place in pairs:
-            self._enrolment.begin_anew(place)  # another key by that name may be meant: that is what is proven now
         await self._proven(act, "activate_key", tenant, resource, pairs)
         made_canaries = await self._enrolment.canaries(resource, [one.place for one in record.replicas])
         now = self._desk.clock()
@@ -309,10 +307,15 @@ class Keys:
                 if new:
                     self._enrolment.require_possible(new, place)
                     await self.begin_anew(place)
-                if place == primary:
-                    await self._enrolment.prove(resource, place)
-                else:
-                    await self._enrolment.prove_replica(resource, primary, place)
+                try:
+                    await self._enrolment.prove_at(resource, primary, place)
+                except EnrolmentFailed:
+                    if new:
+                        raise
+                    # Another key by that name may be meant: that is what is proven then. Not before it is known that
+                    # the one which worked does not: what is forgotten tells no outage and no revocation any more.
+                    self._enrolment.begin_anew(place)
+                    await self._enrolment.prove_at(resource, primary, place)
         except OwnkeyError as error:
             await self._desk.refuse(act, what, tenant, resource, error)
             await self.tell_of_failure(act, what, tenant, resource, error)
