@@ -58,3 +58,29 @@ def test_a_check_value_is_taken_as_the_list_tells_it_or_bare(operator: Operator)
     value = operator.done("keygen", "acme-main", *at)["check_values"]["rfc3394"]
     operator.done("close", "acme-main/v1", "--confirm", f"acme-main/v1:rfc3394:{value}", *at)
     operator.done("retire", "acme-main/v1", "--confirm", f"acme-main/v1:{value}", *at)
+
+
+@pytest.mark.parametrize("command", ["close", "retire"])
+def test_a_key_that_was_exchanged_under_its_label_is_not_the_one_that_is_named(alone: Operator, command: str) -> None:
+    made = alone.done("keygen", "acme-main", *alone.at())
+    alone.softhsm.destroy_key(alone.token, "acme-main/v1")
+    alone.softhsm.make_key(alone.token, "acme-main/v1", "SENSITIVE", "ENCRYPT", "DECRYPT")
+    before = alone.keys()
+    ended = alone.run(command, "acme-main/v1", *named(made), *alone.at())
+    assert (ended.code, "names another key" in ended.error.get("error", "")) == (3, True)
+    assert alone.keys() == before
+
+
+def test_of_replicas_that_are_not_one_key_none_is_touched(operator: Operator) -> None:
+    tokens = [f"{operator.token}-{name}" for name in "ab"]
+    for token in tokens:
+        operator.softhsm.make_token(token)
+        operator.softhsm.make_key(token, "acme-main/v1", "SENSITIVE", "ENCRYPT", "DECRYPT")
+    operator.open_log()
+    config = operator.settings({f"hsm-{number}": token for number, token in enumerate(tokens)})
+    at = ("--config", str(config), "--store", "hsm-0", "--replica", "hsm-1", "--log", str(operator.log))
+    values = [operator.keys(token)["acme-main/v1"]["check_values"]["aes-ecb"] for token in tokens]
+    for value in values:
+        ended = operator.run("close", "acme-main/v1", "--confirm", f"acme-main/v1:{value}", *at)
+        assert (ended.code, "names another key" in ended.error.get("error", "")) == (3, True)
+    assert {operator.keys(token)["acme-main/v1"]["use"] for token in tokens} == {"active"}

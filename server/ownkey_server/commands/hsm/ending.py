@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,16 +13,19 @@ from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_optio
 from ownkey_server.commands.hsm.making import answer, describe
 from ownkey_server.commands.hsm.options import TokenChoice, replica_options, token_options, told
 from ownkey_server.hsm import ending, making
+from ownkey_server.hsm.ceremony_check import Checked
 from ownkey_server.hsm.ceremony_log import opened
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, told_check_value
 from ownkey_server.hsm.operations.keys import LookAtKey
-from ownkey_server.hsm.work import at_work
+from ownkey_server.hsm.work import TokenAtWork, at_work
 
 _ASKED = {
     False: "Take from {} (check value {}) the right to wrap?",
     True: "Take from {} (check value {}) all rights, so that it opens nothing more?",
 }
+# Told without a method, as `--confirm LABEL:none` has it.
+NO_VALUES: Mapping[str, str] = {"aes-ecb": "none"}
 _confirm_option = click.option(
     "--confirm",
     metavar="LABEL:CHECKVALUE",
@@ -73,12 +77,10 @@ def _take(shared: Shared, label: str, confirm: str | None, options: dict[str, An
             raise click.UsageError(f"nobody is at a terminal to be asked whether this key is meant: say {_how(label)}")
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
-            known = _known_values(
-                log.checked.published(label, tokens[0].facts.serial), [token.ask(LookAtKey(label)) for token in tokens]
-            )
+            known = [_known_values(log.checked, token, token.ask(LookAtKey(label))) for token in tokens]
             if confirm is not None:
                 _require_named(label, confirm, known)
-            elif not click.confirm(_ASKED[opening].format(label, ", ".join(sorted(known))), err=True):
+            elif not click.confirm(_ASKED[opening].format(label, _shown(known)), err=True):
                 raise HsmError("it was not agreed to: nothing was done", Trouble.REFUSED)
             what = "a key opens nothing more" if opening else "a key wraps nothing more"
             custodians = ceremony.custodians(shared, describe(what, label, tokens))
@@ -94,18 +96,26 @@ def _destroy(shared: Shared, label: str, confirm: str | None, options: dict[str,
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
             keys = [token.ask(LookAtKey(label)) for token in tokens]
             ending.require_destroyable(keys)
-            known = _known_values(log.checked.published(label, tokens[0].facts.serial), keys)
+            known = [_known_values(log.checked, token, key) for token, key in zip(tokens, keys, strict=True)]
             _require_named(label, confirm, known)
             custodians = ceremony.custodians(shared, describe("DESTROY a key, for ever", label, tokens))
             made = ending.destroy(log, custodians, tokens, keys)
         answer(shared, ceremony, tokens, made, "take it out of the settings of the service: it is gone")
 
 
-def _require_named(label: str, confirm: str | None, known: set[str]) -> None:
+def _require_named(label: str, confirm: str | None, known: Sequence[Mapping[str, str]]) -> None:
+    """Refuse what does not name the key of every token: one is named by its value, and no other has another."""
     if confirm is None:
         raise HsmError(f"to destroy {label!r}, say which key it is", Trouble.REFUSED, _how(label))
     # With the method before it or without, as people have it from elsewhere.
-    if confirm not in {f"{label}:{value}" for told in known for value in (told, told.rpartition(":")[2])}:
+    named = {
+        method
+        for values in known
+        for method, value in values.items()
+        if confirm in (f"{label}:{told_check_value({method: value})}", f"{label}:{value}")
+    }
+    seen = {values[method] for values in known for method in named if method in values}
+    if not named or len(seen) > 1:
         raise HsmError(f"--confirm {confirm} names another key: nothing was done", Trouble.REFUSED, _how(label))
 
 
@@ -116,8 +126,17 @@ def _how(label: str) -> str:
     )
 
 
-def _known_values(record: Any, keys: list[KeyFacts]) -> set[str]:
-    """Check values of the key, of now and of when it was made: a retired key may let none be computed any more."""
-    found = [key.check_values for key in keys]
-    found += [made.get("check_values", {}) for made in (record.detail.get("keys", ()) if record else ())]
-    return {told_check_value({method: value}) for values in found for method, value in values.items()} or {"none"}
+def _known_values(checked: Checked, token: TokenAtWork, key: KeyFacts) -> Mapping[str, str]:
+    """Check values of the key, by method: of now, and as it was made, where its rights let those be computed no more.
+
+    The label may be another key's by now. Where one value shows that, what the log knows of the first names nothing.
+    """
+    record, now = checked.published(key.label, token.facts.serial), key.check_values
+    made = record.detail.get("keys", ()) if record else ()
+    before = {method: value for each in made for method, value in each.get("check_values", {}).items()}
+    is_another = any(before.get(method, value) != value for method, value in now.items())
+    return (dict(now) if is_another else {**before, **now}) or NO_VALUES
+
+
+def _shown(known: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(sorted({told_check_value({method: value}) for one in known for method, value in one.items()}))
