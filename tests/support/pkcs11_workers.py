@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from ownkey_server.keystores.pkcs11.process import WORKER
+from ownkey_server.keystores.pkcs11.child import WORKER
 
 
 def worker_pids(parent: int | None = None, store: str = "") -> list[int]:

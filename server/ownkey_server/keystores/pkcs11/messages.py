@@ -1,16 +1,17 @@
 """What is asked of whoever has the module, and what comes back, as bytes that hold no object of either side.
 
-A message is a list of fields, each its length (4 bytes, big-endian) and its bytes; before it stands the length of them
-all (4 bytes), and which request it is or answers (4 bytes). Nothing in it is ever executed or imported: what comes
+A message is the lengths of its fields (4 bytes each, big-endian) and then the fields; before it stands how many bytes
+follow (4 bytes), and which request it is or answers (4 bytes). Nothing in it is ever executed or imported: what comes
 back was written by a process that runs a vendor's code.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from ownkey.container import EncryptedDataKey
 from ownkey_server.domain import errors
@@ -24,6 +25,12 @@ _LENGTH = struct.Struct(">I")
 _HEADER = struct.Struct(">II")
 HEADER_LENGTH = _HEADER.size
 MOST_NUMBERS = 1 << 32
+_REQUEST_LENGTHS = struct.Struct(">15I")
+_ANSWER_LENGTHS = struct.Struct(">11I")
+# What the first field of a message says of others.
+_HAS_WRAPPED, _HAS_LOGIN, _ANOTHER_LOGIN, _LOGIN_UNANSWERED, _LOGIN_NEEDED, _EXPORTABLE_KEYS = 1, 2, 4, 8, 16, 32
+# Where keys have worked is said with every call and seldom changes: it is packed once, and not once a call.
+_REMEMBERED = 1024
 
 
 class MessageBroken(Exception):
@@ -144,8 +151,14 @@ class Answer:
 
 def pack_request(request: Request, number: int = 0) -> bytearray:
     """The request as a message, with its number."""
+    login = request.login
+    flags = (_HAS_WRAPPED if request.wrapped is not None else 0) | (_EXPORTABLE_KEYS * request.exportable_keys)
+    if login is not None:
+        flags |= _HAS_LOGIN | (_ANOTHER_LOGIN * login.another) | (_LOGIN_UNANSWERED * login.unanswered)
     return _pack(
+        _REQUEST_LENGTHS,
         (
+            bytes((flags,)),
             request.operation.value,
             request.store.encode(),
             request.token.encode(),
@@ -155,13 +168,9 @@ def pack_request(request: Request, number: int = 0) -> bytearray:
             request.aad,
             request.data_key,
             *_wrapped_fields(request.wrapped),
-            *_worked_fields(request.worked),
+            _packed_history(request.worked),
             _LENGTH.pack(request.history),
-            _flag(request.login is not None),
-            request.login.pin if request.login else b"",
-            _flag(request.login is not None and request.login.another),
-            _flag(request.login is not None and request.login.unanswered),
-            _flag(request.exportable_keys),
+            login.pin if login is not None else b"",
         ),
         number,
     )
@@ -173,8 +182,10 @@ def unpack_request(message: memoryview) -> Request:
     Raises:
         MessageBroken: It is none.
     """
-    operation, store, token, mechanism, profile, reference, aad, data_key, *rest = _unpack(message, 21)
+    flag, operation, store, token, mechanism, profile, reference, *rest = _unpack(_REQUEST_LENGTHS, message)
+    aad, data_key, *wrapped, worked, history, pin = rest
     try:
+        (flags,) = flag
         return Request(
             operation=Operation(bytes(operation)),
             store=_text(store),
@@ -184,11 +195,11 @@ def unpack_request(message: memoryview) -> Request:
             reference=str(reference, "utf-8", "surrogatepass"),
             aad=bytes(aad),
             data_key=bytearray(data_key),
-            wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:7]),
-            history=_LENGTH.unpack(rest[7])[0],
-            login=Login(bytes(rest[9]), bool(rest[10]), bool(rest[11])) if rest[8] else None,
-            exportable_keys=bool(rest[12]),
+            wrapped=_wrapped(wrapped) if flags & _HAS_WRAPPED else None,
+            worked=_unpacked_history(bytes(worked)),
+            history=_LENGTH.unpack(history)[0],
+            login=_login(pin, flags) if flags & _HAS_LOGIN else None,
+            exportable_keys=bool(flags & _EXPORTABLE_KEYS),
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no request") from None
@@ -197,15 +208,17 @@ def unpack_request(message: memoryview) -> Request:
 def pack_answer(answer: Answer, number: int = 0) -> bytearray:
     """The answer as a message, with the number of its request."""
     kind, cause = answer.error or (None, "")
+    flags = (_HAS_WRAPPED if answer.wrapped is not None else 0) | (_LOGIN_NEEDED * answer.login_needed)
     return _pack(
+        _ANSWER_LENGTHS,
         (
+            bytes((flags,)),
             answer.data_key,
             *_wrapped_fields(answer.wrapped),
-            *_worked_fields(answer.worked),
+            _packed_history(answer.worked),
             kind.__name__.encode() if kind else b"",
             cause.encode(errors="replace"),
             answer.login.value,
-            _flag(answer.login_needed),
             _LENGTH.pack(answer.unsettled),
             answer.unknown_in,
         ),
@@ -219,24 +232,25 @@ def unpack_answer(message: memoryview) -> Answer:
     Raises:
         MessageBroken: It is none.
     """
-    data_key, *rest = _unpack(message, 14)
+    flag, data_key, *wrapped, worked, name, cause, login, unsettled, unknown_in = _unpack(_ANSWER_LENGTHS, message)
     try:
-        kind = _error_kind(_text(rest[7]))
+        (flags,) = flag
+        kind = _error_kind(_text(name)) if name else None
         return Answer(
             data_key=bytearray(data_key),
-            wrapped=_wrapped(rest[:4]),
-            worked=_worked(rest[4:7]),
-            error=(kind, _text(rest[8])[:LONGEST_CAUSE]) if kind else None,
-            login=LoginOutcome(bytes(rest[9])),
-            login_needed=bool(rest[10]),
-            unsettled=_LENGTH.unpack(rest[11])[0],
-            unknown_in=bytes(rest[12]),
+            wrapped=_wrapped(wrapped) if flags & _HAS_WRAPPED else None,
+            worked=_unpacked_history(bytes(worked)),
+            error=(kind, _text(cause)[:LONGEST_CAUSE]) if kind else None,
+            login=LoginOutcome(bytes(login)),
+            login_needed=bool(flags & _LOGIN_NEEDED),
+            unsettled=_LENGTH.unpack(unsettled)[0],
+            unknown_in=bytes(unknown_in),
         )
     except (ValueError, struct.error):
         raise MessageBroken("it is no answer") from None
 
 
-def length_of(header: bytes | bytearray) -> int:
+def length_of(header: bytes | bytearray | memoryview) -> int:
     """How many bytes follow the header of a message.
 
     Raises:
@@ -248,7 +262,7 @@ def length_of(header: bytes | bytearray) -> int:
     return int(length)
 
 
-def number_of(header: bytes | bytearray) -> int:
+def number_of(header: bytes | bytearray | memoryview) -> int:
     """Which request a message is, or which it answers."""
     return int(_HEADER.unpack(header)[1])
 
@@ -258,69 +272,70 @@ def wipe(buffer: bytearray) -> None:
     buffer[:] = bytes(len(buffer))
 
 
-def _pack(fields: Iterable[bytes | bytearray], number: int = 0) -> bytearray:
-    message = bytearray(HEADER_LENGTH)
-    for one in fields:
-        message += _LENGTH.pack(len(one))
-        message += one
-    message[:HEADER_LENGTH] = _HEADER.pack(len(message) - HEADER_LENGTH, number)
-    return message
+def _pack(lengths: struct.Struct, fields: Sequence[bytes | bytearray], number: int) -> bytearray:
+    table = lengths.pack(*map(len, fields))
+    header = _HEADER.pack(len(table) + sum(map(len, fields)), number)
+    return bytearray().join((header, table, *fields))
 
 
-def _unpack(message: memoryview, count: int | None = None) -> list[memoryview]:
-    fields, at = [], 0
-    while at < len(message):
-        if len(message) - at < _LENGTH.size:
-            raise MessageBroken("a field has no length")
-        (length,) = _LENGTH.unpack(message[at : at + _LENGTH.size])
-        at += _LENGTH.size
-        if length > len(message) - at:
-            raise MessageBroken("a field is longer than its message")
+def _unpack(lengths: struct.Struct, message: memoryview) -> list[memoryview]:
+    if len(message) < lengths.size:
+        raise MessageBroken("it has no lengths")
+    fields, at = [], lengths.size
+    for length in lengths.unpack_from(message):
         fields.append(message[at : at + length])
         at += length
-    if count is not None and len(fields) != count:
-        raise MessageBroken(f"it has {len(fields)} fields and not {count}")
+    if at != len(message):
+        raise MessageBroken("it is not as long as its fields")
     return fields
 
 
-def _flag(yes: bool) -> bytes:
-    return b"\x01" if yes else b""
+def _login(pin: memoryview, flags: int) -> Login:
+    return Login(bytes(pin), bool(flags & _ANOTHER_LOGIN), bool(flags & _LOGIN_UNANSWERED))
 
 
 def _text(value: memoryview) -> str:
     return str(value, "utf-8")
 
 
-def _wrapped_fields(entry: EncryptedDataKey | None) -> tuple[bytes, bytes, bytes, bytes]:
-    if entry is None:
-        return (b"", b"", b"", b"")
-    return (_flag(True), entry.provider_id.encode(), entry.provider_info, entry.ciphertext)
+def _wrapped_fields(entry: EncryptedDataKey | None) -> tuple[bytes, bytes, bytes]:
+    return (b"", b"", b"") if entry is None else (entry.provider_id.encode(), entry.provider_info, entry.ciphertext)
 
 
-def _wrapped(fields: list[memoryview]) -> EncryptedDataKey | None:
-    there, provider_id, provider_info, ciphertext = fields
-    return EncryptedDataKey(_text(provider_id), bytes(provider_info), bytes(ciphertext)) if there else None
+def _wrapped(fields: Sequence[memoryview | bytes]) -> EncryptedDataKey:
+    provider_id, provider_info, ciphertext = fields
+    return EncryptedDataKey(str(provider_id, "utf-8"), bytes(provider_info), bytes(ciphertext))
 
 
-def _worked_fields(worked: Worked | None) -> tuple[bytes, ...]:
+@lru_cache(_REMEMBERED)
+def _packed_history(worked: Worked | None) -> bytes:
+    """Serial, ways and proofs, each part after its length; nothing where there is no history."""
     if worked is None:
-        return (b"", b"", b"")
-    proofs = _pack(field for proof in worked.proofs for field in _wrapped_fields(proof))[HEADER_LENGTH:]
-    return (worked.serial, "\n".join(sorted(worked.ways)).encode(), bytes(proofs))
+        return b""
+    proofs = (part for proof in worked.proofs for part in _wrapped_fields(proof))
+    parts = (worked.serial, "\n".join(sorted(worked.ways)).encode(), *proofs)
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
 
 
-def _worked(fields: list[memoryview]) -> Worked | None:
-    serial, ways, packed = fields
-    if not ways:
+@lru_cache(_REMEMBERED)
+def _unpacked_history(packed: bytes) -> Worked | None:
+    if not packed:
         return None
-    parts = _unpack(packed)
-    proofs = (_wrapped(parts[at : at + 4]) for at in range(0, len(parts), 4))
-    return Worked(bytes(serial), frozenset(_text(ways).split("\n")), tuple(proof for proof in proofs if proof))
+    parts, at = [], 0
+    while at < len(packed):
+        begin = at + _LENGTH.size
+        if begin > len(packed):
+            raise MessageBroken("a part of a history has no length")
+        at = begin + int(_LENGTH.unpack_from(packed, at)[0])
+        parts.append(packed[begin:at])
+    if at != len(packed) or len(parts) % 3 != 2:
+        raise MessageBroken("it is no history of a key")
+    serial, ways, *proofs = parts
+    found = tuple(_wrapped(proofs[at : at + 3]) for at in range(0, len(proofs), 3))
+    return Worked(serial, frozenset(ways.decode().split("\n")) if ways else frozenset(), found)
 
 
-def _error_kind(name: str) -> type[KeyStoreError] | None:
-    if not name:
-        return None
+def _error_kind(name: str) -> type[KeyStoreError]:
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, KeyStoreError)) or kind is KeyStoreError:
         raise MessageBroken("it names an error that is none of a key store's")

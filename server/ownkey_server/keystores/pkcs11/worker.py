@@ -1,4 +1,4 @@
-"""The process that a PKCS#11 module has to itself: takes requests from a socket, one at a time, and answers them.
+"""The process that a PKCS#11 module has to itself: takes requests from a socket, does one at a time, and answers it.
 
 What runs here is the vendor's code. It may crash, hang or write where it should not: the server loses an answer by
 that, and nothing else. The process ends with its server, however that ends.
@@ -16,18 +16,11 @@ import sys
 from pathlib import Path
 
 from ownkey_server import hardening
-from ownkey_server.keystores.pkcs11.messages import (
-    HEADER_LENGTH,
-    Answer,
-    length_of,
-    number_of,
-    pack_answer,
-    unpack_request,
-    wipe,
-)
+from ownkey_server.keystores.pkcs11.child import ARGUMENTS_VARIABLE
+from ownkey_server.keystores.pkcs11.frames import Frames
+from ownkey_server.keystores.pkcs11.messages import Answer, pack_answer, unpack_request, wipe
 from ownkey_server.keystores.pkcs11.module import LoadedModule
 from ownkey_server.keystores.pkcs11.operations import Desk
-from ownkey_server.keystores.pkcs11.process import ARGUMENTS_VARIABLE
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -56,37 +49,23 @@ def main() -> int:
 
 
 def serve(requests: socket.socket, desk: Desk) -> None:
-    """Say that this side is up, and answer requests until the other side closes."""
+    """Say that this side is up, and answer requests until the other side closes.
+
+    Each is answered before the next is begun: what has no answer yet shows the other side where this one was.
+    """
     requests.sendall(pack_answer(Answer()))
+    frames = Frames()
     with contextlib.suppress(ConnectionError):
-        while (received := _received(requests)) is not None:
-            number, message = received
-            answer = desk.serve(unpack_request(memoryview(message)))
-            wipe(message)
-            packed = pack_answer(answer, number)
-            wipe(answer.data_key)
-            requests.sendall(packed)
-            wipe(packed)
-            # Nothing of a call, a data key least of all, stays here until the next one comes.
-            del received, message, answer, packed
-
-
-def _received(requests: socket.socket) -> tuple[int, bytearray] | None:
-    header = bytearray(HEADER_LENGTH)
-    if not _filled(requests, header):
-        return None
-    message = bytearray(length_of(header))
-    return (number_of(header), message) if _filled(requests, message) else None
-
-
-def _filled(requests: socket.socket, buffer: bytearray) -> bool:
-    view = memoryview(buffer)
-    while view:
-        count = requests.recv_into(view)
-        if not count:
-            return False
-        view = view[count:]
-    return True
+        while count := requests.recv_into(frames.room()):
+            frames.came(count)
+            for number, body in frames.whole():
+                answer = desk.serve(unpack_request(body))
+                packed = pack_answer(answer, number)
+                wipe(answer.data_key)
+                requests.sendall(packed)
+                wipe(packed)
+                # Nothing of a call, a data key least of all, stays here until the next one comes.
+                del answer, packed
 
 
 def _end_with_parent(parent: int) -> None:
