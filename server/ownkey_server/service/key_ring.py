@@ -245,6 +245,16 @@ class KeyRing:
         """What a key store says of a key that need not be anybody's yet, asked in a tenant's name."""
         return await self._store(tenant, place, background=background).describe(place.reference, self._timeout)
 
+    async def require_same(self, key: str, place: Replica) -> None:
+        """Make sure that the key at a place is the one that it was, unless nothing shows that.
+
+        Raises:
+            KeyStoreError: It is another, or cannot be used.
+            DatabaseUnavailable: It is not known.
+        """
+        named = CustomerKey(key, (place,))
+        await self._same_key(named, place, self._timeout, background=False, wraps=False)
+
     async def canary(self, key: str, place: Replica) -> Canary:
         """What shows later that the key at a place is still the one that it is now.
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ownkey_server.domain.canaries import Canary
 from ownkey_server.domain.errors import EtagMismatch, InvalidRequest, OwnkeyError, ResourceInUse, ResourceNotFound
 from ownkey_server.domain.tenants import PROVIDER_KEY_NAME, KeyLifecycle, Replica, tenant_of
 from ownkey_server.service.administration import tenants
 from ownkey_server.service.administration.desk import Act, Dangerous, Desk, Entry
 from ownkey_server.service.administration.edits import Edit, Edits, Step, table_of
 from ownkey_server.service.administration.enrolment import Enrolment
-from ownkey_server.service.administration.keys import Keys
+from ownkey_server.service.administration.keys import Keys, keep_canaries
 from ownkey_server.storage import tenants_file
 from ownkey_server.storage.documents import GroupTable, KeyTable, PolicyTable, TenantsDocument, TenantTable
 from ownkey_server.storage.records import TenantRecord
@@ -92,8 +93,9 @@ class Configuration:
         if etag and etag != str(seen):
             raise EtagMismatch("tenants")
         proven = {proof for edit in edits for proof in edit.proofs}
+        made: dict[Replica, Canary] = {}
         for proof in sorted(proven, key=str):
-            await self._prove(None if dry_run else act, *proof)
+            made |= await self._prove(None if dry_run else act, *proof)
         if dry_run or not any(edit.do for edit in edits):
             return Plan(tuple(edit.step for edit in edits), applied=False, etag=str(seen))
 
@@ -110,6 +112,8 @@ class Configuration:
             for edit in again:
                 if edit.do:
                     edit.do(change, act)
+                    new = {place: made[place] for _, _, place in edit.proofs if place in made}
+                    keep_canaries(change, new, self._desk.clock())
             done = any(edit.do for edit in again)
             plan = Plan(tuple(edit.step for edit in again), applied=done, etag=str(change.number))
             return plan, _entries(again, agreed)
@@ -142,15 +146,22 @@ class Configuration:
 
         return await self._desk.read(question)
 
-    async def _prove(self, act: Act | None, key: str, primary: Replica, place: Replica) -> None:
-        """Try a key; a failure is told to its tenant, unless nobody acts."""
+    async def _prove(self, act: Act | None, key: str, primary: Replica, place: Replica) -> Mapping[Replica, Canary]:
+        """Try a key; a failure is told to its tenant, unless nobody acts.
+
+        Returns:
+            What shows later that it is the same key, where it is new there and somebody acts.
+        """
         try:
-            await self._keys.begin_anew(place)
+            new = await self._keys.begin_anew(place)
             await self._enrolment.prove_at(key, primary, place)
+            if not new:
+                await self._enrolment.prove_same(key, place)
         except OwnkeyError as error:
             if act is not None:
                 await self._keys.tell_of_failure(act, "apply_tenants", tenant_of(key), key, error)
             raise
+        return await self._enrolment.canaries(key, [place]) if new and act is not None else {}
 
 
 def _parsed(document: str, kinds: Mapping[str, str], most: int | None) -> TenantsDocument:

@@ -14,6 +14,7 @@ from ownkey_server.domain.encryption_context import TENANT
 from ownkey_server.domain.errors import (
     EnrolmentFailed,
     InvalidRequest,
+    KeyMisconfigured,
     KeyStoreError,
     KeyStoreThrottled,
     KeyUnreachable,
@@ -92,6 +93,19 @@ class Enrolment:
         await self.prove(key, place)
         for maker, opener in ((primary, place), (place, primary)):
             await self._prove_pair(key, maker, opener)
+
+    async def prove_same(self, key: str, place: Replica) -> None:
+        """Make sure that the key at a place that it has had is still the one that it was.
+
+        Raises:
+            EnrolmentFailed: It is another by the same name.
+            KeyStoreError: As for :meth:`prove`.
+            DatabaseUnavailable: It is not known.
+        """
+        try:
+            await self._ring.require_same(key, place)
+        except KeyMisconfigured as error:
+            raise EnrolmentFailed(key, place.name, place.reference, error.cause) from error
 
     async def canaries(self, key: str, places: Iterable[Replica]) -> dict[Replica, Canary]:
         """What shows later that the key at each place is still the one that was proven.

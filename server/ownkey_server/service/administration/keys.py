@@ -99,7 +99,7 @@ class Keys:
                 raise ResourceExists(resource, f"there is a key of that id already, which is {before.lifecycle}")
             self.places.require_free(change, tenant, resource, primary)
             change.insert_key(resource, tenant, KeyLifecycle.ACTIVE, [primary], now)
-            _keep(change, made_canaries, now)
+            keep_canaries(change, made_canaries, now)
             return Done(change.key(resource), {"after": {"replicas": [_shown(primary)], "lifecycle": "active"}})
 
         made: KeyRecord = await self._desk.change(act, "enrol_key", tenant, resource, work)
@@ -131,7 +131,7 @@ class Keys:
             self.places.require_free(change, tenant, resource, place)
             after = (*before.replicas, ReplicaRecord(place, now))
             change.update_key(before, etag, before.lifecycle, after)
-            _keep(change, made_canaries, now)
+            keep_canaries(change, made_canaries, now)
             return Done(change.key(resource), _places(before.replicas, after))
 
         changed: KeyRecord = await self._desk.change(act, "add_replica", tenant, resource, work)
@@ -193,7 +193,7 @@ class Keys:
                 raise ResourceInUse(resource, "its replicas were changed while they were tried: try again")
             after = [ReplicaRecord(one.place, now) for one in before.replicas]
             change.update_key(before, etag, KeyLifecycle.ACTIVE, after)
-            _keep(change, made_canaries, now)
+            keep_canaries(change, made_canaries, now)
             return Done(change.key(resource), _lifecycle(before, KeyLifecycle.ACTIVE))
 
         changed: KeyRecord = await self._desk.change(act, "activate_key", tenant, resource, work)
@@ -321,10 +321,16 @@ class Keys:
             await self.tell_of_failure(act, what, tenant, resource, error)
             raise
 
-    async def begin_anew(self, place: Replica) -> None:
-        """Look without prejudice at a place that is nobody's; the key of one that is somebody's stays the same."""
-        if await self._desk.read(lambda reader: reader.key_at(place)) is None:
-            self._enrolment.begin_anew(place)
+    async def begin_anew(self, place: Replica) -> bool:
+        """Look without prejudice at a place that is nobody's; the key of one that is somebody's stays the same.
+
+        Returns:
+            Whether it is nobody's.
+        """
+        if await self._desk.read(lambda reader: reader.key_at(place)) is not None:
+            return False
+        self._enrolment.begin_anew(place)
+        return True
 
     async def tell_of_failure(self, act: Act, what: str, tenant: str, resource: str, error: OwnkeyError) -> None:
         """Tell the tenant that a key of its could not be proven, where it was tried."""
@@ -343,7 +349,7 @@ class Keys:
         return record.replicas[0].place
 
 
-def _keep(change: Change, made: Mapping[Replica, Canary], now: datetime) -> None:
+def keep_canaries(change: Change, made: Mapping[Replica, Canary], now: datetime) -> None:
     """Keep canaries of a key that was proven just now, instead of those that there were."""
     for place, canary in made.items():
         canaries.keep(change.connection, place, canary, now, instead=True)

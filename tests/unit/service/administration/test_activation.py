@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ownkey_server.domain.errors import EtagMismatch, KeyMisconfigured, KeyRevoked, KeyUnreachable
-from ownkey_server.domain.tenants import CustomerKey, Replica
+from ownkey_server.domain.errors import EnrolmentFailed, EtagMismatch, KeyMisconfigured, KeyRevoked, KeyUnreachable
+from ownkey_server.domain.tenants import CustomerKey, KeyLifecycle, Replica
 from ownkey_server.storage.gate_documents import CallGateTable
 from support.office import Office
 
@@ -72,3 +72,53 @@ async def test_a_place_that_another_key_is_enrolled_at_meanwhile_is_looked_at_ag
     acme.ring.forget(Replica("one", "acme-main"))
     with pytest.raises(KeyMisconfigured, match="another key by the same name"):
         await acme.ring.generate(key, {}, None)
+
+
+DOCUMENT = """
+[provider_key]
+key_store = "one"
+reference = "provider"
+
+[[tenants]]
+id = "umbrella"
+display_name = "Umbrella"
+enrolled_at = 2026-11-01T00:00:00Z
+policy = { default = "provider_key" }
+
+[[tenants.keys]]
+id = "main"
+key_store = "one"
+reference = "umbrella-main"
+"""
+
+
+def exchange(office: Office, reference: str) -> bytes:
+    """Put another key into a file while no server runs: the next one has seen neither."""
+    file = office.folder / "one" / f"{reference}.key"
+    was = file.read_bytes()
+    file.write_bytes(os.urandom(len(was)))
+    office.ring.forget(Replica("one", reference))
+    return was
+
+
+async def test_a_key_that_came_by_a_document_is_known_again_as_one_that_was_enrolled(office: Office) -> None:
+    await office.make("umbrella-main")
+    assert (await office.configuration.apply(office.act, DOCUMENT, dry_run=False)).applied
+    exchange(office, "umbrella-main")
+    with pytest.raises(KeyMisconfigured, match="another key by the same name"):
+        await office.ring.generate((await office.directory.tenant("umbrella")).keys["main"], {}, None)
+
+
+async def test_no_document_makes_a_key_active_as_another(office: Office) -> None:
+    """It says nothing of which key is meant: `activate` is there for whoever means another."""
+    await office.make("umbrella-main")
+    await office.configuration.apply(office.act, DOCUMENT, dry_run=False)
+    await office.keys.retire(office.act, "umbrella", "main", "*")
+    was = exchange(office, "umbrella-main")
+    for dry_run in (True, False):
+        with pytest.raises(EnrolmentFailed, match="another key by the same name"):
+            await office.configuration.apply(office.act, DOCUMENT, dry_run=dry_run)
+    assert (await office.keys.get("umbrella", "main")).lifecycle is KeyLifecycle.RETIRED
+    (office.folder / "one" / "umbrella-main.key").write_bytes(was)
+    await office.configuration.apply(office.act, DOCUMENT, dry_run=False)
+    assert await office.ring.generate((await office.directory.tenant("umbrella")).keys["main"], {}, None)
