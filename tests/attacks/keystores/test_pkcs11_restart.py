@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked
+from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyStoreThrottled
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.keystores.first_uses import FirstUsesHere
 from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore
@@ -118,3 +118,30 @@ async def test_looking_without_prejudice_makes_no_mistake_of_a_key_taken_away(
         with pytest.raises(KeyRevoked, match="no key of this label"):
             await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
         after.forget(KEY)  # as an administrator does who has it activated
+
+
+class Slow(FirstUsesHere):
+    """A database that takes its time, and whoever asks has less."""
+
+    seconds = 0.2
+
+    def has_worked(self, tenant: str, store: str, reference: str, identity: str, timeout: float) -> bool:
+        return timeout > self.seconds and super().has_worked(tenant, store, reference, identity, timeout)
+
+
+async def test_whoever_is_in_a_hurry_makes_no_mistake_of_a_revocation_for_the_others(
+    softhsm: SoftHsm, open_store: OpenStore, token: str
+) -> None:
+    kept = Slow()
+    softhsm.make_key(token, KEY, *GCM)
+    before = open_store(token, uses=kept)
+    assert await answers(before, KEY)
+    await before.close()
+    softhsm.destroy_key(token, KEY)
+    after = open_store(token, uses=kept)
+    assert isinstance(after, Pkcs11KeyStore)
+    await after.check(TIMEOUT)  # it is logged in
+    with pytest.raises((KeyStoreThrottled, KeyRevoked)):
+        await after.generate_data_key(KEY, CONTEXT, Slow.seconds)
+    with pytest.raises(KeyRevoked, match="no key of this label"):
+        await after.generate_data_key(KEY, CONTEXT, TIMEOUT)

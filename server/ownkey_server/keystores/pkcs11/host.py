@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 from ownkey_server.keystores.pkcs11.messages import Answer, Request
 
@@ -42,7 +42,7 @@ class ModuleHost(Protocol):
         ...
 
 
-def take_note(task: asyncio.Task[Answer]) -> None:
+def take_note(task: asyncio.Task[Any]) -> None:
     """See a task's error, which whoever waited for it has too, or has gone without."""
     if not task.cancelled():
         task.exception()

@@ -46,6 +46,7 @@ LOGIN_SECONDS = 15.0
 _A_MOMENT = 0.01
 # Of a key that is not known to have worked, the database is not asked at each of its failures.
 SECONDS_BETWEEN_RECALLS = 10.0
+RECALL_SECONDS = 2.0
 
 
 class Pkcs11KeyStore:
@@ -86,6 +87,7 @@ class Pkcs11KeyStore:
         self._histories: dict[str, int] = {}
         self._recalling = asyncio.Lock()
         self._recalled_at: dict[str, tuple[bytes, float]] = {}
+        self._recalls: dict[tuple[str, bytes], asyncio.Task[Worked | None]] = {}
         self._logging_in = asyncio.Lock()
         self._login_count = 0
         self._logins: set[asyncio.Task[Answer]] = set()
@@ -226,24 +228,44 @@ class Pkcs11KeyStore:
                 self._uses.note("", self._name, reference, _identity(worked.serial, way))
 
     async def _recalled(self, reference: str, serial: bytes, timeout: float) -> Worked | None:
-        """Where the key worked before this server was started, if it was in the token of this serial number."""
-        until = time.monotonic() + timeout
+        """Where the key worked before this server was started, if it was in the token of this serial number.
 
+        Raises:
+            KeyStoreThrottled: That was not found out in time: nobody is told then that it never worked.
+        """
+        known, (asked_in, asked_at) = self._worked.get(reference), self._recalled_at.get(reference, (b"", 0.0))
+        if known is not None or (asked_in == serial and time.monotonic() - asked_at < SECONDS_BETWEEN_RECALLS):
+            return known
+        task = self._recalls.get((reference, serial))
+        if task is None:
+            # For all that ask at once, with time of its own: whoever is in a hurry makes nobody else believe anything.
+            task = asyncio.ensure_future(self._recall(reference, serial))
+            self._recalls[reference, serial] = task
+            task.add_done_callback(lambda _: self._recalls.pop((reference, serial), None))
+            task.add_done_callback(take_note)
+        try:
+            async with asyncio.timeout(max(0.0, timeout)):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            cause = "it was not found out in time whether it has worked before"
+            raise KeyStoreThrottled(self._name, reference, cause, ours=True) from None
+
+    async def _recall(self, reference: str, serial: bytes) -> Worked | None:
         def ways() -> frozenset[str]:
+            until = time.monotonic() + RECALL_SECONDS
+
             def has_worked(way: str) -> bool:
                 left = max(0.0, until - time.monotonic())
                 return self._uses.has_worked("", self._name, reference, _identity(serial, way), left)
 
             return frozenset(filter(has_worked, WAY_OF))
 
-        async with self._recalling:  # one for all that ask at once
-            known, now = self._worked.get(reference), time.monotonic()
-            asked_in, asked_at = self._recalled_at.get(reference, (b"", 0.0))
-            if known is not None or (asked_in == serial and now - asked_at < SECONDS_BETWEEN_RECALLS):
-                return known
+        history = self._histories.get(reference, 0)
+        async with self._recalling:  # one after the other: those who wait for a database take no other's thread
             found = await asyncio.to_thread(ways)
-            self._recalled_at[reference] = serial, now
-            return self._worked.setdefault(reference, Worked(serial, found)) if found else None
+        if history == self._histories.get(reference, 0):
+            self._recalled_at[reference] = serial, time.monotonic()
+        return self._worked.setdefault(reference, Worked(serial, found)) if found else None
 
     async def _served(self, request: Request, timeout: float) -> Answer:
         reference, deadline = request.reference, time.monotonic() + timeout
