@@ -7,7 +7,7 @@ import fcntl
 import getpass
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ownkey_server.domain.ceremonies import (
 )
 from ownkey_server.domain.clock import Clock
 from ownkey_server.hsm.ceremony_check import Checked, Head, check_opened, open_log
-from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.custodians import Confirming, Custodian
 from ownkey_server.hsm.errors import HsmError, Trouble
 
 
@@ -73,7 +73,7 @@ class CeremonyLog:
         """How far it has come."""
         return self.checked.head
 
-    def begin(self, intent: Intent, custodians: Sequence[Custodian]) -> Ceremony:
+    def begin(self, intent: Intent, custodians: Sequence[Confirming]) -> Ceremony:
         """Begin a ceremony, confirmed by custodians: nothing is done before this is on disk.
 
         Raises:
@@ -84,11 +84,11 @@ class CeremonyLog:
         if self._cut_off:
             detail["cut_off_before"] = self._cut_off
             self._cut_off = 0
-        record = self._record(intent, Phase.BEGUN, 0, detail)
-        number = self._append(record, custodians)
+        record = self.record(intent, Phase.BEGUN, 0, detail)
+        number = self.append(self.confirmed(record, custodians))
         return Ceremony(self, number, intent, tuple(custodians))
 
-    def _require(self, action: Action, custodians: Sequence[Custodian]) -> None:
+    def _require(self, action: Action, custodians: Sequence[Confirming]) -> None:
         present = {each.name for each in custodians if self.register.custodians.get(each.name) == each.public_key}
         strangers = sorted({each.name for each in custodians} - present)
         if strangers and action is not Action.CUSTODIANS:
@@ -106,7 +106,7 @@ class CeremonyLog:
                 f"--custodian NAME=KEYFILE for each; the custodians are {names}",
             )
 
-    def _record(self, intent: Intent, phase: Phase, ceremony: int, detail: Mapping[str, Any]) -> Record:
+    def record(self, intent: Intent, phase: Phase, ceremony: int, detail: Mapping[str, Any]) -> Record:
         return Record(
             action=intent.action,
             phase=phase,
@@ -118,9 +118,20 @@ class CeremonyLog:
             detail=detail,
         )
 
-    def _append(self, record: Record, custodians: Sequence[Custodian]) -> int:
+    def confirmed(self, record: Record, custodians: Sequence[Confirming]) -> Record:
+        """The record with their confirmations, once all have given theirs. Nothing is written.
+
+        Raises:
+            HsmError: Somebody does not confirm it.
+        """
         previous, number = self.head.hash, self.head.sequence + 1
-        record = replace(record, confirmations=tuple(each.confirm(record, previous) for each in custodians))
+        with contextlib.ExitStack() as asking:
+            waits = [asking.enter_context(each.asked(record, previous, number)) for each in custodians]
+            return replace(record, confirmations=tuple(wait() for wait in waits))
+
+    def append(self, record: Record) -> int:
+        """Write a record, which must be confirmed in this very place; its number."""
+        previous, number = self.head.hash, self.head.sequence + 1
         body = record.body()
         digest = audit.chained(previous, WRITER, number, body)
         row = ChainRow(WRITER, number, audit.microseconds(record.time), "", body, digest)
@@ -137,34 +148,47 @@ class CeremonyLog:
 class Ceremony:
     """A ceremony that has begun. It must end, one way or the other."""
 
-    def __init__(self, log: CeremonyLog, number: int, intent: Intent, custodians: tuple[Custodian, ...]) -> None:
+    def __init__(self, log: CeremonyLog, number: int, intent: Intent, custodians: tuple[Confirming, ...]) -> None:
         self.number = number
         self._log = log
         self._intent = intent
         self._custodians = custodians
 
-    def done(self, outcome: Mapping[str, Any], tokens: tuple[Mapping[str, str], ...] | None = None) -> Head:
-        """Record what came of it, confirmed by the same custodians.
+    def agreed(
+        self, outcome: Mapping[str, Any], tokens: tuple[Mapping[str, str], ...] | None = None
+    ) -> Callable[[], Head]:
+        """Have the same custodians confirm what came of it; what is given records it.
 
         Args:
             outcome: What there is to say of it, never a secret.
             tokens: The tokens, where they are others than before: one that was initialized.
+
+        Raises:
+            HsmError: Somebody does not confirm it. Nothing is recorded.
         """
-        return self._end(Phase.DONE, outcome, self._custodians, tokens)
+        intent = self._intent if tokens is None else replace(self._intent, tokens=tokens)
+        record = self._log.confirmed(self._log.record(intent, Phase.DONE, self.number, outcome), self._custodians)
+        return lambda: self._recorded(record)
+
+    def done(self, outcome: Mapping[str, Any], tokens: tuple[Mapping[str, str], ...] | None = None) -> Head:
+        """Record what came of what cannot be undone, confirmed by the same custodians; arguments of :meth:`agreed`.
+
+        Raises:
+            HsmError: Somebody does not confirm it, or it cannot be written. The log then shows that it began alone.
+        """
+        try:
+            record = self.agreed(outcome, tokens)
+        except HsmError as error:
+            what = f"{error}; it was done all the same, and the log says only that it began"
+            raise HsmError(what, error.trouble, error.hint) from error
+        return record()
 
     def failed(self, why: str) -> Head:
-        """Record that nothing came of it."""
-        return self._end(Phase.FAILED, {"why": why}, (), None)
+        """Record that nothing came of it. Nobody confirms that: it lets nobody do anything."""
+        return self._recorded(self._log.record(self._intent, Phase.FAILED, self.number, {"why": why}))
 
-    def _end(
-        self,
-        phase: Phase,
-        outcome: Mapping[str, Any],
-        custodians: Sequence[Custodian],
-        tokens: tuple[Mapping[str, str], ...] | None,
-    ) -> Head:
-        intent = self._intent if tokens is None else replace(self._intent, tokens=tokens)
-        self._log._append(self._log._record(intent, phase, self.number, outcome), custodians)  # noqa: SLF001
+    def _recorded(self, record: Record) -> Head:
+        self._log.append(record)
         return self._log.head
 
 

@@ -6,9 +6,12 @@ stands in the ceremony log. `openssl pkey` reads both.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -20,6 +23,35 @@ from ownkey_server.hsm.errors import HsmError, Trouble
 
 SHORTEST_PASSPHRASE = 12
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+class Confirming(Protocol):
+    """A custodian who is to confirm a ceremony, here or elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """Who."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        ...
+
+    def asked(
+        self, record: Record, previous: bytes, number: int
+    ) -> contextlib.AbstractContextManager[Callable[[], Confirmation]]:
+        """Ask for their signature of a record, until the block ends; what is given waits for it.
+
+        Args:
+            record: What is to be signed, without confirmations.
+            previous: Hash of the record before.
+            number: The record's number in the log.
+
+        Raises:
+            HsmError: They do not confirm.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +69,11 @@ class Custodian:
     def confirm(self, record: Record, previous: bytes) -> Confirmation:
         """Sign a record in its place."""
         return Confirmation(self.name, self._key.sign(record.statement(previous)))
+
+    @contextlib.contextmanager
+    def asked(self, record: Record, previous: bytes, number: int) -> Iterator[Callable[[], Confirmation]]:  # noqa: ARG002
+        """As :meth:`Confirming.asked`: they have been shown what, and have opened their key for it."""
+        yield lambda: self.confirm(record, previous)
 
 
 def make(name: str, path: Path, passphrase: SecretBytes) -> Custodian:

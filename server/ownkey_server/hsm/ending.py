@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ownkey_server.domain.ceremonies import Action
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
-from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, KeyUse
 from ownkey_server.hsm.making import Made, outcome
@@ -15,7 +15,7 @@ from ownkey_server.hsm.work import TokenAtWork
 
 
 def take_rights(
-    log: CeremonyLog, custodians: Sequence[Custodian], tokens: Sequence[TokenAtWork], label: str, *, opening: bool
+    log: CeremonyLog, custodians: Sequence[Confirming], tokens: Sequence[TokenAtWork], label: str, *, opening: bool
 ) -> Made:
     """Take from a key the right to wrap, and with ``opening`` all of its rights, in each token.
 
@@ -52,7 +52,7 @@ def require_destroyable(keys: Sequence[KeyFacts]) -> None:
 
 
 def destroy(
-    log: CeremonyLog, custodians: Sequence[Custodian], tokens: Sequence[TokenAtWork], keys: Sequence[KeyFacts]
+    log: CeremonyLog, custodians: Sequence[Confirming], tokens: Sequence[TokenAtWork], keys: Sequence[KeyFacts]
 ) -> Made:
     """Destroy a retired key, in each token.
 

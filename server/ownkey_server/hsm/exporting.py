@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from ownkey_server.domain.ceremonies import Action
 from ownkey_server.hsm.ceremony_check import Head
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
-from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
 from ownkey_server.hsm.making import outcome
@@ -107,7 +107,7 @@ def look(token: TokenAtWork, label: str, recipient: Recipient) -> KeyFacts:
 
 def export(
     log: CeremonyLog,
-    custodians: Sequence[Custodian],
+    custodians: Sequence[Confirming],
     token: TokenAtWork,
     key: KeyFacts,
     public: PublicKeyFile,

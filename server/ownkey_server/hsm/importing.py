@@ -14,7 +14,7 @@ from ownkey_server.domain.key_labels import KeyLabel
 from ownkey_server.hsm.ceremony_check import Checked, Head
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
 from ownkey_server.hsm.check_value_methods import ECB, told_in
-from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, told_check_value
 from ownkey_server.hsm.import_pairs import end_pair, pair_label, pending_imports
@@ -61,7 +61,7 @@ class Begun:
 
 def begin(
     log: CeremonyLog,
-    custodians: Sequence[Custodian],
+    custodians: Sequence[Confirming],
     token: TokenAtWork,
     label: str,
     *,
@@ -166,7 +166,7 @@ class Finished:
 
 def finish(
     log: CeremonyLog,
-    custodians: Sequence[Custodian],
+    custodians: Sequence[Confirming],
     token: TokenAtWork,
     label: str,
     wrapped: bytes,
@@ -238,7 +238,7 @@ def require_check_value(facts: KeyFacts, wanted: str) -> None:
         raise HsmError(f"its check value is {found}, and not {wanted}: it is another key", Trouble.UNFIT)
 
 
-def abandon(log: CeremonyLog, custodians: Sequence[Custodian], token: TokenAtWork, label: str) -> Head:
+def abandon(log: CeremonyLog, custodians: Sequence[Confirming], token: TokenAtWork, label: str) -> Head:
     """Give an import up: its wrapping key pair is destroyed.
 
     Raises:

@@ -16,7 +16,7 @@ from ownkey_server.domain.ceremonies import Action
 from ownkey_server.domain.key_labels import KeyLabel, LabelInvalid, pending, pending_for, versions_of
 from ownkey_server.hsm.ceremony_check import Head
 from ownkey_server.hsm.ceremony_log import CeremonyLog, Intent
-from ownkey_server.hsm.custodians import Custodian
+from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts
 from ownkey_server.hsm.operations.keys import Discard, Generate, LookAtKey, Publish
@@ -140,7 +140,7 @@ def generate(tokens: Sequence[TokenAtWork], label: str, *, exportable: bool = Fa
 
 def make(
     log: CeremonyLog,
-    custodians: Sequence[Custodian],
+    custodians: Sequence[Confirming],
     action: Action,
     tokens: Sequence[TokenAtWork],
     label: str,
@@ -172,14 +172,15 @@ def make(
         require_same(tokens, keys)
         if not approve(keys):
             raise HsmError("it was not agreed to: the key was destroyed before it was used", Trouble.REFUSED)  # noqa: TRY301
+        keys = [replace(key, label=label) for key in keys]
+        record = ceremony.agreed(outcome(tokens, keys))
     except BaseException as error:
         for token in tokens:
             with contextlib.suppress(HsmError):
                 token.ask(Discard(label))
         ceremony.failed(str(error) if isinstance(error, HsmError) else type(error).__name__)
         raise
-    keys = [replace(key, label=label) for key in keys]
-    head = ceremony.done(outcome(tokens, keys))
+    head = record()
     for token in tokens:
         token.ask(Publish(label))
     return Made(label, tuple(keys), ceremony.number, head)
