@@ -107,6 +107,7 @@ class CeremonyLog:
             )
 
     def record(self, intent: Intent, phase: Phase, ceremony: int, detail: Mapping[str, Any]) -> Record:
+        """A record of a ceremony as of now, not confirmed and not written; ``ceremony`` is 0 for its first."""
         return Record(
             action=intent.action,
             phase=phase,

@@ -1,8 +1,9 @@
 """Custodians who confirm elsewhere: at another terminal, or at another machine to which a file is carried.
 
-Who runs a ceremony writes a *request* into a folder: the very record that is to be signed, and the hash of the one before
-it. The custodian is shown what that record says, and signs those bytes; what comes back is an *answer*, a signature or a
-no. Neither holds a secret. A signature covers the record and its place in the log, so that it counts nowhere else.
+Who runs a ceremony writes a *request* into a folder: the very record that is to be signed, and the hash of the one
+before it. The custodian is shown what that record says, and signs those bytes; what comes back is an *answer*, a
+signature or a no. Neither holds a secret. A signature covers the record and its place in the log, so that it counts
+nowhere else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ownkey_server.domain import audit
-from ownkey_server.domain.ceremonies import CeremonyInvalid, Confirmation, Record
+from ownkey_server.domain.ceremonies import Confirmation, Record
 from ownkey_server.hsm.custodians import Custodian, good
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.new_files import write_new
@@ -85,8 +86,8 @@ class Request:
                 bytes.fromhex(fields["previous"]),
                 Record.from_body(audit.canonical(fields["record"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise HsmError(f"{path}: it is no request of a ceremony: {error}", Trouble.FORGED) from None
+        except (KeyError, TypeError, ValueError):
+            raise HsmError(f"{path}: it is no request of a ceremony", Trouble.FORGED) from None
         if len(request.previous) != _HASH_LENGTH or request.record.confirmations:
             raise HsmError(f"{path}: it is no request of a ceremony", Trouble.FORGED)
         return request
@@ -195,7 +196,7 @@ def _fields(path: Path, kind: str) -> dict[str, Any]:
         raise HsmError(f"{path}: it cannot be read: {error.strerror}", Trouble.NOT_FOUND) from None
     try:
         fields = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or fields.get("kind") != kind or fields.get("version") != _VERSION:
         raise HsmError(f"{path}: it is no {kind} of version {_VERSION}", Trouble.FORGED)

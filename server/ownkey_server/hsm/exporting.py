@@ -139,11 +139,12 @@ def export(
         ceremony = log.begin(intent, custodians)
         try:
             wrapped = token.ask(operation, SECONDS)
+            digest = _digest(wrapped)
+            record = ceremony.agreed({**detail, "wrapped_sha256": digest})
         except BaseException as error:
             ceremony.failed(str(error) if isinstance(error, HsmError) else type(error).__name__)
             raise
-        digest = _digest(wrapped)
-        head = ceremony.done({**detail, "wrapped_sha256": digest})
+        head = record()
         _written(files, out, wrapped)
     return Exported(key, digest, ceremony.number, head)
 

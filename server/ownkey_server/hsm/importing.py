@@ -107,7 +107,13 @@ def begin(
     # The guard is on what the pair itself unwraps: by RSA-AES key wrap, that is an envelope and not the key.
     guarded = public.guarded and scheme == "rsa-oaep"
     made = {"fingerprint": fingerprint, "guarded": guarded, "hash": chosen, "public_key": pem.decode(), **detail}
-    head = ceremony.done(made)
+    try:
+        record = ceremony.agreed(made)
+    except BaseException as error:
+        token.ask(EndPair(pair_label(label)))
+        ceremony.failed(str(error) if isinstance(error, HsmError) else type(error).__name__)
+        raise
+    head = record()
     return Begun(label, pem, fingerprint, scheme, chosen, guarded, ceremony.number, head)
 
 

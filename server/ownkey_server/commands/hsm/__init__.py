@@ -9,6 +9,7 @@ from ownkey_server.commands.hsm.ceremony import ceremony, custodian
 from ownkey_server.commands.hsm.check import check_command
 from ownkey_server.commands.hsm.comparing import compare_command
 from ownkey_server.commands.hsm.components import load_command, split_command
+from ownkey_server.commands.hsm.elsewhere import confirm_command
 from ownkey_server.commands.hsm.ending import close_command, retire_command
 from ownkey_server.commands.hsm.exporting import export_command
 from ownkey_server.commands.hsm.importing import import_command
@@ -16,6 +17,8 @@ from ownkey_server.commands.hsm.init import init_command
 from ownkey_server.commands.hsm.listing import list_command
 from ownkey_server.commands.hsm.making import keygen_command, rotate_command, settle_command
 from ownkey_server.commands.hsm.profiles import profiles_command
+
+ceremony.add_command(confirm_command)
 
 
 @click.group(cls=Group, no_args_is_help=True)

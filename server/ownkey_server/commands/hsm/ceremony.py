@@ -16,6 +16,7 @@ from ownkey_server.domain.ceremonies import Action, CeremonyInvalid, Register
 from ownkey_server.hsm import custodians as keys
 from ownkey_server.hsm.ceremony_check import Checked, Head, check, fingerprint
 from ownkey_server.hsm.ceremony_log import Intent, open_new, opened
+from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError
 from ownkey_server.secret_sources import PROMPT, SecretUnusable
 
@@ -89,10 +90,16 @@ def open_command(shared: Shared, /, log: Path, needed: int | None, alone: bool, 
         choice = CeremonyChoice.taken({"log": log, **options})
         if alone and choice.custodian_keys:
             raise click.UsageError("--alone is for a log without --custodian")
+        if choice.elsewhere:
+            raise click.UsageError(
+                f"--custodian {choice.elsewhere[0]}: who opens a log is here, for it does not know their keys yet:"
+                f" {choice.elsewhere[0]}=KEYFILE"
+            )
         if not alone and not choice.custodian_keys:
             raise click.UsageError("name the custodians by --custodian, or say --alone")
         number = 0 if alone else 2 if needed is None else needed
-        present = choice.custodians(shared, {"ceremony": "begin a log", "log": str(log), "needed": str(number)})
+        choice.show(shared, {"ceremony": "begin a log", "log": str(log), "needed": str(number)})
+        present = choice.load(choice.custodian_keys)
         register = Register({each.name: each.public_key for each in present}, number)
         head = open_new(log, choice.clock, register, present)
         shared.output.answer({"log": str(log), "head": str(head), **_told(register)}, _lines(log, head, register))
@@ -136,7 +143,8 @@ def custodians_command(
                 register.require_sound()
             except CeremonyInvalid as error:
                 raise HsmError(str(error)) from None
-            begun = book.begin(Intent(Action.CUSTODIANS, detail=register.to_fields()), present)
+            confirming: list[Confirming] = [*present, *choice.absent(shared)]
+            begun = book.begin(Intent(Action.CUSTODIANS, detail=register.to_fields()), confirming)
             head = begun.done(register.to_fields())
         shared.output.answer({"log": str(log), "head": str(head), **_told(register)}, _lines(log, head, register))
 
