@@ -190,6 +190,12 @@ class _Check:
             )
         if not lines:
             found.problems.append("it has no record: not even that of its opening")
+        unsigned = [str(number) for number, record in found.records.items() if not record.confirmations]
+        if unsigned and found.register.needed:
+            found.notes.append(
+                f"confirmed by nobody, as failures and settlements are: record {', '.join(unsigned)}. Whoever can write"
+                " the file can say so of a ceremony that has no end, or whose end they cut off: the head that you kept has it"
+            )
         for number, record in found.unfinished.items():
             what = f"{record.action.value} {record.key}".strip()
             found.notes.append(f"ceremony {number} ({what}) began and has no end: it was cut off")

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from ownkey_server.domain.ceremonies import Phase
+from ownkey_server.domain.clock import system_clock
+from ownkey_server.hsm.ceremony_log import Intent, opened
 from support.hsm_operator import Operator, named
 
 
@@ -149,3 +152,20 @@ def test_a_log_is_never_overwritten_and_is_lines_of_json(told: Operator) -> None
     shown = told.run("ceremony", "show", "--log", str(told.log), as_json=False).printed
     assert "rotate done  acme-main/v2" in shown
     assert "confirmed by alice, bob" in shown
+
+
+def test_what_nobody_confirmed_is_named_and_an_end_that_was_exchanged_is_found_by_the_head(two: Operator) -> None:
+    """A failure is signed by nobody: who can write the file can put one in place of a success that is cut off."""
+    two.done("keygen", "acme", *two.at(), *two.by("alice", "bob"))
+    sound = two.done("ceremony", "verify", "--log", str(two.log))
+    assert sound["notes"] == []
+    head, lines = sound["head"], two.log.read_bytes().splitlines(keepends=True)
+    two.log.write_bytes(b"".join(lines[:-1]))
+    with opened(two.log, system_clock) as log:
+        begun = log.checked.records[2]
+        intent = Intent(begun.action, begun.tokens, begun.key, begun.detail)
+        log.append(log.record(intent, Phase.FAILED, 2, {"why": "nothing to see here"}))
+    forged = two.done("ceremony", "verify", "--log", str(two.log))
+    assert forged["sound"]
+    assert any("confirmed by nobody" in note and "record 3" in note for note in forged["notes"])
+    assert two.run("ceremony", "verify", "--log", str(two.log), "--head", head).code == 6
