@@ -10,12 +10,17 @@ from ownkey_server.hsm.custodians import Confirming
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.facts import KeyFacts, KeyUse
 from ownkey_server.hsm.making import Made, outcome
-from ownkey_server.hsm.operations.keys import Destroy, LookAtKey, TakeRights
+from ownkey_server.hsm.operations.keys import Destroy, TakeRights
 from ownkey_server.hsm.work import TokenAtWork
 
 
 def take_rights(
-    log: CeremonyLog, custodians: Sequence[Confirming], tokens: Sequence[TokenAtWork], label: str, *, opening: bool
+    log: CeremonyLog,
+    custodians: Sequence[Confirming],
+    tokens: Sequence[TokenAtWork],
+    keys: Sequence[KeyFacts],
+    *,
+    opening: bool,
 ) -> Made:
     """Take from a key the right to wrap, and with ``opening`` all of its rights, in each token.
 
@@ -24,16 +29,16 @@ def take_rights(
     Raises:
         HsmError: It cannot be.
     """
-    before = [token.ask(LookAtKey(label)) for token in tokens]
+    label = keys[0].label
     action = Action.RETIRE if opening else Action.CLOSE
-    intent = Intent(action, tuple(token.facts.identity for token in tokens), label, outcome(tokens, before))
+    intent = Intent(action, tuple(token.facts.identity for token in tokens), label, outcome(tokens, keys))
     ceremony = log.begin(intent, custodians)
     try:
-        keys = [token.ask(TakeRights(label, opening)) for token in tokens]
+        left = [token.ask(TakeRights(key, opening)) for token, key in zip(tokens, keys, strict=True)]
     except HsmError as error:
         ceremony.failed(str(error))
         raise
-    return Made(label, tuple(keys), ceremony.number, ceremony.done(outcome(tokens, keys)))
+    return Made(label, tuple(left), ceremony.number, ceremony.done(outcome(tokens, left)))
 
 
 def require_destroyable(keys: Sequence[KeyFacts]) -> None:

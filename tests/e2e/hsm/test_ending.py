@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import pytest
 
+from ownkey_server.commands.hsm.confirming import CeremonyChoice
 from support.hsm_operator import Operator, named
 
 
@@ -84,3 +86,24 @@ def test_of_replicas_that_are_not_one_key_none_is_touched(operator: Operator) ->
         ended = operator.run("close", "acme-main/v1", "--confirm", f"acme-main/v1:{value}", *at)
         assert (ended.code, "names another key" in ended.error.get("error", "")) == (3, True)
     assert {operator.keys(token)["acme-main/v1"]["use"] for token in tokens} == {"active"}
+
+
+@pytest.mark.parametrize("command", ["close", "retire"])
+def test_a_key_that_is_exchanged_after_it_was_named_keeps_its_rights(
+    alone: Operator, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    made = alone.done("keygen", "acme-main", *alone.at())
+    custodians = CeremonyChoice.custodians
+
+    def exchanged(choice: CeremonyChoice, *arguments: Any) -> Any:
+        """Custodians who take their time, in which another program is at the token."""
+        alone.softhsm.destroy_key(alone.token, "acme-main/v1")
+        alone.softhsm.make_key(alone.token, "acme-main/v1", "SENSITIVE", "ENCRYPT", "DECRYPT")
+        return custodians(choice, *arguments)
+
+    monkeypatch.setattr(CeremonyChoice, "custodians", exchanged)
+    ended = alone.run(command, "acme-main/v1", *named(made), *alone.at())
+    assert (ended.code, "not as it was" in ended.error["error"]) == (10, True)
+    monkeypatch.undo()
+    assert alone.keys()["acme-main/v1"]["use"] == "active"
+    assert alone.records()[-1]["phase"] == "failed"

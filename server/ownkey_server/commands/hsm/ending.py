@@ -77,14 +77,15 @@ def _take(shared: Shared, label: str, confirm: str | None, options: dict[str, An
             raise click.UsageError(f"nobody is at a terminal to be asked whether this key is meant: say {_how(label)}")
         choice, ceremony = TokenChoice.taken(options), CeremonyChoice.taken(options)
         with at_work(choice.places(), verbose=shared.verbose) as tokens, opened(ceremony.log, ceremony.clock) as log:
-            known = [_known_values(log.checked, token, token.ask(LookAtKey(label))) for token in tokens]
+            keys = [token.ask(LookAtKey(label)) for token in tokens]
+            known = [_known_values(log.checked, token, key) for token, key in zip(tokens, keys, strict=True)]
             if confirm is not None:
                 _require_named(label, confirm, known)
             elif not click.confirm(_ASKED[opening].format(label, _shown(known)), err=True):
                 raise HsmError("it was not agreed to: nothing was done", Trouble.REFUSED)
             what = "a key opens nothing more" if opening else "a key wraps nothing more"
             custodians = ceremony.custodians(shared, describe(what, label, tokens))
-            made = ending.take_rights(log, custodians, tokens, label, opening=opening)
+            made = ending.take_rights(log, custodians, tokens, keys, opening=opening)
         following = "" if opening else f"once nothing is wrapped under it any more: ownkey hsm retire {label}"
         answer(shared, ceremony, tokens, made, following)
 

@@ -142,15 +142,16 @@ class TakeRights:
     """Take rights from a key: to wrap, and to open too.
 
     Attributes:
+        was: The key as it was seen and confirmed; nothing is done if it is another by now.
         opening: Take the right to open as well, and whatever other rights there are.
     """
 
-    label: str
+    was: KeyFacts
     opening: bool
 
     def run(self, bench: Bench) -> KeyFacts:
         """Take them."""
-        key = bench.key(self.label)
+        key = _as_it_was(bench, self.was)
         for right in RIGHTS if self.opening else _WRAP_RIGHTS:
             if not key[right]:
                 continue
@@ -179,9 +180,13 @@ class Destroy:
 
     def run(self, bench: Bench) -> None:
         """Destroy it."""
-        key = bench.key(self.was.label)
-        if bench.facts(key) != self.was:
-            raise HsmError("the key is not as it was when it was looked at", Trouble.TAKEN, "run the command again")
-        key.destroy()
+        _as_it_was(bench, self.was).destroy()
         if bench.secret_keys(self.was.label):
             raise HsmError("the token still has the key", Trouble.UNSUPPORTED)
+
+
+def _as_it_was(bench: Bench, was: KeyFacts) -> Any:
+    key = bench.key(was.label)
+    if bench.facts(key) != was:
+        raise HsmError("the key is not as it was when it was looked at", Trouble.TAKEN, "run the command again")
+    return key
