@@ -7,6 +7,7 @@ import pytest
 from ownkey_server.domain.errors import KeyMisconfigured, KeyRevoked, KeyStoreThrottled
 from ownkey_server.domain.key_state import KeyState
 from ownkey_server.keystores.first_uses import FirstUsesHere
+from ownkey_server.keystores.pkcs11.messages import Operation
 from ownkey_server.keystores.pkcs11.store import Pkcs11KeyStore
 from support.key_stores import CONTEXT, KEY, TIMEOUT, OpenStore, answers, until
 from support.softhsm import SoftHsm
@@ -145,3 +146,19 @@ async def test_whoever_is_in_a_hurry_makes_no_mistake_of_a_revocation_for_the_ot
         await after.generate_data_key(KEY, CONTEXT, Slow.seconds)
     with pytest.raises(KeyRevoked, match="no key of this label"):
         await after.generate_data_key(KEY, CONTEXT, TIMEOUT)
+
+
+async def test_what_was_asked_before_a_key_was_enrolled_anew_is_not_done_after_it(
+    softhsm: SoftHsm, open_store: OpenStore, token: str
+) -> None:
+    softhsm.make_key(token, KEY, *GCM)
+    store = open_store(token)
+    assert isinstance(store, Pkcs11KeyStore)
+    assert await answers(store, KEY)
+    late = store._request(Operation.GENERATE, KEY, aad=b"")
+    store.forget(KEY)
+    assert await answers(store, KEY)
+    answer = await store._host.run(late, TIMEOUT)
+    assert answer.error is not None
+    assert answer.error[0] is KeyStoreThrottled
+    assert answer.wrapped is None

@@ -97,7 +97,10 @@ class TokenOperations:
 
     def serve(self, request: Request) -> Answer:
         """Do what the request says."""
-        if request.history != self._histories.get(request.reference, 0):
+        history = self._histories.get(request.reference, 0)
+        if request.history < history:
+            return Answer(error=(KeyStoreThrottled, "the key was enrolled anew while this waited"))
+        if request.history > history:
             self._begin_anew(request.reference)
             self._histories[request.reference] = request.history
         if request.worked is not None and self._answers.learn(request.reference, request.worked):
