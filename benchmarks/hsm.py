@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from harness import CLIENT_CORE, HERE, SERVER_CORE, Result, pinned, ratio
+from harness import CLIENT_CORE, HERE, SERVER_CORE, Result, cpu_seconds, pinned, ratio
 
 from ownkey.v1 import key_service_pb2, key_service_pb2_grpc
 
@@ -117,20 +117,46 @@ def _costs(softhsm: SoftHsm, seconds: float) -> list[Result]:
 
 
 def _process_and_thread(softhsm: SoftHsm, seconds: float) -> list[Result]:
-    """What a process of its own costs, of one session: two servers by turns, so that both have the machine as it is."""
+    """What a process of its own costs, of one session: two servers by turns, so that both have the machine as it is.
+
+    Others who use the machine change how long a call takes far more than how much of a processor it takes.
+    """
     shares: dict[str, list[float]] = {kind: [] for kind in WHAT}
+    costs: list[float] = []
     with _serving(softhsm, 'isolation = "thread"') as thread, _serving(softhsm, "sessions = 1") as process:
-        for turn in range(ROUNDS):
-            servers = (thread, process) if turn % 2 else (process, thread)
-            rates = {running.address: _rates(running.address, seconds / 2) for running in servers}
+        for turn in range(ROUNDS + 1):
+            rates, used = {}, {}
+            for one in (thread, process) if turn % 2 else (process, thread):
+                before = _processor_seconds(one.pid)
+                rates[one] = _rates(one.address, seconds / 2)
+                # Of the first kind there are two rounds.
+                calls = (2 * rates[one]["wrap"] + rates[one]["unwrap"]) * seconds / 2
+                used[one] = 1000 * (_processor_seconds(one.pid) - before) / calls
+            if not turn:
+                continue
+            costs.append(used[process] / used[thread])
             for kind, found in shares.items():
-                found.append(rates[process.address][kind] / rates[thread.address][kind])
-                found_rates = ", ".join(f"{rates[one.address][kind]:.0f}/s" for one in (process, thread))
-                print(f"    {kind}, process and thread: {found_rates}", flush=True)
+                found.append(rates[process][kind] / rates[thread][kind])
+            told = (
+                f"{name}: {rates[one]['wrap']:.0f}/s wrap, {rates[one]['unwrap']:.0f}/s unwrap, {used[one]:.2f} ms"
+                for name, one in (("process", process), ("thread", thread))
+            )
+            print(f"    {'; '.join(told)} of a processor a call", flush=True)
+    unit = "of the processor time of a call"
+    baseline = "the module on a thread, by turns on the same core"
     return [
-        ratio(f"{WHAT[kind]} with the module in a process of its own", "the module on a thread", values, None)
-        for kind, values in shares.items()
+        ratio("GenerateDataKey and Unwrap with the module in a process of its own", baseline, costs, None, unit),
+        *(
+            ratio(f"{WHAT[kind]} with the module in a process of its own", baseline, shares[kind], None)
+            for kind in WHAT
+        ),
     ]
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a server and the processes of its modules have used."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return cpu_seconds(pid) + sum(cpu_seconds(int(child)) for child in children)
 
 
 def _bare(softhsm: SoftHsm, seconds: float) -> dict[str, float]:

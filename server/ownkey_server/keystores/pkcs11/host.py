@@ -32,7 +32,8 @@ class ModuleHost(Protocol):
             timeout: Seconds until the caller gives up, waiting for the module included.
 
         Raises:
-            ModuleBusy: The queue is full, or the time ran out. What had not begun never will.
+            ModuleBusy: The queue is full, or the time ran out. What had not begun never will, where anything would be
+                left of it in the token.
             ModuleStuck: The module has hung, or its process has died. What had begun may have been done.
         """
         ...
