@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ownkey_server.domain import audit
-from ownkey_server.domain.ceremonies import Confirmation, Record
+from ownkey_server.domain.ceremonies import Action, Confirmation, Phase, Record
 from ownkey_server.hsm.custodians import Custodian, good
 from ownkey_server.hsm.errors import HsmError, Trouble
 from ownkey_server.hsm.new_files import write_new
@@ -144,13 +144,12 @@ class CustodianElsewhere:
 
     def _waited(self, request: Request, answer: Path) -> Confirmation:
         until = self.monotonic() + self.seconds
-        while not answer.exists():
+        while not _is_whole(answer):
             if self.monotonic() >= until:
-                raise HsmError(
-                    f"{self.name} has not confirmed within {self.seconds:g} s",
-                    Trouble.REFUSED,
-                    "--wait SECONDS waits longer",
-                )
+                what = f"{self.name} has not confirmed within {self.seconds:g} s"
+                if answer.exists():
+                    what = f"{answer} is not written to its end: {what}"
+                raise HsmError(what, Trouble.REFUSED, "--wait SECONDS waits longer")
             self.sleep(SECONDS_BETWEEN_LOOKS)
         fields = _fields(answer, _ANSWER_KIND)
         if fields.get("refused") is True:
@@ -173,15 +172,39 @@ def answer_path(request: Path) -> Path:
     return request.with_name(request.name.removesuffix(REQUEST) + ANSWER)
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there to its end, a line's: it may come on a stick, which is filled slowly."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError:
+        return False
+    return content.endswith(b"\n") or len(content) > LONGEST
+
+
 def following(request: Request, path: Path) -> tuple[Path, Request] | None:
     """The next request to the same custodian of the same ceremony, if it is there: that of what came of it."""
     for other in sorted(path.parent.glob(f"*-{request.custodian}-*{REQUEST}")):
         if other == path or answer_path(other).exists():
             continue
-        found = Request.read(other)
-        if (found.custodian, found.record.ceremony) == (request.custodian, request.number):
+        try:
+            found = Request.read(other)
+        except HsmError:
+            continue  # not whole yet, or none at all: what is asked for may be beside it
+        if found.custodian == request.custodian and _ends(found, request):
             return other, found
     return None
+
+
+def _ends(outcome: Request, intent: Request) -> bool:
+    """Whether it is about what came of the very act that was confirmed, and next in the log."""
+    was, now = intent.record, outcome.record
+    same_tokens = was.tokens == now.tokens or now.action is Action.INITIALIZE  # which gives another serial number
+    return (
+        (now.phase, now.ceremony, outcome.number) == (Phase.DONE, intent.number, intent.number + 1)
+        and (now.action, now.key) == (was.action, was.key)
+        and same_tokens
+    )
 
 
 def _answer(custodian: str, said: Mapping[str, Any]) -> bytes:

@@ -77,7 +77,7 @@ def test_one_confirms_here_and_one_elsewhere_what_they_see(two: Operator) -> Non
     assert begun["to be done"] == "keygen"
     assert begun["key"] == "acme/v1"
     assert two.token in begun["token"]
-    assert next(iter(made["check_values"].values())) in done["keys"], "he sees the check value that he signs"
+    assert next(iter(made["check_values"].values())) in done["detail keys"], "he sees the check value that he signs"
     records = two.records()
     assert [one["confirmed_by"] for one in records[1:]] == [["alice", "bob"]] * 2
     assert two.done("ceremony", "verify", "--log", str(two.log))["sound"]
@@ -156,11 +156,11 @@ def test_an_answer_counts_for_its_request_alone(two: Operator) -> None:
     two.new_custodian("mallory")
     forged = [
         kept[0],  # of the ceremony before, which was the same
-        json.dumps({"kind": "ownkey ceremony answer", "version": 1, "signature": "00" * 64}).encode(),
-        json.dumps({"kind": "ownkey ceremony answer", "version": 1, "signature": 7}).encode(),
-        b"\xff{",
-        b"",
-        b"[" * 100_000,
+        json.dumps({"kind": "ownkey ceremony answer", "version": 1, "signature": "00" * 64}).encode() + b"\n",
+        json.dumps({"kind": "ownkey ceremony answer", "version": 1, "signature": 7}).encode() + b"\n",
+        b"\xff{\n",
+        b"\n",
+        b"[" * 100_000 + b"\n",
     ]
     for content in forged:
         with bob_does(put(content)) as bob:

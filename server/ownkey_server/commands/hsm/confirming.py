@@ -139,8 +139,8 @@ class CeremonyChoice:
         """Show what is to be confirmed, a line each."""
         width = max(map(len, what))
         for name, text in what.items():
-            # In one line: a token may have any text for its label.
-            shared.output.note(f"{name:<{width}}  {' '.join(text.splitlines())}")
+            # In one line: a token may have any text for its label, and whoever makes a request any name in its detail.
+            shared.output.note(" ".join(f"{name:<{width}}  {text}".splitlines()))
 
     def absent(self, shared: Shared) -> list[CustodianElsewhere]:
         """Those who confirm elsewhere, by the keys that the log knows.

@@ -91,7 +91,7 @@ def confirm_command(
 
 
 def shown(request: Request) -> Mapping[str, str]:
-    """What a request says, a line each: all of it that is signed."""
+    """What a request says, a line each: all of it that is signed. No name in its detail stands in for another's."""
     return dict(_lines(request.record, request))
 
 
@@ -103,10 +103,10 @@ def _lines(record: Record, request: Request) -> Iterator[tuple[str, str]]:
     for number, token in enumerate(record.tokens, 1):
         yield f"token {number}" if len(record.tokens) > 1 else "token", ", ".join(map(str, token.values()))
     for name, value in sorted(record.detail.items()):
-        yield name, value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        yield f"detail {name}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     yield "run by", record.operator
     yield "time", record.time.isoformat(timespec="seconds")
-    yield "in the log", f"record {request.number}, after {request.previous.hex()[:16]}…"
+    yield "in the log", f"record {request.number}, after {request.previous.hex()}"
 
 
 def _require_next(request: Request, log: Path) -> None:
