@@ -86,7 +86,8 @@ class Bench:
         if len(found) == 1:
             raise NoToken(f"the token {self.plan.token_label!r} has the serial number {found[0][1]}")
         if found:
-            raise NoToken(f"{len(found)} tokens have the label {self.plan.token_label!r}: {', '.join(labels)}")
+            serials = ", ".join(f"(serial {serial})" for _, serial in found)
+            raise NoToken(f"{len(found)} tokens have the label {self.plan.token_label!r}: {serials}")
         there = ", ".join(labels) or "none"
         raise NoToken(f"no token has the label {self.plan.token_label!r}; there are: {there}")
 
