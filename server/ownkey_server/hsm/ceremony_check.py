@@ -193,8 +193,9 @@ class _Check:
         unsigned = [str(number) for number, record in found.records.items() if not record.confirmations]
         if unsigned and found.register.needed:
             found.notes.append(
-                f"confirmed by nobody, as failures and settlements are: record {', '.join(unsigned)}. Whoever can write"
-                " the file can say so of a ceremony that has no end, or whose end they cut off: a head kept apart tells"
+                f"confirmed by nobody, as settlements are, and failures with all custodians elsewhere: record"
+                f" {', '.join(unsigned)}. Whoever can write the file can say so of a ceremony that has no end, or whose end"
+                " they cut off: a head kept apart tells"
             )
         for number, record in found.unfinished.items():
             what = f"{record.action.value} {record.key}".strip()

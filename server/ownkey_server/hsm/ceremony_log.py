@@ -185,8 +185,17 @@ class Ceremony:
         return record()
 
     def failed(self, why: str) -> Head:
-        """Record that nothing came of it. Nobody confirms that: it lets nobody do anything."""
-        return self._recorded(self._log.record(self._intent, Phase.FAILED, self.number, {"why": why}))
+        """Record that nothing came of it.
+
+        Custodians whose keys are open here sign it; nobody is asked elsewhere, for it lets nobody do anything. So a
+        failure that somebody without their keys has made up is seen by what it lacks.
+        """
+        record = self._log.record(self._intent, Phase.FAILED, self.number, {"why": why})
+        known = self._log.register.custodians
+        here = [
+            each for each in self._custodians if isinstance(each, Custodian) and known.get(each.name) == each.public_key
+        ]
+        return self._recorded(self._log.confirmed(record, here))
 
     def _recorded(self, record: Record) -> Head:
         self._log.append(record)

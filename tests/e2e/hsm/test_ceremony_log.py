@@ -10,7 +10,9 @@ import pytest
 
 from ownkey_server.domain.ceremonies import Phase
 from ownkey_server.domain.clock import system_clock
+from ownkey_server.hsm import making
 from ownkey_server.hsm.ceremony_log import Intent, opened
+from ownkey_server.hsm.errors import HsmError
 from support.hsm_operator import Operator, named
 
 
@@ -169,3 +171,30 @@ def test_what_nobody_confirmed_is_named_and_an_end_that_was_exchanged_is_found_b
     assert forged["sound"]
     assert any("confirmed by nobody" in note and "record 3" in note for note in forged["notes"])
     assert two.run("ceremony", "verify", "--log", str(two.log), "--head", head).code == 6
+
+
+def test_a_failure_is_confirmed_by_the_custodians_who_are_here_and_one_that_somebody_made_up_is_not(
+    two: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both failed, says the log: only of the one that did there is a signature."""
+
+    def refused(*_: object) -> None:
+        raise HsmError("it did not work")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "prove", refused)
+        assert two.run("keygen", "acme", *two.at(), *two.by("alice", "bob")).code != 0
+    failed = two.records()[-1]
+    assert (failed["phase"], failed["confirmed_by"]) == ("failed", ["alice", "bob"])
+    assert two.done("ceremony", "verify", "--log", str(two.log))["notes"] == []
+    # A success whose record is cut off, and a failure in its place, by somebody without a custodian's key.
+    two.done("keygen", "acme", *two.at(), *two.by("alice", "bob"))
+    lines = two.log.read_bytes().splitlines(keepends=True)
+    two.log.write_bytes(b"".join(lines[:-1]))
+    with opened(two.log, system_clock) as log:
+        begun = log.checked.records[4]
+        intent = Intent(begun.action, begun.tokens, begun.key, begun.detail)
+        log.append(log.record(intent, Phase.FAILED, 4, {"why": "it did not work"}))
+    (note,) = two.done("ceremony", "verify", "--log", str(two.log))["notes"]
+    assert "record 5" in note
+    assert "record 3" not in note
