@@ -194,8 +194,8 @@ class _Check:
         if unsigned and found.register.needed:
             found.notes.append(
                 f"confirmed by nobody, as settlements are, and failures with all custodians elsewhere: record"
-                f" {', '.join(unsigned)}. Whoever can write the file can say so of a ceremony that has no end, or whose end"
-                " they cut off: a head kept apart tells"
+                f" {', '.join(unsigned)}. Whoever can write the file can say so of a ceremony that has no end, or"
+                " whose end they cut off: a head kept apart tells"
             )
         for number, record in found.unfinished.items():
             what = f"{record.action.value} {record.key}".strip()
