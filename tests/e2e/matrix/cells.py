@@ -245,7 +245,8 @@ def _token(store: str) -> tuple[Cell, ...]:
             "its holder destroys the key, and makes another of its label",
             _EXCHANGED,
             while_down=True,
-            passing=_LOADING,
+            passing=_LOADING | {KEY_REVOKED: "the other key is gone, and the right one is not back yet"},
+            by_way_of=REVOKED,
         ),
         outage(
             store, "pulled_while_down", "the token is pulled", "there is no token*", while_down=True, passing=_LOADING
