@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ownkey_server.domain.encryption_context import TENANT
+from ownkey_server.domain.errors import ANOTHER_KEY_REMEDY
 from ownkey_server.domain.tenants import tenant_of
 
 EXCHANGED = (
     "it wraps and opens, and does not open what it had wrapped before: it is another key by the same name, and what the"
-    " old one wrapped cannot be opened"
+    f" old one wrapped cannot be opened: {ANOTHER_KEY_REMEDY}"
 )
 _PROBE = {"ownkey:probe": "canary"}
 

@@ -410,6 +410,10 @@ class KeyStoreThrottled(KeyStoreError):
         self.ours = ours
 
 
+# Told where a key of the right name is another than it was; activation is the one way to mean another.
+ANOTHER_KEY_REMEDY = "put that one back or, if this one is meant, have the key activated, which proves it anew"
+
+
 class KeyMisconfigured(KeyStoreError):
     """The key never worked, or our own credentials or permissions are at fault."""
 

@@ -15,6 +15,12 @@ from support.softhsm import SoftHsm
 GCM, KEY_WRAP = ("SENSITIVE", "ENCRYPT", "DECRYPT"), ("SENSITIVE", "WRAP", "UNWRAP")
 
 
+def exchange(softhsm: SoftHsm, token: str) -> None:
+    """Put another key in the place of a key."""
+    softhsm.destroy_key(token, KEY)
+    softhsm.make_key(token, KEY, *GCM)
+
+
 @pytest.fixture
 def kept() -> FirstUsesHere:
     """What outlives a server; ``tests/e2e/matrix`` has it in the database."""
@@ -77,14 +83,12 @@ async def test_a_key_enrolled_anew_may_be_another_and_a_key_in_use_may_not(
     store = open_store(token, isolation=isolation)
     assert isinstance(store, Pkcs11KeyStore)
     assert await answers(store, KEY)
-    softhsm.destroy_key(token, KEY)
-    softhsm.make_key(token, KEY, *GCM)
+    exchange(softhsm, token)
     assert (await store.describe(KEY, TIMEOUT)).state is KeyState.MISCONFIGURED
     store.forget(KEY)
     assert (await store.describe(KEY, TIMEOUT)).state is KeyState.AVAILABLE
     # And from now on that one is the key.
-    softhsm.destroy_key(token, KEY)
-    softhsm.make_key(token, KEY, *GCM)
+    exchange(softhsm, token)
     with pytest.raises(KeyMisconfigured, match="another than the one"):
         await store.generate_data_key(KEY, CONTEXT, TIMEOUT)
 
@@ -98,8 +102,7 @@ async def test_a_key_that_has_only_opened_since_the_start_is_known_again_as_well
     await before.close()
     after = open_store(token, uses=kept)
     assert (await after.unwrap(KEY, made.wrapped, CONTEXT, TIMEOUT)).plaintext
-    softhsm.destroy_key(token, KEY)
-    softhsm.make_key(token, KEY, *GCM)
+    exchange(softhsm, token)
     for _ in range(2):
         with pytest.raises(KeyMisconfigured, match="another than the one"):
             await after.generate_data_key(KEY, CONTEXT, TIMEOUT)

@@ -12,7 +12,7 @@ from ownkey.cli.main import Shared, output_options
 from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
 from ownkey_server.commands.hsm.making import describe
-from ownkey_server.commands.hsm.options import WHERE, TokenChoice, reference, token_options, told
+from ownkey_server.commands.hsm.options import TokenChoice, reference, so_pin_option, token_options, told
 from ownkey_server.hsm import exporting, making
 from ownkey_server.hsm.ceremony_log import opened
 from ownkey_server.hsm.check_value_methods import ECB
@@ -60,13 +60,7 @@ from ownkey_server.secret_sources import PROMPT, SecretReference, take_from_envi
     show_default=True,
     help="For OAEP: by which the recipient opens it. `ownkey hsm import --begin` says so in its instructions.",
 )
-@click.option(
-    "--so-pin",
-    metavar="WHERE",
-    default=PROMPT,
-    show_default=True,
-    help=f"Where the security officer's PIN is: {WHERE}.",
-)
+@so_pin_option
 @ceremony_options
 @output_options
 @click.pass_obj

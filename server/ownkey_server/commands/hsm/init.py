@@ -11,7 +11,7 @@ import click
 from ownkey.cli.main import Shared, output_options
 from ownkey_server.commands.asking import typed
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, ceremony_options
-from ownkey_server.commands.hsm.options import WHERE, module_arguments_option, reference, told
+from ownkey_server.commands.hsm.options import WHERE, module_arguments_option, reference, so_pin_option, told
 from ownkey_server.domain.ceremonies import Action
 from ownkey_server.hsm.ceremony_log import Intent, opened
 from ownkey_server.hsm.errors import HsmError, Trouble
@@ -30,13 +30,7 @@ SECONDS = 120.0
 )
 @module_arguments_option
 @click.option("--token", "label", metavar="LABEL", required=True, help="The token's label: at most 32 bytes.")
-@click.option(
-    "--so-pin",
-    metavar="WHERE",
-    default=PROMPT,
-    show_default=True,
-    help=f"Where the security officer's PIN is: {WHERE}.",
-)
+@so_pin_option
 @click.option("--pin", metavar="WHERE", default=PROMPT, show_default=True, help=f"Where the new user PIN is: {WHERE}.")
 @click.option(
     "--erase",

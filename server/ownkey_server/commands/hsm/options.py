@@ -47,6 +47,14 @@ module_arguments_option = click.option(
     help="What the module is initialized with, for those that want something: NSS, YubiHSM.",
 )
 
+so_pin_option = click.option(
+    "--so-pin",
+    metavar="WHERE",
+    default=PROMPT,
+    show_default=True,
+    help=f"Where the security officer's PIN is: {WHERE}.",
+)
+
 exportable_option = click.option(
     "--exportable",
     is_flag=True,

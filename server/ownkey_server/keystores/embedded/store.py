@@ -25,17 +25,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ownkey.container import (
     EncryptedDataKey,
-    parse_raw_aes_provider_info,
-    raw_aes_provider_info,
-    serialize_context,
 )
-from ownkey.container.raw_aes import IV_LENGTH, TAG_LENGTH
 from ownkey_server.domain.errors import (
+    ANOTHER_KEY_REMEDY,
     CiphertextInvalid,
     KeyAbsent,
     KeyExists,
@@ -51,6 +47,7 @@ from ownkey_server.keystores.base import (
     UnwrappedDataKey,
     WrappedDataKey,
 )
+from ownkey_server.keystores.embedded.loaded_key import LoadedKey, NotOpened, names
 from ownkey_server.keystores.embedded.sealed_directory import (
     REFERENCE,
     SEAL_NAME,
@@ -69,22 +66,12 @@ from ownkey_server.secret_sources import SecretReference, SecretUnusable
 
 _log = logging.getLogger(__name__)
 
-PROVIDER_ID = "ownkey-embedded"
 FIRST_START_SUFFIX = ".first-start"
 NOTE_SUFFIX = ".has-keys"
 
 
 class _SealClosed(Exception):
     """A key is sealed, and the seal was not opened yet, or is another."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LoadedKey:
-    """A key in memory, and which file it was read from."""
-
-    cipher: AESGCM
-    inode: int
-    changed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +102,7 @@ class EmbeddedKeyStore:
     ) -> None:
         self._name = name
         self._directory = directory
-        self._loaded: dict[str, _LoadedKey] = {}
+        self._loaded: dict[str, LoadedKey] = {}
         self._files: dict[str, _Files] = {}
         self._closed = False
         self._sealed = SealedDirectory(directory, passphrase, seal_cost) if passphrase else None
@@ -183,12 +170,9 @@ class EmbeddedKeyStore:
         timeout: float,  # noqa: ARG002 - files answer at once
     ) -> GeneratedDataKey:
         """Make 32 random bytes and wrap them."""
-        try:
-            cipher = self._cipher(reference)
-        except _SealClosed:
-            cipher = await self._unsealed(reference)
+        key = await self._usable(reference)
         data_key = SecretBytes(os.urandom(DATA_KEY_LENGTH))
-        return GeneratedDataKey(data_key, _wrap(cipher, reference, data_key.reveal(), context))
+        return GeneratedDataKey(data_key, key.wrap(data_key.reveal(), context))
 
     async def wrap(
         self,
@@ -203,11 +187,7 @@ class EmbeddedKeyStore:
             ValueError: It has not 32 bytes.
         """
         require_data_key(data_key)
-        try:
-            cipher = self._cipher(reference)
-        except _SealClosed:
-            cipher = await self._unsealed(reference)
-        return WrappedDataKey(_wrap(cipher, reference, data_key.reveal(), context))
+        return WrappedDataKey((await self._usable(reference)).wrap(data_key.reveal(), context))
 
     async def unwrap(
         self,
@@ -217,25 +197,15 @@ class EmbeddedKeyStore:
         timeout: float,  # noqa: ARG002
     ) -> UnwrappedDataKey:
         """The data key again."""
+        key = await self._usable(reference)
         try:
-            cipher = self._cipher(reference)
-        except _SealClosed:
-            cipher = await self._unsealed(reference)
-        iv = parse_raw_aes_provider_info(wrapped.provider_info, reference)
-        whole = len(wrapped.ciphertext) == DATA_KEY_LENGTH + TAG_LENGTH
-        if wrapped.provider_id != PROVIDER_ID or iv is None or not whole:
-            raise CiphertextInvalid(self._name, reference, "the wrapped key was not made by this key")
-        try:
-            return UnwrappedDataKey(SecretBytes(cipher.decrypt(iv, wrapped.ciphertext, serialize_context(context))))
-        except InvalidTag:
-            cause = "wrong key, wrong encryption context, or changed bytes"
-            raise CiphertextInvalid(self._name, reference, cause) from None
+            return UnwrappedDataKey(SecretBytes(key.unwrap(wrapped, context)))
+        except NotOpened as error:
+            raise CiphertextInvalid(self._name, reference, str(error)) from None
 
     def recognizes(self, reference: str, wrapped: EncryptedDataKey) -> bool:
         """Whether the entry names exactly this key."""
-        if wrapped.provider_id != PROVIDER_ID:
-            return False
-        return parse_raw_aes_provider_info(wrapped.provider_info, reference) is not None
+        return names(reference, wrapped)
 
     async def describe(self, reference: str, timeout: float) -> KeyDescription:
         """Use the key both ways on throw-away bytes."""
@@ -339,7 +309,13 @@ class EmbeddedKeyStore:
         except OSError as error:
             raise KeyMisconfigured(self._name, reference, f"cannot be enabled: {error.strerror}") from error
 
-    async def _unsealed(self, reference: str) -> AESGCM:
+    async def _usable(self, reference: str) -> LoadedKey:
+        try:
+            return self._key(reference)
+        except _SealClosed:
+            return await self._unsealed(reference)
+
+    async def _unsealed(self, reference: str) -> LoadedKey:
         """The key, after the seal was opened: aside, since that takes a tenth of a second."""
         if self._sealed is None:
             cause = f"it is sealed: set passphrase in [key_stores.{self._name}]"
@@ -347,7 +323,7 @@ class EmbeddedKeyStore:
         with contextlib.suppress(SealMissing):
             await asyncio.to_thread(self._seal, reference, self._sealed.open)
         try:
-            return self._cipher(reference)  # which also tells whether all of the directory has gone meanwhile
+            return self._key(reference)  # which also tells whether all of the directory has gone meanwhile
         except _SealClosed:
             cause = f"{self._directory / SEAL_NAME} is not there, or not the one that this key was sealed under"
             raise KeyMisconfigured(self._name, reference, f"{cause}: put it back from a backup") from None
@@ -374,7 +350,7 @@ class EmbeddedKeyStore:
         except OSError as error:
             raise KeyMisconfigured(self._name, "", f"{error.filename or self._directory}: {error.strerror}") from error
 
-    def _cipher(self, reference: str) -> AESGCM:
+    def _key(self, reference: str) -> LoadedKey:
         """The key, as its file is now."""
         if self._closed:
             raise KeyUnreachable(self._name, reference, "the key store is closed")
@@ -396,20 +372,20 @@ class EmbeddedKeyStore:
             raise KeyUnreachable(self._name, reference, f"{files.key} is not there any more") from None
         except OSError as error:
             raise KeyUnreachable(self._name, reference, f"{files.key} cannot be read: {error.strerror}") from error
-        return loaded.cipher
+        return loaded
 
-    def _load(self, reference: str, path: str, before: _LoadedKey | None) -> _LoadedKey:
+    def _load(self, reference: str, path: str, before: LoadedKey | None) -> LoadedKey:
         try:
             content, found = read_key_file(path)
             key = self._in_clear(reference, path, content)
         except (KeyFileUnfit, SealInvalid) as error:
             raise KeyMisconfigured(self._name, reference, str(error)) from None
-        cipher = AESGCM(key)
+        loaded = LoadedKey(reference, AESGCM(key), found.st_ino, found.st_ctime_ns)
         key[:] = bytes(len(key))
-        if before is not None and not _is_the_same(before.cipher, cipher):
+        if before is not None and not before.is_same_key(loaded):
             cause = f"{path} holds another key than the one that has worked until now, whose content it does not open"
-            raise KeyMisconfigured(self._name, reference, f"{cause}: put that back")
-        return _LoadedKey(cipher, found.st_ino, found.st_ctime_ns)
+            raise KeyMisconfigured(self._name, reference, f"{cause}: {ANOTHER_KEY_REMEDY}")
+        return loaded
 
     def _in_clear(self, reference: str, path: str, content: bytearray) -> bytearray:
         if is_sealed(content):
@@ -439,18 +415,3 @@ class EmbeddedKeyStore:
             cause = "a key's name here is 1 to 128 letters, digits, dots, hyphens and underscores"
             raise KeyMisconfigured(self._name, reference, cause)
         return self._directory / f"{reference}.{kind}"
-
-
-def _is_the_same(one: AESGCM, other: AESGCM) -> bool:
-    iv = os.urandom(IV_LENGTH)
-    try:
-        other.decrypt(iv, one.encrypt(iv, b"", None), None)
-    except InvalidTag:
-        return False
-    return True
-
-
-def _wrap(cipher: AESGCM, reference: str, data_key: bytearray, context: Mapping[str, str]) -> EncryptedDataKey:
-    iv = os.urandom(IV_LENGTH)
-    ciphertext = cipher.encrypt(iv, data_key, serialize_context(context))
-    return EncryptedDataKey(PROVIDER_ID, raw_aes_provider_info(reference, iv), ciphertext)

@@ -22,6 +22,7 @@ from pkcs11.exceptions import (
 )
 
 from ownkey.container import EncryptedDataKey, serialize_context
+from ownkey_server.domain.errors import ANOTHER_KEY_REMEDY
 from ownkey_server.keystores.base import DATA_KEY_LENGTH
 from ownkey_server.keystores.pkcs11 import profiles
 from ownkey_server.keystores.pkcs11.messages import Login, LoginOutcome
@@ -341,7 +342,8 @@ class Pkcs11Token:
         # Raises what is wrong with the token, if it is the token.
         again = self._wrap(kek, reference, PROBE_DATA_KEY, PROBE_AAD, WAY_OF[usable[0].provider_id])
         if self._unwrap(kek, again, PROBE_AAD) == PROBE_DATA_KEY:
-            raise KeyUnfit("the key of this label is another than the one that has worked until now")
+            what = "the key of this label is another than the one that has worked until now"
+            raise KeyUnfit(f"{what}: {ANOTHER_KEY_REMEDY}")
         raise KeyUnfit("the key of this label opens what it has just wrapped to other bytes")
 
     def _wrap(
