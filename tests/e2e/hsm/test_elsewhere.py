@@ -230,3 +230,20 @@ def test_the_log_is_opened_by_those_who_are_here(two: Operator) -> None:
     stranger = two.run(*keygen(two), "--custodian", "carol")
     assert stranger.code == DENIED
     assert "carol is no custodian" in stranger.text
+
+
+def test_a_key_that_is_not_his_signs_nothing_where_his_log_says_so(two: Operator) -> None:
+    ended: list[tuple[int, Any, str]] = []
+    with bob_does(lambda: ended.append(confirm(two, request_of(two), "--log", str(two.log), key="alice"))) as bob:
+        assert two.run(*keygen(two)[:-2], "--wait", "5").code == DENIED
+    bob.result()
+    code, _, text = ended[0]
+    assert code == DENIED
+    assert "nothing was signed" in text
+    assert len(two.records()) == 1
+
+
+def test_a_wait_is_a_number(two: Operator) -> None:
+    ended = two.run(*keygen(two)[:-2], "--wait", "nan")
+    assert ended.code == 2
+    assert "no number of seconds" in ended.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,15 @@ log_option = click.option(
 )
 
 
+def _required_number(_: click.Context, option: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # which is in no range, and out of none
+        raise click.BadParameter("nan is no number of seconds", param=option)
+    return seconds
+
+
 wait_option = click.option(
     "--wait",
+    callback=_required_number,
     type=click.FloatRange(min=0, max=86_400),
     default=900.0,
     show_default=True,

@@ -15,7 +15,7 @@ from ownkey.cli.main import Shared, output_options
 from ownkey.cli.output import DENIED, OK
 from ownkey_server.commands.hsm.confirming import CeremonyChoice, wait_option
 from ownkey_server.commands.hsm.options import told
-from ownkey_server.domain.ceremonies import Phase, Record
+from ownkey_server.domain.ceremonies import Phase, Record, Register
 from ownkey_server.hsm.ceremony_check import check
 from ownkey_server.hsm.custodians import Custodian
 from ownkey_server.hsm.elsewhere import SECONDS_BETWEEN_LOOKS, Request, answer_path, following
@@ -60,11 +60,12 @@ def confirm_command(
     """
     with told():
         asked = Request.read(request)
-        name = custodian_key.partition("=")[0]
+        name, _, file = custodian_key.partition("=")
+        if not file:
+            raise click.UsageError("--custodian must be NAME=KEYFILE")
         if asked.custodian != name:
             raise HsmError(f"{request}: it asks {asked.custodian}, and not {name}", Trouble.REFUSED)
-        if log is not None:
-            _require_next(asked, log)
+        known = _require_next(asked, log) if log is not None else None
         CeremonyChoice.show(shared, shown(asked))
         if refuse:
             write_new(answer_path(request), asked.refused())
@@ -72,6 +73,10 @@ def confirm_command(
             shared.output.answer(value, {"custodian": name, "confirmed": "nothing"})
             return DENIED
         custodian = _custodian(custodian_key, passphrase)
+        if known is not None and known.custodians.get(name) != custodian.public_key:
+            raise HsmError(
+                f"{file}: that is not the key by which {log} knows {name}: nothing was signed", Trouble.REFUSED
+            )
         confirmed, seen, agreed = [_sign(asked, request, custodian)], [shown(asked)], True
         if asked.record.phase is Phase.BEGUN and not once:
             shared.output.note("confirmed. Waiting for what comes of it, which you confirm too; Ctrl-C if nothing does")
@@ -109,7 +114,8 @@ def _lines(record: Record, request: Request) -> Iterator[tuple[str, str]]:
     yield "in the log", f"record {request.number}, after {request.previous.hex()}"
 
 
-def _require_next(request: Request, log: Path) -> None:
+def _require_next(request: Request, log: Path) -> Register:
+    """Make sure that a request goes on where a log ends; who its custodians are."""
     checked = check(log)
     checked.require_sound(log)
     if (checked.head.sequence + 1, checked.head.hash) != (request.number, request.previous):
@@ -118,6 +124,7 @@ def _require_next(request: Request, log: Path) -> None:
             f" {str(checked.head)[:24]}…: it is another log, or one of them was changed",
             Trouble.FORGED,
         )
+    return checked.register
 
 
 def _custodian(custodian_key: str, passphrase: str | None) -> Custodian:
@@ -130,8 +137,6 @@ def _custodian(custodian_key: str, passphrase: str | None) -> Custodian:
         "wait": 0.0,
     }
     choice = CeremonyChoice.taken(options)
-    if choice.elsewhere:
-        raise click.UsageError("--custodian must be NAME=KEYFILE")
     return choice.load(choice.custodian_keys)[0]
 
 
